@@ -1,0 +1,342 @@
+"""How long is one training step, against an idiomatic PyTorch loop, pythae, and the matrix products alone?
+
+    python bench/step.py [--presets mnist-likelihood mnist-100] [--replicas 1 4] [--rounds 15] [--threads N]
+
+All contenders run in one process on the same batches and thread count, interleaved round by round, since machines drift:
+trust the ratios. Before any timing, one fastaae step is compared with the idiomatic step in float64; a mismatch stops.
+- floor: only the matrix products of the fastaae step, same shapes and layouts, into preallocated buffers.
+- idiomatic: nn.Linear, autograd, one torch.optim.SGD per cost (foreach; "fused" uses the fused one), the same arithmetic.
+- pythae: its AAE and AdversarialTrainer's training step, if it is importable (mnist-likelihood only: it has no label head).
+R replicas cost the others R runs, so their times are multiplied by R. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits as bce
+
+from fastaae import preset
+from fastaae.data import Data, from_arrays
+from fastaae.phases import Step
+
+
+class Idiomatic:
+    """The step of fastaae.phases as most would write it. Starts from the weights of a Step and takes its batches."""
+
+    def __init__(self, step: Step, **sgd):
+        cfg = step.cfg
+        self.step, self.cfg = step, cfg
+        self.encoder, self.decoder = _sequential(step.encoder), _sequential(step.decoder)
+        self.discriminators = nn.ModuleDict({name: _sequential(n) for name, n in step.discriminators.items()})
+        both = [*self.encoder.parameters(), *self.decoder.parameters()]
+        fast, slow = {"momentum": cfg.momentum, **sgd}, {"momentum": cfg.momentum_adversarial, **sgd}
+        self.reconstruct = torch.optim.SGD(both, cfg.lr_reconstruction, **fast)
+        self.discriminate = torch.optim.SGD(self.discriminators.parameters(), cfg.lr_adversarial, **slow)
+        self.generate = torch.optim.SGD(self.encoder.parameters(), cfg.lr_adversarial, **slow)
+        self.classify = torch.optim.SGD(self.encoder.parameters(), cfg.lr_classification, **fast)
+
+    def encode(self, x):
+        z, logits = self.encoder(x).split([self.cfg.style_dim, self.step.code_sizes.get("y", 0)], -1)
+        return {"z": z} | ({"y": logits.softmax(-1)} if "y" in self.step.code_sizes else {})
+
+    def __call__(self, noisy, target, real, labeled, labels) -> list[torch.Tensor]:
+        self.reconstruct.zero_grad()
+        output = self.decoder(torch.cat(list(self.encode(noisy).values()), -1)).sigmoid()
+        loss_r = 0.5 * (output - target).square().sum(-1).mean()
+        loss_r.backward()
+        self.reconstruct.step()
+
+        with torch.no_grad():
+            codes = self.encode(noisy)
+        self.discriminate.zero_grad()
+        loss_d = 0
+        for name, network in self.discriminators.items():
+            real_logits, fake_logits = network(real[name]), network(codes[name])
+            loss_d = loss_d + bce(real_logits, torch.ones_like(real_logits)) + bce(fake_logits, torch.zeros_like(fake_logits))
+        loss_d.backward()
+        self.discriminate.step()
+
+        self.generate.zero_grad()
+        codes = self.encode(noisy)
+        loss_g = 0
+        for name, network in self.discriminators.items():
+            logits = network(codes[name])
+            loss_g = loss_g + bce(logits, torch.ones_like(logits))
+        loss_g.backward()
+        self.generate.step()
+        losses = [loss_r, loss_d, loss_g]
+
+        if labeled is not None:
+            self.classify.zero_grad()
+            loss_c = nn.functional.cross_entropy(self.encoder(labeled)[:, self.cfg.style_dim :], labels)
+            loss_c.backward()
+            self.classify.step()
+            losses.append(loss_c)
+        return losses
+
+
+def _sequential(mlp) -> nn.Sequential:
+    layers = []
+    for weight, bias in zip(mlp.weights, mlp.biases, strict=True):
+        linear = nn.Linear(weight.shape[2], weight.shape[1], dtype=weight.dtype)
+        linear.weight.data.copy_(weight[0])
+        linear.bias.data.copy_(bias[0, 0])
+        layers += [linear, nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def drawn(step: Step) -> tuple:
+    """Replica 0's batch as the arguments of Idiomatic, from a step that has drawn it."""
+    real = {name: tape.x[0][0, : step.batch].clone() for name, tape in step.judging.items()}
+    labeled = (step.classifying.x[0][0].clone(), step.labels[0].clone()) if "y" in step.code_sizes else (None, None)
+    return step.encoding.x[0][0].clone(), step.target[0].clone(), real, *labeled
+
+
+def check(cfg, data: Data) -> float:
+    """Largest relative difference of any weight after two steps in float64 from the idiomatic ones."""
+    step = Step(replace(cfg, precision="fp64", init_std=0.05, replicas=1), data, torch.device("cpu"))
+    step.start_epoch(0)
+    other = Idiomatic(step)
+    for _ in range(2):
+        state = [g.get_state() for g in step.generators]
+        step.draw()
+        batch = drawn(step)
+        for g, s in zip(step.generators, state, strict=True):
+            g.set_state(s)
+        step()
+        other(*batch)
+    worst = 0.0
+    pairs = [(step.encoder, other.encoder), (step.decoder, other.decoder)]
+    pairs += [(step.discriminators[name], other.discriminators[name]) for name in step.discriminators]
+    for mlp, sequential in pairs:
+        for weight, linear in zip(mlp.weights, (m for m in sequential if isinstance(m, nn.Linear)), strict=True):
+            worst = max(worst, ((weight[0] - linear.weight).abs().max() / linear.weight.abs().max()).item())
+    return worst
+
+
+def products(step: Step) -> tuple[Callable[[], None], int]:
+    """A function that runs only the step's matrix products, and their FLOPs."""
+    calls, flops = [], 0
+
+    def passes(mlp, tape, forward=1, update=True, input_gradient=False):
+        nonlocal flops
+        for i, weight in enumerate(mlp.weights):
+            x, y, gx, gy = tape.x[i], tape.x[i + 1], tape.g[i], tape.g[i + 1]
+            cost = 2 * x.shape[1] * weight.numel()
+            m = torch.zeros_like(weight)
+            forwards = [lambda x=x, w=weight, y=y: torch.bmm(x, w.transpose(1, 2), out=y)] * forward
+            backwards = []
+            if update:
+                backwards.append(lambda g=gy, x=x, m=m: m.baddbmm_(g.transpose(1, 2), x, beta=0.5))
+            if update is not None and (i > 0 or input_gradient):
+                backwards.append(lambda g=gy, w=weight, gx=gx: torch.bmm(g, w, out=gx))
+            calls.extend(forwards + backwards)
+            flops += cost * (len(forwards) + len(backwards))
+
+    passes(step.encoder, step.encoding, forward=2)  # reconstruction; the codes that D and G share
+    passes(step.decoder, step.decoding, input_gradient=True)
+    for name, network in step.discriminators.items():
+        passes(network, step.judging[name])
+        passes(network, step.fooling[name], update=False, input_gradient=True)
+    passes(step.encoder, step.encoding, forward=0)  # generator
+    if "y" in step.code_sizes:
+        passes(step.encoder, step.classifying)
+
+    def run() -> None:
+        for call in calls:
+            call()
+
+    return run, flops
+
+
+def pythae_step(batch: int, cfg) -> Callable[[], None] | None:
+    """One training step of pythae's Adversarial_AE with the same MLPs, or None where pythae is missing."""
+    try:
+        import pythae.trainers as trainers
+        from pythae.data.datasets import BaseDataset
+        from pythae.models import Adversarial_AE, Adversarial_AE_Config
+        from pythae.models.base.base_utils import ModelOutput
+        from pythae.models.nn import BaseDecoder, BaseDiscriminator, BaseEncoder
+    except ImportError:
+        return None
+
+    def layers(sizes):
+        parts = [part for i, o in zip(sizes, sizes[1:], strict=False) for part in (nn.Linear(i, o), nn.ReLU())]
+        return nn.Sequential(*parts[:-1])
+
+    class Encoder(BaseEncoder):
+        def __init__(self):
+            super().__init__()
+            self.net = layers((784, *cfg.hidden))
+            self.mean, self.log_var = (nn.Linear(cfg.hidden[-1], cfg.style_dim) for _ in range(2))
+
+        def forward(self, x):
+            h = self.net(x.flatten(1)).relu()
+            return ModelOutput(embedding=self.mean(h), log_covariance=self.log_var(h))
+
+    class Decoder(BaseDecoder):
+        def __init__(self):
+            super().__init__()
+            self.net = layers((cfg.style_dim, *cfg.hidden, 784))
+
+        def forward(self, z):
+            return ModelOutput(reconstruction=self.net(z).sigmoid().reshape(-1, 1, 28, 28))
+
+    class Discriminator(BaseDiscriminator):
+        def __init__(self):
+            super().__init__()
+            self.net = layers((cfg.style_dim, *cfg.hidden, 1))
+
+        def forward(self, z):
+            return ModelOutput(embedding=self.net(z).sigmoid())
+
+    model_config = Adversarial_AE_Config(input_dim=(1, 28, 28), latent_dim=cfg.style_dim, reconstruction_loss="mse")
+    model = Adversarial_AE(model_config, Encoder(), Decoder(), Discriminator())
+    x = torch.rand(batch, 1, 28, 28)
+    training = trainers.AdversarialTrainerConfig(
+        output_dir="/tmp/pythae-bench",
+        no_cuda=True,
+        autoencoder_optimizer_cls="SGD",
+        autoencoder_optimizer_params={"momentum": 0.9},
+        discriminator_optimizer_cls="SGD",
+        discriminator_optimizer_params={"momentum": 0.1},
+        autoencoder_learning_rate=1e-3,
+        discriminator_learning_rate=1e-3,
+        per_device_train_batch_size=batch,
+    )
+    dataset = BaseDataset(x, torch.zeros(batch))
+    trainer = trainers.AdversarialTrainer(model, dataset, training_config=training)
+    trainer.prepare_training()
+    trainer.callback_handler.callbacks.clear()
+    return lambda: trainer.train_step(1)
+
+
+def measure(contenders: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of every contender, one call each per round in turn, after two rounds of warm-up."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for k in range(rounds + 2):
+        for name, call in contenders.items():
+            started = time.perf_counter()
+            call()
+            if k >= 2:
+                times[name].append(1e3 * (time.perf_counter() - started))
+    return times
+
+
+def row(name: str, replicas: int, data: Data, rounds: int) -> list[dict]:
+    cfg = preset(name, replicas=replicas, log_every=1_000)
+    step = Step(cfg, data, torch.device("cpu"))
+    step.start_epoch(0)
+    floor, flops = products(Step(cfg, data, torch.device("cpu")))
+
+    def fastaae() -> None:
+        step.cursor.remainder_(step.steps_per_epoch)
+        step.slot.zero_()
+        step()
+
+    single = Step(replace(cfg, replicas=1), data, torch.device("cpu"))
+    single.start_epoch(0)
+    idiomatic = {"idiomatic": Idiomatic(single, foreach=True), "idiomatic-fused": Idiomatic(single, fused=True)}
+
+    def loop(contender: Idiomatic) -> Callable[[], None]:
+        def run() -> None:
+            single.cursor.zero_()
+            single.draw()
+            contender(*drawn(single))
+
+        return run
+
+    contenders = {"fastaae": fastaae, "floor": floor} | {k: loop(v) for k, v in idiomatic.items()}
+    pythae = pythae_step(cfg.batch_size, cfg) if cfg.task == "unsupervised" else None
+    if pythae:
+        contenders["pythae"] = pythae
+    times = measure(contenders, rounds)
+    scale = {k: 1 if k in ("fastaae", "floor") else replicas for k in times}
+    ours = np.array(times["fastaae"])
+    rows = []
+    for contender, values in times.items():
+        values = np.array(values) * scale[contender]
+        p20, p50, p80 = np.percentile(values, [20, 50, 80])
+        rows.append(
+            {
+                "preset": name,
+                "replicas": replicas,
+                "contender": contender,
+                "ms": p50,
+                "p20": p20,
+                "p80": p80,
+                "ratio": float(np.median(values / ours)),
+                "gflops": flops / p50 / 1e6,
+                "gflop": flops / 1e9,
+            }
+        )
+    return rows
+
+
+def card() -> dict:
+    """The machine, the versions and the commit."""
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    model = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
+    return {
+        "cpu": model,
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "commit": git.stdout.strip() or None,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--presets", nargs="+", default=["mnist-likelihood", "mnist-100"])
+    parser.add_argument("--replicas", nargs="+", type=int, default=[1, 4])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    rng = np.random.default_rng(0)  # the time of a step does not depend on the images, so none are needed
+    images = (rng.random((6000, 784)) < 0.2).astype(np.float32) * rng.random((6000, 784), np.float32)
+    data = from_arrays(((255 * images).astype(np.uint8), np.arange(6000) % 10))
+
+    machine = card()
+    print(" ".join(f"{k}={v}" for k, v in machine.items()))
+    rows = []
+    for name in options.presets:
+        error = check(preset(name), data)
+        print(f"{name}: two steps in float64 against the idiomatic loop: {error:.1e}")
+        if not error < 1e-9:
+            print("the steps differ: no timing", file=sys.stderr)
+            return 1
+        for replicas in options.replicas:
+            new = row(name, replicas, data, options.rounds)
+            rows += new
+            print(f"\n{name}, replicas {replicas}, {new[0]['gflop']:.2f} GFLOP per step")
+            print(f"{'':18}{'ms/step':>10}{'20 %':>9}{'80 %':>9}{'/ fastaae':>11}{'GFLOP/s':>9}")
+            for r in new:
+                print(
+                    f"{r['contender']:18}{r['ms']:10.1f}{r['p20']:9.1f}{r['p80']:9.1f}{r['ratio']:11.2f}{r['gflops']:9.1f}"
+                )
+            floor = next(r for r in new if r["contender"] == "floor")
+            print(f"fastaae = {1 / floor['ratio']:.3f} x the floor of its matrix products")
+    print(json.dumps({"machine": machine, "rows": rows}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""fastaae: adversarial autoencoders (Makhzani et al. 2016), trained and scored fast.
+
+Public names are imported on first use, so `import fastaae` does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Config": "config",
+    "preset": "config",
+    "presets": "config",
+    "train": "training",
+    "Run": "training",
+    "Interrupted": "training",
+    "NonFiniteError": "training",
+    "Model": "model",
+    "load": "model",
+    "DataError": "data",
+    "CheckpointError": "checkpoint",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'fastaae' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"fastaae.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

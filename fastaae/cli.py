@@ -1,0 +1,140 @@
+"""The command `fastaae`. Its flags are made from Config by tyro; torch is imported only once a command needs it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from . import __version__
+from .config import PRESETS, Config, preset
+
+USAGE = """usage: fastaae COMMAND ...
+
+  presets                      the experiments there are
+  train NAME [--FIELD VALUE]   train a preset, any field of Config changed; `fastaae train NAME --help` lists them
+  train --config FILE          repeat the run of a config.json
+  resume DIR                   go on with a stopped run
+  evaluate DIR                 metrics of a run on its data's test set
+  sample DIR [--n 64] [--seed 0] [--out FILE.png]
+                               decode draws from the prior to a picture
+  --version
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command. Returns the exit status: 0, 2 for a user's error, 130 or 143 when stopped by a signal."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if command in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0
+    if command == "--version":
+        print(__version__)
+        return 0
+    commands = {"presets": _presets, "train": _train, "resume": _resume, "evaluate": _evaluate, "sample": _sample}
+    if command not in commands:
+        print(f"fastaae: unknown command {command!r}\n{USAGE}", file=sys.stderr, end="")
+        return 2
+    try:
+        return commands[command](rest)
+    except KeyboardInterrupt as error:
+        print(f"fastaae: {error or 'interrupted'}", file=sys.stderr)
+        return 128 + getattr(error, "signum", 2)
+    except (ValueError, OSError) as error:
+        print(f"fastaae: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        print(f"fastaae: {error}", file=sys.stderr)
+        return 1
+
+
+def _presets(arguments: list[str]) -> int:
+    for name, fields in PRESETS.items():
+        print(f"{name:20} {' '.join(f'{k}={v}' for k, v in fields.items())}")
+    return 0
+
+
+def _train(arguments: list[str]) -> int:
+    import tyro
+
+    if arguments[:1] == ["--config"]:
+        if len(arguments) < 2:
+            raise ValueError("train --config: expected a file")
+        base, flags, program = Config.from_json(arguments[1]), arguments[2:], "fastaae train --config FILE"
+    elif arguments and not arguments[0].startswith("-"):
+        base, flags, program = preset(arguments[0]), arguments[1:], f"fastaae train {arguments[0]}"
+    else:
+        base, flags, program = Config(), arguments, "fastaae train"
+        if not {"-h", "--help"} & set(arguments):
+            raise ValueError(f"train: expected a preset ({', '.join(PRESETS)}) or --config FILE")
+    cfg = tyro.cli(Config, default=base, args=flags, prog=program, description="Fields of the run and their values.")
+    from .training import train
+
+    return _report(train(cfg))
+
+
+def _resume(arguments: list[str]) -> int:
+    from .training import train
+
+    return _report(train(resume=_directory("resume", arguments)))
+
+
+def _evaluate(arguments: list[str]) -> int:
+    from . import data, evaluation
+    from .model import load
+
+    directory = _directory("evaluate", arguments)
+    model = load(directory)
+    dataset = data.load(model.config.dataset, model.config.data_dir, model.config.n_validation)
+    models = [model, *(load(directory, r) for r in range(1, model.config.replicas))]
+    for split in ("valid", "test"):
+        for name, values in evaluation.evaluate(models, dataset, split).items():
+            print(json.dumps({f"{split}_{name}": evaluation.summarize(values)}))
+    return 0
+
+
+@dataclasses.dataclass
+class Sample:
+    """Decode draws from the prior and write them as a picture."""
+
+    n: int = 64
+    """How many."""
+    seed: int = 0
+    replica: int = 0
+    out: str | None = None
+    """PNG file; default: samples.png in the run directory."""
+
+
+def _sample(arguments: list[str]) -> int:
+    import tyro
+
+    directory = _directory("sample", arguments[:1])
+    options = tyro.cli(Sample, args=arguments[1:], prog="fastaae sample DIR")
+    from . import figures
+    from .model import load
+
+    path = Path(options.out) if options.out else Path(directory) / "samples.png"
+    figures.grid(load(directory, options.replica).sample(options.n, options.seed), path)
+    print(path)
+    return 0
+
+
+def _directory(command: str, arguments: list[str]) -> str:
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        raise ValueError(f"{command}: expected one run directory, got {' '.join(arguments) or 'nothing'}")
+    if not Path(arguments[0]).is_dir():
+        raise ValueError(f"{command}: {arguments[0]!r} is no directory")
+    return arguments[0]
+
+
+def _report(run) -> int:
+    for name, metric in run.metrics.items():
+        print(f"{name:24} {metric['mean']:.4g} +- {metric['std']:.2g}")
+    print(f"run directory: {run.directory}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

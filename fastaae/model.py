@@ -1,0 +1,197 @@
+"""Model: what a user holds after training. NumPy in, NumPy out; torch in, torch out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import checkpoint, priors
+from .config import Config
+from .data import DataError, examples
+from .networks import MLP
+
+BATCH = 4096
+
+
+class Model:
+    """A trained autoencoder: encoder, decoder, and the shapes of what they take.
+
+    Args:
+        config: the run's Config.
+        shape: of one example, for instance (28, 28).
+        n_classes: size of the label code y, 0 without one.
+        encoder, decoder: of one replica.
+    """
+
+    def __init__(self, config: Config, shape: tuple[int, ...], n_classes: int, encoder: MLP, decoder: MLP):
+        self.config, self.shape, self.n_classes = config, tuple(shape), n_classes
+        self.encoder, self.decoder = encoder, decoder
+
+    @property
+    def device(self) -> torch.device:
+        return self.encoder.weights[0].device
+
+    def encode(self, x: Any) -> Any:
+        """Style codes z [N, style_dim] of examples x [N, ...], uint8 or float in [0, 1].
+
+        Raises:
+            DataError: x is not such an array, or its examples have another size.
+        """
+        return self._batched(lambda b: self._code(b)[0], self._examples(x), x)
+
+    def predict_proba(self, x: Any) -> Any:
+        """Class probabilities q(y|x) [N, n_classes] of examples x [N, ...].
+
+        Raises:
+            DataError: as encode. ValueError: the model was trained without labels.
+        """
+        if not self.n_classes:
+            raise ValueError(f"predict: a model of task {self.config.task!r} has no label head")
+        return self._batched(lambda b: self._code(b)[1], self._examples(x), x)
+
+    def predict(self, x: Any) -> Any:
+        """Classes int64 [N], the largest of predict_proba. Raises as predict_proba."""
+        return self.predict_proba(x).argmax(-1)
+
+    def decode(self, z: Any, labels: Any = None) -> Any:
+        """Examples [N, *shape] from style codes z [N, style_dim].
+
+        Args:
+            labels: int [N] in [0, n_classes) or probabilities [N, n_classes]; given exactly if the model has a label head.
+
+        Raises:
+            ValueError: a wrong shape or range, or labels missing or in vain.
+        """
+        code = torch.as_tensor(z, device=self.device, dtype=self.encoder.weights[0].dtype)
+        if code.ndim != 2 or code.shape[1] != self.config.style_dim:
+            raise ValueError(f"z of shape {tuple(code.shape)}: expected [N, {self.config.style_dim}]")
+        if (labels is not None) != bool(self.n_classes):
+            expected = f"labels (a class in [0, {self.n_classes}) for every z)" if self.n_classes else "no labels"
+            raise ValueError(f"decode: the model's decoder takes {expected}")
+        if labels is not None:
+            code = torch.cat([code, self._labels(labels, len(code))], 1)
+        return self._batched(self._decode, code, z).reshape(-1, *self.shape)
+
+    def reconstruct(self, x: Any) -> Any:
+        """Examples [N, *shape] decoded from the codes of x [N, ...]. Raises as encode."""
+        decoded = self._batched(lambda b: self._decode(torch.cat(self._code(b), 1)), self._examples(x), x)
+        return decoded.reshape(-1, *self.shape)
+
+    def sample(self, n: int, seed: int = 0, labels: Any = None) -> np.ndarray:
+        """Decoded draws from the prior, [n, *shape], the same for the same seed on the same device.
+
+        Args:
+            labels: as in decode; None draws classes uniformly.
+
+        Raises:
+            ValueError: as decode.
+        """
+        if n < 1:
+            raise ValueError(f"n={n}: expected at least 1")
+        g = torch.Generator(self.device).manual_seed(seed)
+        like = self.encoder.weights[0]
+        z = like.new_empty(n, self.config.style_dim)
+        priors.gaussian(z, self.config.prior_std, g)
+        if labels is None and self.n_classes:
+            labels = like.new_empty(n, self.n_classes)
+            priors.categorical(labels, g)
+        return self.decode(z, labels).cpu().numpy()
+
+    def save(self, path: str | Path) -> None:
+        """Write the model to one .safetensors file, atomically.
+
+        Raises:
+            OSError: it could not be written; a file that was there before is intact.
+        """
+        tensors = {f"encoder.{k}": t for k, t in self.encoder.state().items()}
+        tensors |= {f"decoder.{k}": t for k, t in self.decoder.state().items()}
+        checkpoint.save(path, tensors, model_info(self.config, self.shape, self.n_classes))
+
+    def _code(self, x: Tensor) -> tuple[Tensor, ...]:
+        """z, and y if the model has a label head."""
+        code = self.encoder(x)
+        z, logits = code[:, : self.config.style_dim], code[:, self.config.style_dim :]
+        return (z, torch.softmax(logits, -1)) if self.n_classes else (z,)
+
+    def _decode(self, code: Tensor) -> Tensor:
+        logits = self.decoder(code)
+        return logits.sigmoid_() if self.config.output == "sigmoid" else logits
+
+    def _examples(self, x: Any) -> Tensor:
+        x = examples("x", x).flatten(1)
+        if x.shape[1] != math.prod(self.shape):
+            raise DataError(f"x has {x.shape[1]} values per example, expected {math.prod(self.shape)} {self.shape}")
+        return x
+
+    def _labels(self, labels: Any, n: int) -> Tensor:
+        dtype = self.encoder.weights[0].dtype
+        y = torch.as_tensor(labels, device=self.device)
+        if y.ndim == 2 and tuple(y.shape) == (n, self.n_classes):
+            return y.to(dtype)
+        if y.ndim != 1 or len(y) != n or y.is_floating_point() or y.min() < 0 or y.max() >= self.n_classes:
+            raise ValueError(
+                f"labels of shape {tuple(y.shape)}: expected [{n}] integers in [0, {self.n_classes}) "
+                f"or [{n}, {self.n_classes}] probabilities"
+            )
+        return torch.nn.functional.one_hot(y.long(), self.n_classes).to(dtype)
+
+    def _batched(self, f: Callable[[Tensor], Tensor], rows: Tensor, like: Any) -> Any:
+        """f over rows, a few thousand at a time, on the model's device; the result is NumPy unless `like` is a tensor."""
+        dtype = self.encoder.weights[0].dtype
+        out = []
+        with torch.inference_mode():
+            for block in rows.split(BATCH):
+                x = block.to(self.device)
+                out.append(f(x.to(dtype).div_(255) if x.dtype == torch.uint8 else x.to(dtype)))
+        result = torch.cat(out)
+        return result if isinstance(like, Tensor) else result.cpu().numpy()
+
+
+def model_info(config: Config, shape: tuple[int, ...], n_classes: int) -> dict[str, Any]:
+    """What a file must say for load() to rebuild a model around its tensors."""
+    return {"config": config.to_dict(), "shape": list(shape), "n_classes": n_classes}
+
+
+def load(path: str | Path, replica: int = 0, device: str = "cpu") -> Model:
+    """The model in a file written by Model.save, or replica `replica` of a run (its directory or checkpoint).
+
+    Raises:
+        CheckpointError: the file is missing, damaged, of another format, or its tensors do not fit its config.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "checkpoint.safetensors"
+    tensors, info = checkpoint.load(path)
+    try:
+        config = Config.from_dict(info["config"])
+        shape, classes = tuple(int(s) for s in info["shape"]), int(info["n_classes"])
+        d, code = math.prod(shape), config.style_dim + classes
+        encoder = _network(tensors, "encoder", (d, *config.hidden, code))
+        decoder = _network(tensors, "decoder", (code, *config.hidden, d))
+    except (KeyError, ValueError, TypeError) as error:
+        raise checkpoint.CheckpointError(f"{path}: {error}") from None
+    replicas = encoder.weights[0].shape[0]
+    if not 0 <= replica < replicas:
+        raise checkpoint.CheckpointError(f"{path}: replica={replica}, the file holds {replicas}")
+    encoder, decoder = (
+        MLP(*([t.to(device) for t in part] for part in (n.weights, n.biases)))
+        for n in (encoder.replica(replica), decoder.replica(replica))
+    )
+    return Model(config, shape, classes, encoder, decoder)
+
+
+def _network(tensors: dict[str, Tensor], name: str, sizes: tuple[int, ...]) -> MLP:
+    weights, biases = [], []
+    for i, (n_in, n_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        weight, bias = tensors[f"{name}.{i}.weight"], tensors[f"{name}.{i}.bias"]
+        if weight.shape[1:] != (n_out, n_in) or bias.shape[1:] != (1, n_out) or len(weight) != len(bias):
+            raise ValueError(f"{name}.{i} has shape {tuple(weight.shape)}, its config says [R, {n_out}, {n_in}]")
+        weights.append(weight)
+        biases.append(bias)
+    return MLP(weights, biases)

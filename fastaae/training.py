@@ -1,0 +1,356 @@
+"""train(cfg): the only loop there is. Epochs of steps, metrics read every few steps, checkpoints, exact resume."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import __version__, checkpoint, evaluation
+from . import data as datasets
+from .config import Config
+from .data import Data
+from .model import Model, model_info
+from .phases import Step
+
+RESUMABLE = ("epochs", "out_dir", "data_dir", "device", "checkpoint_every", "log_every")
+"""Fields that may differ between a checkpoint and the config it is resumed with."""
+
+
+class NonFiniteError(RuntimeError):
+    """A loss became NaN or infinite; the message names step, phase, replica and the last good checkpoint."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was stopped by a signal after saving a checkpoint; the message says how to go on."""
+
+    def __init__(self, message: str, signum: int):
+        super().__init__(message)
+        self.signum = signum
+
+
+@dataclass
+class Run:
+    """A finished training run.
+
+    Attributes:
+        directory: config.json, metrics.jsonl, summary.json and checkpoint.safetensors.
+        metrics: {"test_error": {"mean", "std", "replicas"}, ...}; errors in percent. Also in summary.json.
+        history: {"step": [L], "reconstruction": [L, R], ...}: training losses at the logged steps, and {"epoch": [E],
+            "valid_error": [E, R], ...} after each epoch.
+        models: one Model per replica.
+    """
+
+    config: Config
+    directory: Path
+    metrics: dict[str, dict[str, Any]]
+    history: dict[str, np.ndarray]
+    models: list[Model]
+
+    @property
+    def model(self) -> Model:
+        """Model of replica 0."""
+        return self.models[0]
+
+
+def train(cfg: Config | None = None, data: Any = None, resume: str | Path | None = None, progress: bool = True) -> Run:
+    """Train an adversarial autoencoder and evaluate it.
+
+    Args:
+        cfg: what to train. None only with resume: the config of the checkpoint.
+        data: own data instead of cfg.dataset: x, (x, y) or a mapping with x, y, x_test, y_test; see data.from_arrays.
+        resume: run directory to go on from; the result is that of an uninterrupted run, bit for bit on a CPU.
+        progress: show a progress bar, or a line every 30 s where the output is no terminal.
+
+    Raises:
+        ValueError: data and config do not fit, the output directory holds another run, or the checkpoint to resume is of
+            another config (before anything is trained). DataError and CheckpointError are ValueErrors.
+        NonFiniteError: a loss became NaN or infinite.
+        Interrupted: SIGINT or SIGTERM; a checkpoint was saved at a step boundary.
+    """
+    saved = None
+    if resume is not None:
+        saved = checkpoint.load(Path(resume) / "checkpoint.safetensors")
+        cfg = _resumed_config(cfg, Config.from_dict(saved[1].get("config")), str(resume))
+    elif cfg is None:
+        raise ValueError("train: expected a Config, or resume=DIR")
+    device = _device(cfg.device)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    loaded = datasets.load(cfg.dataset, cfg.data_dir, cfg.n_validation) if data is None else None
+    loaded = loaded or datasets.from_arrays(data, cfg.n_validation)
+    if saved and saved[1]["data_sha256"] != loaded.sha256:
+        raise ValueError(f"resume={str(resume)!r}: its data had another SHA-256 than the {loaded.name} given now")
+    if saved is None and cfg.out_dir is None:
+        cfg = replace(cfg, out_dir=f"runs/{cfg.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    directory = Path(cfg.out_dir)
+    if saved is None and directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ValueError(f"out_dir={cfg.out_dir!r}: expected a new or empty directory; to go on with a run use resume")
+    step = Step(cfg, loaded, device)
+    directory.mkdir(parents=True, exist_ok=True)
+    return _Training(cfg, loaded, step, directory, progress).run(saved)
+
+
+class _Training:
+    """The state of one call of train() on the host."""
+
+    def __init__(self, cfg: Config, data: Data, step: Step, directory: Path, progress: bool):
+        self.cfg, self.data, self.step, self.directory = cfg, data, step, directory
+        self.classes = step.code_sizes.get("y", 0)
+        self.models = [
+            Model(cfg, data.shape, self.classes, step.encoder.replica(r), step.decoder.replica(r))
+            for r in range(cfg.replicas)
+        ]
+        self.done = self.logged = 0  # steps
+        self.signum: int | None = None
+        self.saved_at: int | None = None
+        self.progress = _Progress(cfg, step.steps_per_epoch) if progress else None
+
+    def run(self, saved: tuple[dict[str, torch.Tensor], dict[str, Any]] | None) -> Run:
+        cfg, step = self.cfg, self.step
+        if saved is not None:
+            step.restore(saved[0])
+            self.done = self.logged = self.saved_at = saved[1]["step"]
+            self._truncate_metrics()
+        self._write_config()
+        first, within = divmod(self.done, step.steps_per_epoch)
+        with self._signals(), open(self.directory / "metrics.jsonl", "a", encoding="utf-8") as self.lines:
+            for epoch in range(first, cfg.epochs):
+                step.start_epoch(epoch)
+                step.cursor.fill_(within)
+                for _ in range(within, step.steps_per_epoch):
+                    step()
+                    self.done += 1
+                    if self.signum is not None:
+                        self._stop()
+                    if self.done - self.logged == cfg.log_every:
+                        self._log(epoch)
+                within = 0
+                self._end_epoch(epoch)
+        return self._finish()
+
+    def _log(self, epoch: int) -> None:
+        """Read the losses of the steps since the last time, check them, write one line of their means."""
+        step, n = self.step, self.done - self.logged
+        if n == 0:
+            return
+        losses = step.losses[:n].cpu().double().numpy()  # [steps, phases, R]
+        step.slot.zero_()
+        bad = np.argwhere(~np.isfinite(losses))
+        if len(bad):
+            k, phase, replica = bad[0]
+            kept = "none" if self.saved_at is None else f"{self.directory}/checkpoint.safetensors (step {self.saved_at})"
+            raise NonFiniteError(
+                f"step {self.logged + k + 1}: the {step.phases[phase].__name__} loss of replica {replica} is "
+                f"{losses[k, phase, replica]}; last good checkpoint: {kept}"
+            )
+        self.logged = self.done
+        means = {phase.__name__: losses[:, i].mean(0).tolist() for i, phase in enumerate(step.phases)}
+        self._write({"step": self.done, "epoch": epoch, **means})
+        if self.progress:
+            self.progress.update(self.done, {name: float(np.mean(v)) for name, v in means.items()})
+
+    def _end_epoch(self, epoch: int) -> None:
+        self._log(epoch)
+        metrics = {f"valid_{k}": v for k, v in evaluation.evaluate(self.models, self.data, "valid").items()}
+        self._write({"step": self.done, "epoch": epoch, **metrics})
+        if (epoch + 1) % self.cfg.checkpoint_every == 0 or epoch + 1 == self.cfg.epochs:
+            self._save()
+
+    def _save(self) -> None:
+        """Save a checkpoint, unless a weight is not finite: then the one before stays the last good one."""
+        state = self.step.state()
+        for name, tensor in state.items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise NonFiniteError(f"step {self.done}: {name} is not finite; last good checkpoint: step {self.saved_at}")
+        info = model_info(self.cfg, self.data.shape, self.classes)
+        info |= {"step": self.done, "data_sha256": self.data.sha256, "fastaae": __version__}
+        checkpoint.save(self.directory / "checkpoint.safetensors", state, info)
+        self.saved_at = self.done
+
+    def _stop(self) -> None:
+        self._log((self.done - 1) // self.step.steps_per_epoch)
+        self._save()
+        raise Interrupted(f"stopped after step {self.done}; go on with: fastaae resume {self.directory}", self.signum)
+
+    def _finish(self) -> Run:
+        valid = evaluation.evaluate(self.models, self.data, "valid")
+        test = evaluation.evaluate(self.models, self.data, "test")
+        values = {f"valid_{k}": v for k, v in valid.items()} | {f"test_{k}": v for k, v in test.items()}
+        metrics = {name: evaluation.summarize(v) for name, v in values.items()}
+        digest = checkpoint.digest(self.step.parameters())
+        summary = {"metrics": metrics, "steps": self.done, "weights_sha256": digest}
+        _write_json(self.directory / "summary.json", summary)
+        if self.progress:
+            self.progress.close()
+        return Run(self.cfg, self.directory, metrics, read_history(self.directory), self.models)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Turn the first SIGINT or SIGTERM into a flag that the loop reads at a step boundary; a second one acts at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+
+        def handler(signum: int, frame: Any) -> None:
+            self.signum = signum
+            for s, old in before.items():
+                signal.signal(s, old)
+
+        for s in before:
+            signal.signal(s, handler)
+        try:
+            yield
+        finally:
+            for s, old in before.items():
+                signal.signal(s, old)
+
+    def _write(self, row: dict[str, Any]) -> None:
+        self.lines.write(json.dumps(row) + "\n")
+        self.lines.flush()
+
+    def _truncate_metrics(self) -> None:
+        """Drop what a killed run logged after its last checkpoint."""
+        path = self.directory / "metrics.jsonl"
+        kept = [line for line in _read_lines(path) if json.loads(line)["step"] <= self.done]
+        checkpoint.write_atomic(path, "".join(kept).encode())
+
+    def _write_config(self) -> None:
+        _write_json(
+            self.directory / "config.json",
+            {
+                "config": self.cfg.to_dict(),
+                "data": {"name": self.data.name, "sha256": self.data.sha256},
+                "command": sys.argv,
+                "versions": _versions(),
+                "git": _git(),
+                "hardware": _hardware(self.step.device),
+            },
+        )
+
+
+def read_history(directory: str | Path) -> dict[str, np.ndarray]:
+    """A run's metrics.jsonl as arrays: "step" [L] and the losses [L, R] at those steps; "epoch" [E] and the validation
+    metrics [E, R] after those epochs (1-based)."""
+    rows = [json.loads(line) for line in _read_lines(Path(directory) / "metrics.jsonl")]
+    losses = [r for r in rows if "reconstruction" in r]
+    epochs = [r for r in rows if "reconstruction" not in r]
+    columns = {"step": [r["step"] for r in losses], "epoch": [r["epoch"] + 1 for r in epochs]}
+    for part in (losses, epochs):
+        for name in part[0] if part else ():
+            if name not in ("step", "epoch"):
+                columns[name] = [r[name] for r in part]
+    return {name: np.array(values) for name, values in columns.items()}
+
+
+def _read_lines(path: Path) -> list[str]:
+    """The complete lines of a file: what a kill left half written is dropped."""
+    if not path.exists():
+        return []
+    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _resumed_config(cfg: Config | None, saved: Config, directory: str) -> Config:
+    """The checkpoint's config with the fields that may change taken from cfg, writing to the directory resumed from."""
+    if cfg is None:
+        return replace(saved, out_dir=directory)
+    old, new = saved.to_dict(), cfg.to_dict()
+    for name in old:
+        if name not in RESUMABLE and old[name] != new[name]:
+            raise ValueError(f"resume={directory!r}: {name} was {old[name]!r}, got {new[name]!r}; expected the same")
+    return replace(cfg, out_dir=directory)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device={name!r}: expected 'auto', 'cpu', 'cuda' or 'cuda:N'") from None
+    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
+        raise ValueError(f"device={name!r}: not available here; expected 'auto', 'cpu' or, with a GPU, 'cuda'")
+    return device
+
+
+def _versions() -> dict[str, str]:
+    names = ("torch", "numpy", "safetensors", "triton")
+    found = {"fastaae": __version__, "python": platform.python_version()}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def _git() -> dict[str, Any]:
+    """Commit of the checkout that this package runs from, and whether it has uncommitted changes; {} if it is none."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) != root:
+            return {}
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def _hardware(device: torch.device) -> dict[str, Any]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "device": str(device),
+        "name": name,
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": platform.platform(),
+    }
+
+
+def _write_json(path: Path, value: Any) -> None:
+    checkpoint.write_atomic(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+class _Progress:
+    """A tqdm bar on a terminal; elsewhere a line every 30 s."""
+
+    def __init__(self, cfg: Config, steps_per_epoch: int):
+        from tqdm.auto import tqdm
+
+        self.total, self.per_epoch = cfg.epochs * steps_per_epoch, steps_per_epoch
+        self.bar = tqdm(total=self.total, unit="step", disable=None, file=sys.stderr)
+        self.started = self.last = time.monotonic()
+        self.first: int | None = None
+
+    def update(self, done: int, losses: dict[str, float]) -> None:
+        text = " ".join(f"{name} {value:.4g}" for name, value in losses.items())
+        if not self.bar.disable:
+            self.bar.set_postfix_str(text, refresh=False)
+            self.bar.update(done - self.bar.n)
+        now = time.monotonic()
+        self.first = done if self.first is None else self.first
+        if self.bar.disable and now - self.last >= 30:
+            self.last = now
+            rate = done / (now - self.started)
+            epoch = math.ceil(done / self.per_epoch)
+            print(f"epoch {epoch}: step {done}/{self.total}, {rate:.1f} steps/s, {text}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        self.bar.close()

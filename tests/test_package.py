@@ -1,0 +1,287 @@
+"""The package as a whole: it installs, its layers hold, it imports fast and without Triton, it never unpickles."""
+
+import ast
+import os
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import fastaae
+
+ROOT = Path(__file__).resolve().parents[1]
+FASTAAE = sorted((ROOT / "fastaae").glob("**/*.py"))
+KERNELS = sorted((ROOT / "kernels").glob("**/*.py"))
+
+# From bottom to top. A module imports from its own layer or a lower one.
+LAYERS = [
+    {"config", "profiling", "kernels"},
+    {"networks", "priors", "data"},
+    {"phases", "graph", "checkpoint", "parzen"},
+    {"training", "evaluation", "figures", "model"},
+    {"cli", "__main__"},
+]
+LAYER = {module: level for level, modules in enumerate(LAYERS) for module in modules}
+
+
+def run_python(*args, cwd):
+    """Runs this interpreter on args, away from the repository and without the caller's PYTHON* settings."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    return subprocess.run([sys.executable, *args], cwd=cwd, env=env, capture_output=True, text=True, timeout=120)
+
+
+def output_of(code, cwd):
+    """The standard output of code, which has to succeed."""
+    done = run_python("-c", code, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def best_of_five(measure, limit):
+    """The least of up to five measurements; stops at the first one within the limit."""
+    best = float("inf")
+    for _ in range(5):
+        best = min(best, measure())
+        if best <= limit:
+            break
+    return best
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Installation
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_version_is_the_installed_one():
+    assert fastaae.__version__ == metadata.version("fastaae")
+
+
+def test_kernels_import_from_outside_the_root(tmp_path):
+    file = Path(output_of("import fastaae.kernels; print(fastaae.kernels.__file__)", tmp_path)).resolve()
+    assert file.parent.name == "kernels"
+    assert file.name == "__init__.py"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Layers
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def absolute_imports(source, package):
+    """Dotted names that source, a module of package, imports anywhere, relative ones made absolute.
+
+    `from a import b` gives a.b: whether b is a module or a name is for the caller to tell.
+    """
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")
+                parents = parents[: len(parents) - node.level + 1]
+                base = ".".join([*parents, node.module] if node.module else parents)
+            for alias in node.names:
+                yield f"{base}.{alias.name}"
+
+
+def modules_of_fastaae(source, package="fastaae"):
+    """Names of fastaae's modules that source imports; a name taken from the package's top counts as '__init__'."""
+    for name in absolute_imports(source, package):
+        parts = name.split(".")
+        if parts[0] != "fastaae" or name == "fastaae.__version__":
+            continue
+        yield parts[1] if len(parts) > 1 and parts[1] in LAYER else "__init__"
+
+
+def upward_imports(module, source):
+    """The imports in fastaae/<module>.py that the layers forbid."""
+    return sorted({m for m in modules_of_fastaae(source) if LAYER.get(m, len(LAYERS)) > LAYER[module]})
+
+
+def find_cycle(graph):
+    """One cycle of a {node: successors} graph as a list of nodes, or None."""
+    done = set()
+
+    def visit(node, path):
+        if node in path:
+            return path[path.index(node) :] + [node]
+        if node in done:
+            return None
+        for successor in graph.get(node, ()):
+            cycle = visit(successor, [*path, node])
+            if cycle:
+                return cycle
+        done.add(node)
+        return None
+
+    return next((cycle for cycle in (visit(node, []) for node in graph) if cycle), None)
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("from .training import train", ["training"]),
+        ("from . import cli, config", ["cli"]),
+        ("def late():\n    import fastaae.model", ["model"]),
+        ("from fastaae import Config", ["__init__"]),
+        ("import fastaae", ["__init__"]),
+        ("from fastaae import __version__, priors\nfrom .kernels.reference import x\nfrom .config import Config", []),
+        ("import torch\nfrom math import pi", []),
+    ],
+)
+def test_upward_imports_are_seen(source, found):
+    assert upward_imports("data", source) == found
+
+
+def test_cycles_are_seen():
+    assert find_cycle({"a": ["b"], "b": ["c"], "c": ["b"]}) == ["b", "c", "b"]
+    assert find_cycle({"a": ["b", "c"], "b": ["c"], "c": []}) is None
+
+
+def test_every_module_has_a_layer():
+    modules = {path.relative_to(ROOT / "fastaae").with_suffix("").as_posix() for path in FASTAAE} - {"__init__"}
+    assert modules - LAYER.keys() == set(), "add the new module to LAYERS"
+
+
+def test_imports_point_down():
+    graph = {}
+    for path in FASTAAE:
+        if path.stem in LAYER:
+            source = path.read_text(encoding="utf-8")
+            assert upward_imports(path.stem, source) == [], f"{path.name} imports from a higher layer"
+            graph[path.stem] = sorted(set(modules_of_fastaae(source)) - {path.stem})
+    assert find_cycle(graph) is None
+
+
+@pytest.mark.parametrize("path", KERNELS, ids=lambda path: path.stem)
+def test_kernels_do_not_import_fastaae(path):
+    for name in absolute_imports(path.read_text(encoding="utf-8"), "fastaae.kernels"):
+        top = name.split(".")[0]
+        inside = name.startswith("fastaae.kernels.") and f"from {name.rpartition('.')[0]}" not in path.read_text()
+        assert top != "kernels", f"{path.name} would load a second copy of itself as {name}: import it relatively"
+        assert top != "fastaae" or inside, f"{path.name} imports {name}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Import
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_import_is_light(tmp_path):
+    code = (
+        "import sys, time; start = time.perf_counter(); import fastaae; seconds = time.perf_counter() - start; "
+        "assert 'torch' not in sys.modules, 'import fastaae loads torch'; print(seconds)"
+    )
+    assert best_of_five(lambda: float(output_of(code, tmp_path)), limit=0.3) <= 0.3
+
+
+def test_help_is_quick(tmp_path):
+    def measure():
+        start = time.perf_counter()
+        done = run_python("-m", "fastaae.cli", "--help", cwd=tmp_path)
+        seconds = time.perf_counter() - start
+        assert done.returncode == 0, done.stderr
+        assert "usage" in done.stdout.lower()
+        return seconds
+
+    assert best_of_five(measure, limit=0.5) <= 0.5
+
+
+def test_import_without_triton(tmp_path):
+    modules = [f"fastaae.{path.stem}" for path in FASTAAE if path.stem not in ("__init__", "__main__")]
+    code = f"""
+import importlib, sys
+
+class NoTriton:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "triton":
+            raise ImportError("triton is hidden by this test")
+
+sys.meta_path.insert(0, NoTriton())
+for name in {["fastaae", "fastaae.kernels", *modules]}:
+    importlib.import_module(name)
+print("triton" in sys.modules)
+"""
+    assert output_of(code, tmp_path) == "False"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Nothing that runs code found in a file
+# ---------------------------------------------------------------------------------------------------------------------
+
+UNSAFE_MODULES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml"}
+UNSAFE_CALLS = {"eval", "exec", "__import__", "builtins.eval", "builtins.exec", "torch.load", "torch.serialization.load"}
+
+
+def dotted(node):
+    """The dotted name an expression spells ('torch.load'), or '' where it is anything else."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        base = dotted(node.value)
+        return f"{base}.{node.attr}" if base else ""
+    return ""
+
+
+def unsafe_uses(source):
+    """Imports and calls in source that can run code out of a file; words in comments and strings do not count."""
+    tree = ast.parse(source)
+    aliases, found = {}, []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [(alias.name, alias.asname) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names = [(f"{node.module}.{alias.name}", alias.asname or alias.name) for alias in node.names]
+        else:
+            continue
+        aliases.update({asname: name for name, asname in names if asname})
+        found += [name for name, _ in names if name.split(".")[0] in UNSAFE_MODULES or name in UNSAFE_CALLS]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            first, dot, rest = dotted(node.func).partition(".")
+            name = aliases.get(first, first) + dot + rest
+            if name in UNSAFE_CALLS or (dot and name.split(".")[0] in UNSAFE_MODULES):
+                found.append(name)
+            for keyword in node.keywords:
+                if keyword.arg == "allow_pickle" and getattr(keyword.value, "value", None) is not False:
+                    found.append("allow_pickle")
+    return found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "from joblib import load",
+        "import torch as t\nt.load('x')",
+        "from torch import load",
+        "def f(x):\n    return eval(x)",
+        "exec('1')",
+        "from yaml import safe_load",
+        "np.load(path, allow_pickle=True)",
+    ],
+)
+def test_unsafe_uses_are_seen(source):
+    assert unsafe_uses(source)
+
+
+def test_harmless_uses_are_not_seen():
+    source = """
+"No pickle, no torch.load(, no eval(."
+from safetensors.torch import load, load_file
+import safetensors.torch
+model.eval()  # not eval(x)
+safetensors.torch.load(blob)
+np.load(path, allow_pickle=False)
+"""
+    assert unsafe_uses(source) == []
+
+
+@pytest.mark.parametrize("path", [*FASTAAE, *KERNELS], ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_nothing_unpickles_or_evaluates(path):
+    assert unsafe_uses(path.read_text(encoding="utf-8")) == []
