@@ -28,10 +28,10 @@ $(VENV)/.installed-%: setup.py constraints.txt
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "error: '$(PYTHON)' cannot make virtual environments: install its venv package (Debian, Ubuntu: apt-get install python3-venv)"; exit 1; }
 	@$(RUN) -c 'import pip' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
-	$(RUN) -m pip install --quiet 'pip>=22'
-	$(RUN) -m pip install --quiet -c constraints.txt -e '.[$*]'
+	$(RUN) -m pip install --quiet --disable-pip-version-check 'pip>=22'
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist out runs *.egg-info .pytest_cache .ruff_cache .benchmarks .hypothesis
+	rm -rf $(VENV) build dist out *.egg-info .pytest_cache .ruff_cache .benchmarks .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,7 +13,7 @@ def read_version():
     text = (ROOT / "fastaae" / "__init__.py").read_text(encoding="utf-8")
     match = re.search(r"""^__version__ = ["']([^"']+)["']""", text, re.MULTILINE)
     if match is None:
-        raise RuntimeError("fastaae/__init__.py has no line of the form: __version__ = \"1.2.3\"")
+        raise RuntimeError('fastaae/__init__.py has no line of the form: __version__ = "1.2.3"')
     return match.group(1)
 
 
