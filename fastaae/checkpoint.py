@@ -1,7 +1,7 @@
 """One file per checkpoint: safetensors, atomic, checked by SHA-256, without pickle.
 
-safetensors neither fsyncs nor checks sums, so both are done here. The digest is that of the whole file with the digest's
-own 64 characters set to zeros; it lies in the header's metadata, so any safetensors reader can open the file.
+safetensors neither fsyncs nor checks sums, so both are done here. The digest is that of the whole file with the
+digest's own 64 characters set to zeros; it lies in the header's metadata, so any safetensors reader can open the file.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 FORMAT = 1
@@ -27,11 +28,12 @@ class CheckpointError(ValueError):
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Replace the file at path by content, or leave it as it was: temporary file in the same folder, fsync, rename, fsync
-    of the folder.
+    """Replace the file at path by content, or leave it as it was: temporary file in the same folder, fsync, rename,
+    fsync of the folder.
 
     Raises:
-        OSError: the content could not be written; the temporary file is gone and the old file intact.
+        OSError: the content could not be written; the temporary file is gone and the old file intact. Only where the
+            folder cannot be synced is the new file already in place, though a power cut may still undo that.
     """
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
@@ -66,7 +68,8 @@ def save(path: str | Path, tensors: dict[str, Tensor], info: dict[str, Any]) -> 
     metadata = {"format": str(FORMAT), "info": json.dumps(info), "sha256": _ZEROS}
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     content = bytearray(safetensors.torch.save(copies, metadata))
-    start = content.index(_ZEROS.encode(), 8)
+    field = b'"sha256":"'  # in info and names quotes are escaped, so this is the metadata's own
+    start = content.index(field + _ZEROS.encode(), 8) + len(field)
     content[start : start + 64] = hashlib.sha256(content).hexdigest().encode()
     write_atomic(Path(path), bytes(content))
 
@@ -103,7 +106,7 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"{path}: SHA-256 differs from the one written with it; the file is damaged")
     try:
         return safetensors.torch.load(bytes(content)), json.loads(metadata["info"])
-    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+    except (safetensors.SafetensorError, ValueError, KeyError, RecursionError) as error:
         raise CheckpointError(f"{path}: {error}") from None
 
 
@@ -113,5 +116,5 @@ def digest(tensors: dict[str, Tensor]) -> str:
     for name in sorted(tensors):
         t = tensors[name].detach().cpu().contiguous()
         sha.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
-        sha.update(t.numpy().tobytes())
+        sha.update(t.reshape(-1).view(torch.uint8).numpy())
     return sha.hexdigest()

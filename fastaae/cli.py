@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0, 2 for a user's error, 130 or 143 when stopped by a signal."""
     arguments = sys.argv[1:] if arguments is None else arguments
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
-    if command in ("-h", "--help"):
+    if command in ("-h", "--help") or (command != "train" and {"-h", "--help"} & set(rest)):
         print(USAGE, end="")
         return 0
     if command == "--version":
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return commands[command](rest)
     except KeyboardInterrupt as error:
-        print(f"fastaae: {error or 'interrupted'}", file=sys.stderr)
+        print(f"fastaae: {str(error) or 'interrupted'}", file=sys.stderr)
         return 128 + getattr(error, "signum", 2)
     except (ValueError, OSError) as error:
         print(f"fastaae: {error}", file=sys.stderr)

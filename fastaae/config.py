@@ -27,7 +27,7 @@ class Config:
     name: str = "custom"
     """Name of the preset this config was made from; default output directories start with it."""
     task: Literal["unsupervised", "semi_supervised"] = "unsupervised"
-    """unsupervised: autoencoder + one discriminator; semi_supervised: label head, second discriminator, labelled batch."""
+    """unsupervised: autoencoder and a discriminator; semi_supervised: a label head and its discriminator as well."""
     dataset: str = "mnist"
     """"mnist", "digits" (8x8, ships with scikit-learn) or the path of a .npz file with x, y, x_test, y_test."""
     data_dir: str | None = None
@@ -88,11 +88,11 @@ class Config:
     """Steps between lines of metrics.jsonl; the only times the host reads from the device."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):  # JSON and command lines give lists and ints where tuples and floats are meant
+        for field in dataclasses.fields(self):  # JSON and command lines give lists for tuples and integers for floats
             value = getattr(self, field.name)
             if isinstance(value, list):
                 object.__setattr__(self, field.name, tuple(value))
-            elif field.type == "float" and type(value) is int:
+            elif field.type == "float" and type(value) is int and abs(value) <= 2**53:
                 object.__setattr__(self, field.name, float(value))
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
@@ -154,7 +154,7 @@ class Config:
             ValueError: no such file, not JSON, or not a valid config; the message names the file.
         """
         try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            values = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_unique)
             if isinstance(values, dict) and "config" in values:
                 values = {**values["config"], "out_dir": None}
             return Config.from_dict(values)
@@ -181,6 +181,15 @@ def _suggestion(word: Any, choices: Any) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise ValueError(f"{name!r} is given twice")
+        values[name] = value
+    return values
+
+
 def _error(name: str, value: Any, expected: str, choices: Any = ()) -> ValueError:
     return ValueError(f"{name}={value!r}: expected {expected}{_suggestion(value, choices)}")
 
@@ -204,7 +213,15 @@ _SEMI_SUPERVISED = {  # section 5 and appendix A.2 of the paper
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "digits": {"dataset": "digits", "hidden": (200, 200), "style_dim": 2, "epochs": 200, "lr_decay_epochs": (150,)},
+    "digits": {
+        "dataset": "digits",
+        "hidden": (200, 200),
+        "style_dim": 2,
+        "init_std": 0.05,
+        "lr_reconstruction": 0.03,
+        "epochs": 200,
+        "lr_decay_epochs": (150,),
+    },
     "mnist-likelihood": {"style_dim": 8, "prior_std": 5.0, "epochs": 1000},
     "mnist-2d": {"style_dim": 2, "prior_std": 5.0, "epochs": 1000},
     "mnist-100": {**_SEMI_SUPERVISED, "n_labeled": 100},

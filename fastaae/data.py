@@ -82,6 +82,8 @@ def load(dataset: str, data_dir: str | None = None, n_validation: int | None = N
             return from_arrays(arrays, n_validation, name=dataset)
         except DataError as error:
             raise DataError(f"{dataset}: {error}") from None
+    if dataset == "arrays":
+        raise DataError("dataset='arrays': this run was trained on the caller's own arrays; pass them again as data=")
     raise DataError(f"dataset={dataset!r}: expected 'mnist', 'digits' or the path of a .npz file")
 
 

@@ -39,7 +39,12 @@ def evaluate(models: Sequence[Model], data: Data, split: str) -> dict[str, list[
 
     Returns:
         {"reconstruction": [...], "error": [...]}; error (percent) with a label head and labels, {} without the split.
+
+    Raises:
+        ValueError: another split.
     """
+    if split not in ("valid", "test"):
+        raise ValueError(f"split={split!r}: expected 'valid' or 'test'")
     x, y = (data.x_valid, data.y_valid) if split == "valid" else (data.x_test, data.y_test)
     if x is None:
         return {}

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+GAP = 2
+
 
 def _canvas(width: float, height: float) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -19,31 +21,36 @@ def _canvas(width: float, height: float) -> Any:
 
 
 def grid(images: np.ndarray, path: str | Path, columns: int | None = None) -> None:
-    """Write images [N, H, W], [N, H, W, 3] or flat [N, D], floats in [0, 1], as one picture in rows of `columns`
-    (None: about square)."""
+    """Write images [N, H, W], [N, H, W, 1 or 3] or flat [N, D], floats in [0, 1], as one picture in rows of `columns`
+    (None: about square), with a grey line of GAP pixels after each. Values become squares of pixels, as large as keep
+    an image within 75 x 75, at least one."""
+    from matplotlib.image import imsave
+
     images = np.asarray(images, np.float32)
     if images.ndim == 2:
         side = int(np.sqrt(images.shape[1]))
         height = side if side * side == images.shape[1] else 1
         images = images.reshape(len(images), height, -1)
+    if images.ndim == 3:
+        images = images[..., None]
     columns = columns or int(np.ceil(np.sqrt(len(images))))
     rows = -(-len(images) // columns)
-    height, width, *channels = images.shape[1:]
-    padded = np.zeros((rows * columns, height, width, *channels), np.float32)
-    padded[: len(images)] = images
-    mosaic = padded.reshape(rows, columns, height, width, *channels).swapaxes(1, 2)
-    mosaic = mosaic.reshape(rows * height, columns * width, *channels).clip(0, 1)
-    figure = _canvas(columns * 0.5, rows * 0.5 * height / width)
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.imshow(mosaic, cmap=None if channels else "gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
-    axes.set_axis_off()
-    figure.savefig(path)
+    height, width, channels = images.shape[1:]
+    padded = np.zeros((rows * columns, height, width, channels), np.uint8)
+    padded[: len(images)] = np.rint(images.clip(0, 1) * 255)
+    scale = max(1, 75 // max(height, width))
+    tiles = padded.repeat(scale, 1).repeat(scale, 2).repeat(3 if channels == 1 else 1, 3)
+    tiles = np.pad(tiles, ((0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=128)
+    height, width = tiles.shape[1:3]
+    mosaic = tiles.reshape(rows, columns, height, width, 3).swapaxes(1, 2)
+    imsave(path, mosaic.reshape(rows * height, columns * width, 3))
 
 
 def reconstructions(images: np.ndarray, decoded: np.ndarray, path: str | Path) -> None:
     """Write rows of ten images [N, H, W], N a multiple of 10, each row above its reconstructions."""
-    pairs = np.stack([np.asarray(images).reshape(-1, 10, *images.shape[1:]), decoded.reshape(-1, 10, *images.shape[1:])], 1)
-    grid(pairs.reshape(-1, *images.shape[1:]), path, columns=10)
+    shape = images.shape[1:]
+    pairs = np.stack([images.reshape(-1, 10, *shape), decoded.reshape(-1, 10, *shape)], 1)
+    grid(pairs.reshape(-1, *shape), path, columns=10)
 
 
 def codes(z: np.ndarray, labels: Sequence[int] | np.ndarray, path: str | Path, prior_std: float | None = None) -> None:
@@ -53,7 +60,8 @@ def codes(z: np.ndarray, labels: Sequence[int] | np.ndarray, path: str | Path, p
     figure = _canvas(6, 5.4)
     axes = figure.add_subplot()
     labels = np.asarray(labels)
-    points = axes.scatter(*np.asarray(z).T, c=labels, s=4, cmap="tab10", vmin=-0.5, vmax=9.5, linewidths=0)
+    size = min(16, max(4, 4000 / len(labels)))
+    points = axes.scatter(*np.asarray(z).T, c=labels, s=size, cmap="tab10", vmin=-0.5, vmax=9.5, linewidths=0)
     for k in (1, 2, 3) if prior_std else ():
         axes.add_patch(Circle((0, 0), k * prior_std, fill=False, color="0.6", linewidth=0.8, linestyle="--"))
     axes.set_aspect("equal")

@@ -63,12 +63,12 @@ class Model:
         """Examples [N, *shape] from style codes z [N, style_dim].
 
         Args:
-            labels: int [N] in [0, n_classes) or probabilities [N, n_classes]; given exactly if the model has a label head.
+            labels: int [N] in [0, n_classes) or probabilities [N, n_classes]; needed exactly if there is a label head.
 
         Raises:
             ValueError: a wrong shape or range, or labels missing or in vain.
         """
-        code = torch.as_tensor(z, device=self.device, dtype=self.encoder.weights[0].dtype)
+        code = self._tensor(z, self.encoder.weights[0].dtype)
         if code.ndim != 2 or code.shape[1] != self.config.style_dim:
             raise ValueError(f"z of shape {tuple(code.shape)}: expected [N, {self.config.style_dim}]")
         if (labels is not None) != bool(self.n_classes):
@@ -129,12 +129,17 @@ class Model:
             raise DataError(f"x has {x.shape[1]} values per example, expected {math.prod(self.shape)} {self.shape}")
         return x
 
+    def _tensor(self, value: Any, dtype: torch.dtype | None = None) -> Tensor:
+        if isinstance(value, np.ndarray):  # torch takes no negative strides, and warns of read-only memory
+            value = np.require(value, requirements="CW")
+        return torch.as_tensor(value, device=self.device, dtype=dtype)
+
     def _labels(self, labels: Any, n: int) -> Tensor:
         dtype = self.encoder.weights[0].dtype
-        y = torch.as_tensor(labels, device=self.device)
+        y = self._tensor(labels)
         if y.ndim == 2 and tuple(y.shape) == (n, self.n_classes):
             return y.to(dtype)
-        if y.ndim != 1 or len(y) != n or y.is_floating_point() or y.min() < 0 or y.max() >= self.n_classes:
+        if y.ndim != 1 or len(y) != n or y.is_floating_point() or not all(0 <= k < self.n_classes for k in y.tolist()):
             raise ValueError(
                 f"labels of shape {tuple(y.shape)}: expected [{n}] integers in [0, {self.n_classes}) "
                 f"or [{n}, {self.n_classes}] probabilities"
@@ -142,7 +147,7 @@ class Model:
         return torch.nn.functional.one_hot(y.long(), self.n_classes).to(dtype)
 
     def _batched(self, f: Callable[[Tensor], Tensor], rows: Tensor, like: Any) -> Any:
-        """f over rows, a few thousand at a time, on the model's device; the result is NumPy unless `like` is a tensor."""
+        """f over rows, a few thousand at a time, on the model's device. NumPy unless `like` is a tensor."""
         dtype = self.encoder.weights[0].dtype
         out = []
         with torch.inference_mode():
@@ -174,13 +179,18 @@ def load(path: str | Path, replica: int = 0, device: str = "cpu") -> Model:
         d, code = math.prod(shape), config.style_dim + classes
         encoder = _network(tensors, "encoder", (d, *config.hidden, code))
         decoder = _network(tensors, "decoder", (code, *config.hidden, d))
-    except (KeyError, ValueError, TypeError) as error:
+        parts = [*encoder.state().values(), *decoder.state().values()]
+        if len({(len(t), t.dtype) for t in parts}) > 1 or not parts[0].is_floating_point():
+            raise ValueError("its tensors differ in replicas or dtype, or are not floats")
+    except KeyError as error:
+        raise checkpoint.CheckpointError(f"{path}: no {error}") from None
+    except (ValueError, TypeError, OverflowError) as error:
         raise checkpoint.CheckpointError(f"{path}: {error}") from None
     replicas = encoder.weights[0].shape[0]
     if not 0 <= replica < replicas:
         raise checkpoint.CheckpointError(f"{path}: replica={replica}, the file holds {replicas}")
     encoder, decoder = (
-        MLP(*([t.to(device) for t in part] for part in (n.weights, n.biases)))
+        MLP(*([t.to(device, copy=True) for t in part] for part in (n.weights, n.biases)))
         for n in (encoder.replica(replica), decoder.replica(replica))
     )
     return Model(config, shape, classes, encoder, decoder)

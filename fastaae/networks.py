@@ -1,4 +1,4 @@
-"""Multilayer perceptrons with a leading replica axis, their hand-written backward pass, and the optimisers folded into it.
+"""Multilayer perceptrons with a leading replica axis, their backward pass, and the optimisers folded into it.
 
 Forward and backward are two short loops over layers. There is no autograd here, and with SGD no gradient of a weight is
 ever stored: it goes straight into the momentum buffer (kernels.sgd_).
@@ -42,7 +42,11 @@ class MLP:
 
     @staticmethod
     def initialize(
-        sizes: Sequence[int], std: float, generators: Sequence[torch.Generator], device: torch.device, dtype: torch.dtype
+        sizes: Sequence[int],
+        std: float,
+        generators: Sequence[torch.Generator],
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> MLP:
         """Weights N(0, std²), biases zero. Replica r draws from generators[r], in float32 on the CPU, so it starts the
         same on every device and beside any other replicas."""
@@ -68,8 +72,8 @@ class MLP:
             kernels.linear(tape.x[i], weight, bias, tape.x[i + 1], relu=i < last)
 
     def backward(self, tape: Tape, optimizer: SGD | Adam | None, input_gradient: bool) -> None:
-        """Fill tape.g from tape.g[-1], the gradient with respect to the output; with an optimiser, update every layer as
-        soon as its gradient has passed through it. tape.g[0] is filled only if input_gradient. Capture-safe."""
+        """Fill tape.g from tape.g[-1], the gradient with respect to the output; with an optimiser, update every layer
+        as soon as its gradient has passed through it. tape.g[0] is filled only if input_gradient. Capture-safe."""
         for i in reversed(range(len(self.weights))):
             if i > 0 or input_gradient:
                 kernels.linear_backward(tape.g[i + 1], self.weights[i], tape.g[i], tape.x[i] if i > 0 else None)
@@ -116,7 +120,14 @@ class SGD:
         """One step on one layer from its input x [R, B, I] and the gradient of its output [R, B, O]."""
         n = self.network
         kernels.sgd_(
-            n.weights[layer], n.biases[layer], self.weights[layer], self.biases[layer], x, grad, self.rate, self.momentum
+            n.weights[layer],
+            n.biases[layer],
+            self.weights[layer],
+            self.biases[layer],
+            x,
+            grad,
+            self.rate,
+            self.momentum,
         )
 
     def state(self) -> dict[str, Tensor]:

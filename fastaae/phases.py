@@ -119,7 +119,9 @@ class Step:
             name: MLP.initialize((size, *hidden, 1), cfg.init_std, weights, **floats)
             for name, size in self.code_sizes.items()
         }
-        self.rates = {name: torch.empty(1, 1, 1, **floats) for name in ("reconstruction", "adversarial", "classification")}
+        self.rates = {
+            name: torch.empty(1, 1, 1, **floats) for name in ("reconstruction", "adversarial", "classification")
+        }
         self.optimizers = {
             "reconstruction.encoder": self._optimizer(self.encoder, "reconstruction", cfg.momentum),
             "reconstruction.decoder": self._optimizer(self.decoder, "reconstruction", cfg.momentum),
@@ -139,18 +141,22 @@ class Step:
         self.target = self._clean(self.encoding)
         self.order = torch.empty(r, self.steps_per_epoch * b, dtype=torch.int32, device=device)
         self.offsets = torch.arange(b, device=device)
-        if classes:
+        if cfg.task == "semi_supervised":
             self._add_labels(cfg, data, classes)
         self.staging = torch.empty(r * b, d, dtype=torch.uint8, device=device) if self.x.dtype == torch.uint8 else None
 
         self.cursor = torch.zeros(1, dtype=torch.int64, device=device)  # steps done in this epoch
         self.slot = torch.zeros(1, dtype=torch.int64, device=device)  # steps done since the losses were read
-        self.losses = torch.zeros(cfg.log_every, len(self.phases), r, **floats)
+        self.losses = torch.zeros(min(cfg.log_every, self.steps_per_epoch), len(self.phases), r, **floats)
         self.row = torch.zeros(1, len(self.phases), r, **floats)
         self.generators = [torch.Generator(device).manual_seed(seeds(s, 1)) for s in self.replica_seeds]
 
     def _optimizer(self, network: MLP, rate: str, momentum: float) -> SGD | Adam:
-        return Adam(network, self.rates[rate]) if self.cfg.optimizer == "adam" else SGD(network, self.rates[rate], momentum)
+        return (
+            Adam(network, self.rates[rate])
+            if self.cfg.optimizer == "adam"
+            else SGD(network, self.rates[rate], momentum)
+        )
 
     def _clean(self, tape: Tape) -> Tensor:
         """Where a batch is gathered before noise: the network's input itself if there is none."""

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
+import itertools
 import json
-import math
-import os
-import platform
+import shlex
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -21,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import __version__, checkpoint, evaluation
+from . import __version__, checkpoint, evaluation, provenance
 from . import data as datasets
 from .config import Config
 from .data import Data
@@ -78,29 +75,41 @@ def train(cfg: Config | None = None, data: Any = None, resume: str | Path | None
         progress: show a progress bar, or a line every 30 s where the output is no terminal.
 
     Raises:
-        ValueError: data and config do not fit, the output directory holds another run, or the checkpoint to resume is of
-            another config (before anything is trained). DataError and CheckpointError are ValueErrors.
+        ValueError: data and config do not fit, the output directory holds another run, or the checkpoint to resume is
+            of another config (before anything is trained). DataError and CheckpointError are ValueErrors.
         NonFiniteError: a loss became NaN or infinite.
         Interrupted: SIGINT or SIGTERM; a checkpoint was saved at a step boundary.
     """
     saved = None
+    if cfg is not None and data is not None:
+        cfg = replace(cfg, dataset="arrays")  # so that nobody takes the run for one on cfg.dataset
     if resume is not None:
-        saved = checkpoint.load(Path(resume) / "checkpoint.safetensors")
+        path = Path(resume) / "checkpoint.safetensors"
+        saved = checkpoint.load(path)
+        if not {"step", "data_sha256"} <= saved[1].keys():
+            raise checkpoint.CheckpointError(f"{path}: holds a model, expected the checkpoint of a run")
         cfg = _resumed_config(cfg, Config.from_dict(saved[1].get("config")), str(resume))
     elif cfg is None:
         raise ValueError("train: expected a Config, or resume=DIR")
     device = _device(cfg.device)
     torch.backends.cuda.matmul.allow_tf32 = False
-    loaded = datasets.load(cfg.dataset, cfg.data_dir, cfg.n_validation) if data is None else None
-    loaded = loaded or datasets.from_arrays(data, cfg.n_validation)
+    if data is None:
+        loaded = datasets.load(cfg.dataset, cfg.data_dir, cfg.n_validation)
+    else:
+        loaded = datasets.from_arrays(data, cfg.n_validation)
     if saved and saved[1]["data_sha256"] != loaded.sha256:
         raise ValueError(f"resume={str(resume)!r}: its data had another SHA-256 than the {loaded.name} given now")
     if saved is None and cfg.out_dir is None:
-        cfg = replace(cfg, out_dir=f"runs/{cfg.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+        stem = f"runs/{cfg.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        names = (f"{stem}-{k}" if k > 1 else stem for k in itertools.count(1))  # runs may start in the same second
+        cfg = replace(cfg, out_dir=next(name for name in names if not Path(name).exists()))
     directory = Path(cfg.out_dir)
     if saved is None and directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ValueError(f"out_dir={cfg.out_dir!r}: expected a new or empty directory; to go on with a run use resume")
     step = Step(cfg, loaded, device)
+    if saved and saved[1]["step"] > cfg.epochs * step.steps_per_epoch:
+        trained = -(-saved[1]["step"] // step.steps_per_epoch)
+        raise ValueError(f"resume={str(resume)!r}: epochs={cfg.epochs}, expected at least {trained}, begun already")
     directory.mkdir(parents=True, exist_ok=True)
     return _Training(cfg, loaded, step, directory, progress).run(saved)
 
@@ -118,7 +127,7 @@ class _Training:
         self.done = self.logged = 0  # steps
         self.signum: int | None = None
         self.saved_at: int | None = None
-        self.progress = _Progress(cfg, step.steps_per_epoch) if progress else None
+        self.shown = progress
 
     def run(self, saved: tuple[dict[str, torch.Tensor], dict[str, Any]] | None) -> Run:
         cfg, step = self.cfg, self.step
@@ -128,19 +137,26 @@ class _Training:
             self._truncate_metrics()
         self._write_config()
         first, within = divmod(self.done, step.steps_per_epoch)
-        with self._signals(), open(self.directory / "metrics.jsonl", "a", encoding="utf-8") as self.lines:
+        total = cfg.epochs * step.steps_per_epoch
+        with (
+            self._signals(),
+            open(self.directory / "metrics.jsonl", "a", encoding="utf-8") as self.lines,
+            _Progress(total, self.done, self.shown) as self.progress,
+        ):
             for epoch in range(first, cfg.epochs):
                 step.start_epoch(epoch)
                 step.cursor.fill_(within)
-                for _ in range(within, step.steps_per_epoch):
+                for done in range(within + 1, step.steps_per_epoch + 1):
                     step()
                     self.done += 1
-                    if self.signum is not None:
-                        self._stop()
-                    if self.done - self.logged == cfg.log_every:
+                    if done == step.steps_per_epoch or done % cfg.log_every == 0:
                         self._log(epoch)
+                    if self.signum is not None and done < step.steps_per_epoch:
+                        self._stop(epoch)
                 within = 0
                 self._end_epoch(epoch)
+                if self.signum is not None and epoch + 1 < cfg.epochs:
+                    self._stop(epoch)
         return self._finish()
 
     def _log(self, epoch: int) -> None:
@@ -153,19 +169,27 @@ class _Training:
         bad = np.argwhere(~np.isfinite(losses))
         if len(bad):
             k, phase, replica = bad[0]
-            kept = "none" if self.saved_at is None else f"{self.directory}/checkpoint.safetensors (step {self.saved_at})"
             raise NonFiniteError(
                 f"step {self.logged + k + 1}: the {step.phases[phase].__name__} loss of replica {replica} is "
-                f"{losses[k, phase, replica]}; last good checkpoint: {kept}"
+                f"{losses[k, phase, replica]}; last good checkpoint: {self._last_good()}"
             )
         self.logged = self.done
         means = {phase.__name__: losses[:, i].mean(0).tolist() for i, phase in enumerate(step.phases)}
         self._write({"step": self.done, "epoch": epoch, **means})
-        if self.progress:
-            self.progress.update(self.done, {name: float(np.mean(v)) for name, v in means.items()})
+        text = " ".join(f"{name} {np.mean(v):.4g}" for name, v in means.items())
+        self.progress.update(self.done, f"epoch {epoch + 1}/{self.cfg.epochs} {text}")
+
+    def _last_good(self) -> str:
+        return "none" if self.saved_at is None else f"{self.directory}/checkpoint.safetensors (step {self.saved_at})"
+
+    def _check(self, tensors: dict[str, torch.Tensor]) -> None:
+        for name, t in tensors.items():
+            if t.is_floating_point() and not torch.isfinite(t).all():
+                kept = self._last_good()
+                raise NonFiniteError(f"step {self.done}: {name} is not finite; last good checkpoint: {kept}")
 
     def _end_epoch(self, epoch: int) -> None:
-        self._log(epoch)
+        self._check(self.step.parameters())
         metrics = {f"valid_{k}": v for k, v in evaluation.evaluate(self.models, self.data, "valid").items()}
         self._write({"step": self.done, "epoch": epoch, **metrics})
         if (epoch + 1) % self.cfg.checkpoint_every == 0 or epoch + 1 == self.cfg.epochs:
@@ -174,18 +198,20 @@ class _Training:
     def _save(self) -> None:
         """Save a checkpoint, unless a weight is not finite: then the one before stays the last good one."""
         state = self.step.state()
-        for name, tensor in state.items():
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise NonFiniteError(f"step {self.done}: {name} is not finite; last good checkpoint: step {self.saved_at}")
+        self._check(state)
         info = model_info(self.cfg, self.data.shape, self.classes)
         info |= {"step": self.done, "data_sha256": self.data.sha256, "fastaae": __version__}
         checkpoint.save(self.directory / "checkpoint.safetensors", state, info)
         self.saved_at = self.done
 
-    def _stop(self) -> None:
-        self._log((self.done - 1) // self.step.steps_per_epoch)
+    def _stop(self, epoch: int) -> None:
+        self._log(epoch)
         self._save()
-        raise Interrupted(f"stopped after step {self.done}; go on with: fastaae resume {self.directory}", self.signum)
+        directory = str(self.directory)
+        command = f"fastaae resume {shlex.quote(directory)}"
+        if self.cfg.dataset == "arrays":  # which the command line does not have
+            command = f"train(resume={directory!r}, data=...)"
+        raise Interrupted(f"stopped after step {self.done}; go on with: {command}", self.signum)
 
     def _finish(self) -> Run:
         valid = evaluation.evaluate(self.models, self.data, "valid")
@@ -194,14 +220,12 @@ class _Training:
         metrics = {name: evaluation.summarize(v) for name, v in values.items()}
         digest = checkpoint.digest(self.step.parameters())
         summary = {"metrics": metrics, "steps": self.done, "weights_sha256": digest}
-        _write_json(self.directory / "summary.json", summary)
-        if self.progress:
-            self.progress.close()
+        checkpoint.write_atomic(self.directory / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
         return Run(self.cfg, self.directory, metrics, read_history(self.directory), self.models)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Turn the first SIGINT or SIGTERM into a flag that the loop reads at a step boundary; a second one acts at once."""
+        """Turn the first SIGINT or SIGTERM into a flag read by the loop at a step boundary; a second acts at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -231,17 +255,16 @@ class _Training:
         checkpoint.write_atomic(path, "".join(kept).encode())
 
     def _write_config(self) -> None:
-        _write_json(
-            self.directory / "config.json",
-            {
-                "config": self.cfg.to_dict(),
-                "data": {"name": self.data.name, "sha256": self.data.sha256},
-                "command": sys.argv,
-                "versions": _versions(),
-                "git": _git(),
-                "hardware": _hardware(self.step.device),
-            },
-        )
+        """Write config.json; on resume, keep what it says of the start and add what is true now."""
+        path = self.directory / "config.json"
+        now = {"command": sys.argv, **provenance.describe(str(self.step.device))}
+        data = {"name": self.data.name, "sha256": self.data.sha256}
+        content = {"config": self.cfg.to_dict(), "data": data, **now}
+        if self.saved_at is not None and path.exists():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            resumed = [*before.get("resumed", []), {"step": self.done, **now}]
+            content = {**before, "config": content["config"], "resumed": resumed}
+        checkpoint.write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def read_history(directory: str | Path) -> dict[str, np.ndarray]:
@@ -288,69 +311,29 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _versions() -> dict[str, str]:
-    names = ("torch", "numpy", "safetensors", "triton")
-    found = {"fastaae": __version__, "python": platform.python_version()}
-    for name in names:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
-
-
-def _git() -> dict[str, Any]:
-    """Commit of the checkout that this package runs from, and whether it has uncommitted changes; {} if it is none."""
-    root = Path(__file__).resolve().parent.parent
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(root), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel")) != root:
-            return {}
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.SubprocessError):
-        return {}
-
-
-def _hardware(device: torch.device) -> dict[str, Any]:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {
-        "device": str(device),
-        "name": name,
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "system": platform.platform(),
-    }
-
-
-def _write_json(path: Path, value: Any) -> None:
-    checkpoint.write_atomic(path, (json.dumps(value, indent=1) + "\n").encode())
-
-
 class _Progress:
     """A tqdm bar on a terminal; elsewhere a line every 30 s."""
 
-    def __init__(self, cfg: Config, steps_per_epoch: int):
+    def __init__(self, total: int, done: int, shown: bool):
         from tqdm.auto import tqdm
 
-        self.total, self.per_epoch = cfg.epochs * steps_per_epoch, steps_per_epoch
-        self.bar = tqdm(total=self.total, unit="step", disable=None, file=sys.stderr)
-        self.started = self.last = time.monotonic()
-        self.first: int | None = None
+        self.bar = tqdm(total=total, initial=done, unit="step", disable=None if shown else True, file=sys.stderr)
+        self.lines = shown and self.bar.disable
+        self.total, self.first = total, done
+        self.started = self.printed = time.monotonic()
 
-    def update(self, done: int, losses: dict[str, float]) -> None:
-        text = " ".join(f"{name} {value:.4g}" for name, value in losses.items())
-        if not self.bar.disable:
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.bar.close()
+
+    def update(self, done: int, text: str) -> None:
+        now = time.monotonic()
+        if self.lines and now - self.printed >= 30:
+            self.printed = now
+            rate = (done - self.first) / (now - self.started)
+            print(f"step {done}/{self.total}, {rate:.1f} steps/s, {text}", file=sys.stderr, flush=True)
+        elif not self.bar.disable:
             self.bar.set_postfix_str(text, refresh=False)
             self.bar.update(done - self.bar.n)
-        now = time.monotonic()
-        self.first = done if self.first is None else self.first
-        if self.bar.disable and now - self.last >= 30:
-            self.last = now
-            rate = done / (now - self.started)
-            epoch = math.ceil(done / self.per_epoch)
-            print(f"epoch {epoch}: step {done}/{self.total}, {rate:.1f} steps/s, {text}", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        self.bar.close()

@@ -55,7 +55,7 @@ def sgd_(
     weight: Tensor, bias: Tensor, weight_momentum: Tensor, bias_momentum: Tensor,
     x: Tensor, grad: Tensor, rate: Tensor, momentum: float,
 ) -> None:  # fmt: skip
-    """SGD with momentum on one layer, its gradient gradᵀ x never stored: momentum' = momentum * m + gradᵀ x is one GEMM.
+    """SGD with momentum on one layer. Its gradient gradᵀ x is never stored: m = momentum * m + gradᵀ x is one GEMM.
 
     Args:
         x, grad: [R, B, I], [R, B, O], the layer's input and the gradient of its output.

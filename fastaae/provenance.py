@@ -1,0 +1,66 @@
+"""Where a number came from: versions, commit and hardware, for config.json and the benchmarks' tables."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+
+
+def describe(device: str = "cpu") -> dict[str, Any]:
+    """{"versions": {...}, "git": {...}, "hardware": {...}} of this process, JSON-ready."""
+    return {"versions": versions(), "git": git(), "hardware": hardware(device)}
+
+
+def versions() -> dict[str, str]:
+    """Versions of fastaae, Python and the packages that decide what a run computes."""
+    found = {"fastaae": __version__, "python": platform.python_version()}
+    for name in ("torch", "numpy", "safetensors", "triton"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def git() -> dict[str, Any]:
+    """Commit of the checkout that this package runs from, and whether it has uncommitted changes; {} if it is none."""
+    root = Path(__file__).resolve().parent.parent
+
+    def run(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        if Path(run("rev-parse", "--show-toplevel")).resolve() != root:
+            return {}
+        return {"commit": run("rev-parse", "HEAD"), "dirty": bool(run("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def hardware(device: str = "cpu") -> dict[str, Any]:
+    """Name of the processor or GPU, and the threads that torch uses."""
+    import torch
+
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
+    return {
+        "device": device,
+        "name": name,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": platform.platform(),
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
