@@ -1,0 +1,301 @@
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import fastaae
+from fastaae import Config, cli, phases, presets, training
+
+TRAIN = ["train", "digits", "--hidden", "16", "16"]
+SMALL = [*TRAIN, "--epochs", "1"]
+SEMI = ["--task", "semi_supervised", "--n-labeled", "100", "--replicas", "2"]
+WIDE = ["--init-std", "0.3"]  # so that pictures depend on the code after one epoch
+
+
+def status(*arguments):
+    """Exit status of a command run in this process; tyro leaves by SystemExit."""
+    try:
+        return cli.main([str(a) for a in arguments])
+    except SystemExit as error:
+        return error.code
+
+
+def start(*arguments, cwd):
+    env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-m", "fastaae.cli", *arguments], cwd=cwd, env=env, **pipes)
+
+
+def read_json(directory, name="summary.json"):
+    return json.loads((directory / name).read_text())
+
+
+def weights(directory):
+    return read_json(directory)["weights_sha256"]
+
+
+def plain(text):
+    """Text without tyro's box, whichever characters it is drawn with, in one line."""
+    return " ".join(re.sub("[─│╭╮╰╯|+]|-{3,}", " ", text).split())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Directory of a finished run of two replicas with a label head."""
+    directory = tmp_path_factory.mktemp("cli") / "run"
+    assert status(*SMALL, *SEMI, *WIDE, "--out-dir", directory) == 0
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture
+def signal_at_step(monkeypatch):
+    """A function that has a signal sent during the k-th step."""
+    call = phases.Step.__call__
+
+    def plan(k, signum):
+        count = itertools.count(1)
+
+        def step(self):
+            call(self)
+            if next(count) == k:
+                os.kill(os.getpid(), signum)
+
+        monkeypatch.setattr(phases.Step, "__call__", step)
+
+    return plan
+
+
+# Commands
+
+
+def test_presets_lists_every_preset(capsys):
+    assert status("presets") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == presets()
+    assert "n_labeled=100" in lines[presets().index("mnist-100")]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], []], ids=["help", "h", "nothing"])
+def test_help_names_every_command(capsys, arguments):
+    assert status(*arguments) == 0
+    printed = capsys.readouterr()
+    assert re.findall(r"^  ([a-z]+) ", printed.out, re.MULTILINE) == [
+        "presets", "train", "train", "resume", "evaluate", "sample"]  # fmt: skip
+    assert printed.err == ""
+
+
+def test_version(capsys):
+    assert status("--version") == 0
+    assert capsys.readouterr().out == f"{fastaae.__version__}\n"
+
+
+def test_help_of_train_lists_every_field(capsys):
+    assert status("train", "digits", "--help") == 0
+    listed = set(re.findall(r"^. (--[a-z-]+) ", capsys.readouterr().out, re.MULTILINE))
+    assert listed == {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(Config)}
+
+
+def test_train_prints_metrics_and_directory(tmp_path, capsys):
+    assert status(*SMALL, "--out-dir", "d") == 0
+    *metrics, last = capsys.readouterr().out.splitlines()
+    summary = read_json(tmp_path / "d")["metrics"]
+    assert dict(line.split()[:2] for line in metrics) == {name: f"{m['mean']:.4g}" for name, m in summary.items()}
+    assert summary.keys() == {"valid_reconstruction", "test_reconstruction"}
+    assert last == "run directory: d"
+
+
+def test_flags_change_fields_of_the_preset(trained):
+    cfg = Config.from_dict(read_json(trained, "config.json")["config"])
+    changes = {"epochs": 1, "task": "semi_supervised", "n_labeled": 100, "replicas": 2, "init_std": 0.3}
+    assert cfg == fastaae.preset("digits", hidden=(16, 16), **changes, out_dir=str(trained))
+
+
+def test_train_without_out_dir_makes_a_directory_of_its_own(tmp_path, capsys):
+    assert status(*SMALL) == 0
+    (directory,) = (tmp_path / "runs").iterdir()
+    assert re.fullmatch(r"digits-\d{8}-\d{6}", directory.name)
+    assert capsys.readouterr().out.endswith(f"run directory: runs/{directory.name}\n")
+
+
+def test_train_from_config_repeats_the_run(tmp_path, trained):
+    assert status("train", "--config", trained / "config.json", "--out-dir", "repeat") == 0
+    assert weights(tmp_path / "repeat") == weights(trained)
+    assert status("train", "--config", trained / "config.json", "--out-dir", "other", "--seed", "1") == 0
+    assert weights(tmp_path / "other") != weights(trained)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
+def test_stopped_run_goes_on_with_the_printed_command(tmp_path, capsys, trained, signal_at_step, signum, code):
+    signal_at_step(3, signum)
+    assert status(*SMALL, *SEMI, *WIDE, "--out-dir", "a run") == code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    command = shlex.split(printed.err.strip().partition("fastaae: stopped after step 3; go on with: ")[2])
+    assert command == ["fastaae", "resume", "a run"]
+    assert status(*command[1:]) == 0
+    assert capsys.readouterr().out.endswith("run directory: a run\n")
+    assert weights(tmp_path / "a run") == weights(trained)
+
+
+def test_interruption_outside_training_has_a_message(capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train", interrupted)
+    assert status(*SMALL) == 130
+    assert capsys.readouterr().err == "fastaae: interrupted\n"
+
+
+def test_evaluate_prints_the_numbers_of_the_summary(capsys, trained):
+    assert status("evaluate", trained) == 0
+    printed = {}
+    for line in capsys.readouterr().out.splitlines():
+        printed |= json.loads(line)
+    assert printed == read_json(trained)["metrics"]
+    assert printed.keys() >= {"test_error", "test_reconstruction", "valid_error"}
+    assert len(printed["test_error"]["replicas"]) == 2
+
+
+def png_size(path):
+    content = path.read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
+
+
+@pytest.mark.parametrize(("n", "columns", "rows"), [(64, 8, 8), (10, 4, 3), (1, 1, 1)], ids=["64", "10", "1"])
+def test_sample_writes_a_picture_of_n_examples(tmp_path, capsys, trained, n, columns, rows):
+    assert status("sample", trained, "--n", n, "--out", "s.png") == 0
+    assert capsys.readouterr().out == "s.png\n"
+    width, height = png_size(tmp_path / "s.png")
+    assert width / columns == height / rows >= 8  # pixels: the images are square, 8 x 8
+
+
+def test_sample_goes_to_the_run_directory_and_depends_on_seed_and_replica(tmp_path, capsys, trained):
+    run = shutil.copytree(trained, tmp_path / "run")
+    pictures = []
+    for options in ([], ["--seed", "0"], ["--seed", "1"], ["--replica", "1"]):
+        assert status("sample", run, "--n", "4", *options) == 0
+        pictures.append((run / "samples.png").read_bytes())
+    assert capsys.readouterr().out.splitlines() == [str(run / "samples.png")] * 4
+    assert pictures[0] == pictures[1]
+    assert len(set(pictures)) == 3
+
+
+def test_ctrl_c_in_a_real_process(tmp_path):
+    np.savez("data.npz", x=np.random.default_rng(0).random((300, 16)))
+    run = tmp_path / "run"
+    options = ["--dataset", "data.npz", "--batch-size", "25", "--epochs", "60", "--out-dir", "run"]
+    process = start(*TRAIN, *options, cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while not (run / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, ""), err
+    assert not (run / "summary.json").exists()
+    stopped = re.fullmatch(r"fastaae: stopped after step (\d+); go on with: fastaae (.*)\n", err)
+    assert 10 <= int(stopped[1]) < 600
+    assert status(*shlex.split(stopped[2])) == 0
+    assert read_json(run)["steps"] == 600
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows if "valid_reconstruction" in row] == list(range(60))
+
+
+# Errors
+
+ERRORS = [
+    ("trian", "fastaae: unknown command 'trian' usage: fastaae COMMAND .*"),
+    ("train", r"fastaae: train: expected a preset \(digits, .*\) or --config FILE"),
+    ("train digit", r"fastaae: unknown preset 'digit': expected one of digits, .*; did you mean 'digits'\?"),
+    ("train digits --epoch 1", "Unrecognized options .*: --epoch, 1 Perhaps you meant: --epochs INT .*"),
+    ("train digits stray", "Unrecognized options .*: stray .*"),
+    ("train digits --epochs x", "Value error .*--epochs: invalid literal for int.*: 'x' .*"),
+    ("train digits --epochs 0", "Value error .*epochs=0: expected an integer from 1 to .*"),
+    ("train digits --lr-adversarial nan", "Value error .*lr_adversarial=nan: expected a finite number.*"),
+    ("train digits --task foo", "Invalid choice .*'foo' for argument '--task'.*'unsupervised', .*"),
+    ("train digits --device tpu", "fastaae: device='tpu': expected 'auto', 'cpu', .*"),
+    ("train digits --batch-size 1251", "fastaae: batch_size=1251: expected at most the 1250 .* digits"),
+    ("train digits --out-dir file", "fastaae: out_dir='file': expected a new or empty directory; .*"),
+    ("train digits --dataset no.npz", "fastaae: no.npz: not a readable .npz file .*"),
+    ("train --config", "fastaae: train --config: expected a file"),
+    ("train --config no.json", "fastaae: no.json: .*No such file.*"),
+    ("train --config .", "fastaae: .: .*Is a directory.*"),
+    ("train --config file", "fastaae: file: Expecting value: .*"),
+    ("train --config binary.json", "fastaae: binary.json: 'utf-8' codec can't decode .*"),
+    ("train --config list.json", "fastaae: list.json: config: got list, expected an object of .*"),
+    ("train --config field.json", r"fastaae: field.json: .*field 'epoch'; did you mean 'epochs'\?"),
+    ("train --config value.json", "fastaae: value.json: epochs='many': expected an integer from 1 to .*"),
+    ("resume", "fastaae: resume: expected one run directory, got nothing"),
+    ("resume a b", "fastaae: resume: expected one run directory, got a b"),
+    ("resume no", "fastaae: resume: 'no' is no directory"),
+    ("resume file", "fastaae: resume: 'file' is no directory"),
+    ("resume empty", "fastaae: empty/checkpoint.safetensors: No such file or directory"),
+    ("resume broken", "fastaae: broken/checkpoint.safetensors: not a checkpoint, or truncated .*"),
+    ("evaluate no", "fastaae: evaluate: 'no' is no directory"),
+    ("evaluate broken", "fastaae: broken/checkpoint.safetensors: not a checkpoint, or truncated .*"),
+    ("sample no", "fastaae: sample: 'no' is no directory"),
+    ("sample", "fastaae: sample: expected one run directory, got nothing"),
+    ("sample run --n 0", "fastaae: n=0: expected at least 1"),
+    ("sample run --replica 2", "fastaae: run/checkpoint.safetensors: replica=2, the file holds 2"),
+    ("sample run --out no/s.png", "fastaae: .*No such file.*'no/s.png'"),
+    ("sample run --many 9", "Unrecognized options .*--many.*"),
+]
+
+
+@pytest.mark.parametrize(("command", "message"), ERRORS, ids=[command for command, _ in ERRORS])
+def test_error_is_one_clear_message(tmp_path, capsys, trained, command, message):
+    for name, content in {
+        "file": b"", "binary.json": b"\xff\xfe", "list.json": b"[1]", "field.json": b'{"epoch": 1}',
+        "value.json": b'{"config": {"epochs": "many"}}', "broken/checkpoint.safetensors": b"x" * 99,
+    }.items():  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "empty").mkdir()
+    shutil.copytree(trained, tmp_path / "run")
+    before = sorted(tmp_path.rglob("*"))
+    capsys.readouterr()
+    assert status(*command.split()) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert re.fullmatch(message, plain(printed.err)), printed.err
+    assert not printed.err.startswith("fastaae:") or command == "trian" or printed.err.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_run_on_own_arrays_cannot_be_evaluated_without_them(capsys):
+    x = np.random.default_rng(0).random((30, 4))
+    cfg = Config(hidden=(4,), style_dim=2, batch_size=5, epochs=1, out_dir="own")
+    training.train(cfg, data=x, progress=False)
+    for command in ("evaluate", "resume"):
+        assert status(command, "own") == 2
+        assert "dataset='arrays'" in capsys.readouterr().err
+
+
+def test_diverging_run_ends_with_status_1(capsys):
+    assert status(*SMALL, "--lr-reconstruction", "1e38", "--out-dir", "d") == 1
+    assert re.fullmatch(r"fastaae: step 1: the .* loss of replica 0 is nan; last good .*\n", capsys.readouterr().err)
+
+
+def test_error_in_a_real_process_has_no_traceback(tmp_path):
+    process = start("train", "digit", cwd=tmp_path)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (2, "")
+    assert re.fullmatch(r"fastaae: unknown preset 'digit': .*\n", err)

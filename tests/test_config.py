@@ -1,0 +1,216 @@
+"""Config: the paper's numbers, the way to JSON and back, and a refusal that names the culprit for every wrong value."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+
+from fastaae.config import Config, preset, presets
+
+HUGE = 10**400  # more than a float holds
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_survives_json(name):
+    cfg = preset(name, seed=7, n_validation=3, out_dir="runs/ä")
+    assert cfg.name == name
+    again = Config.from_dict(json.loads(json.dumps(cfg.to_dict())))
+    assert again == cfg and hash(again) == hash(cfg)
+    assert all(type(getattr(again, f.name)) is type(getattr(cfg, f.name)) for f in dataclasses.fields(cfg))
+
+
+def test_lists_become_tuples_and_integers_floats():
+    cfg = Config(hidden=[30, 20], lr_decay_epochs=[], prior_std=2, momentum=0, input_noise=0)
+    assert cfg.hidden == (30, 20) and cfg.lr_decay_epochs == ()
+    assert all(type(v) is float for v in (cfg.prior_std, cfg.momentum, cfg.input_noise))
+    assert Config(hidden=()).hidden == ()  # a linear encoder
+
+
+def test_a_preset_takes_changes():
+    cfg = preset("mnist-100", epochs=2, n_labeled=None)
+    assert (cfg.epochs, cfg.n_labeled, cfg.style_dim) == (2, None, 10)
+    assert preset("mnist-100").epochs == 5000
+
+
+@pytest.mark.parametrize(("name", "n_labeled"), [("mnist-100", 100), ("mnist-1000", 1000), ("mnist-all", None)])
+def test_semi_supervised_presets_are_the_papers(name, n_labeled):
+    c = preset(name)
+    assert c.task == "semi_supervised" and c.dataset == "mnist" and c.n_labeled == n_labeled
+    assert c.optimizer == "sgd" and (c.momentum, c.momentum_adversarial) == (0.9, 0.1)
+    assert (c.lr_reconstruction, c.lr_adversarial, c.lr_classification) == (0.01, 0.1, 0.1)
+    assert (c.lr_decay, c.lr_decay_epochs, c.epochs) == (0.1, (50, 1000), 5000)
+    assert (c.prior, c.prior_std, c.style_dim, c.input_noise) == ("gaussian", 1.0, 10, 0.3)
+    assert (c.hidden, c.batch_size, c.output) == ((1000, 1000), 100, "sigmoid")
+    assert (c.reconstruction, c.init_std) == ("squared_error", 0.01)
+
+
+@pytest.mark.parametrize(("name", "style_dim"), [("mnist-likelihood", 8), ("mnist-2d", 2)])
+def test_unsupervised_presets_are_the_papers(name, style_dim):
+    c = preset(name)
+    assert (c.task, c.dataset, c.style_dim) == ("unsupervised", "mnist", style_dim)
+    assert (c.prior, c.prior_std) == ("gaussian", 5.0)
+    assert (c.optimizer, c.momentum, c.momentum_adversarial) == ("sgd", 0.9, 0.1)
+    assert (c.lr_reconstruction, c.lr_adversarial) == (0.01, 0.1)
+    assert (c.hidden, c.batch_size, c.input_noise, c.output) == ((1000, 1000), 100, 0.0, "sigmoid")
+
+
+INTEGERS = ("style_dim", "epochs", "batch_size", "replicas", "checkpoint_every", "log_every")
+POSITIVE = ("lr_reconstruction", "lr_adversarial", "lr_classification", "prior_std", "init_std", "lr_decay")
+SEMI = {"task": "semi_supervised"}
+
+REFUSED = [
+    *((name, 0, "an integer from 1") for name in (*INTEGERS, "n_validation", "n_labeled")),
+    ("style_dim", -1, "an integer from 1"),
+    ("epochs", 2**31, "2**31 - 1"),
+    ("batch_size", True, "an integer from 1"),
+    ("replicas", 2.0, "an integer from 1"),
+    ("log_every", "5", "an integer from 1"),
+    ("checkpoint_every", None, "an integer from 1"),
+    ("epochs", math.nan, "an integer from 1"),
+    ("seed", -1, "an integer from 0"),
+    ("seed", None, "an integer from 0"),
+    *((name, 0.0, "a finite number > 0") for name in POSITIVE),
+    ("lr_adversarial", -0.1, "a finite number > 0"),
+    ("lr_reconstruction", math.nan, "a finite number > 0"),
+    ("prior_std", math.inf, "a finite number > 0"),
+    ("init_std", "0.01", "a finite number > 0"),
+    ("lr_decay", True, "a finite number > 0"),
+    ("prior_std", HUGE, "a finite number > 0"),
+    ("lr_classification", None, "a finite number > 0"),
+    ("input_noise", -1e-9, "a finite number >= 0"),
+    ("momentum", 1.0, "a number in [0, 1)"),
+    ("momentum", -0.1, "a number in [0, 1)"),
+    ("momentum_adversarial", 1.5, "a number in [0, 1)"),
+    ("momentum_adversarial", math.nan, "a number in [0, 1)"),
+    ("hidden", 100, "a tuple of integers"),
+    ("hidden", "100", "a tuple of integers"),
+    ("lr_decay_epochs", None, "a tuple of integers"),
+    ("lr_decay_epochs", (50, 20), "increasing epochs"),
+    ("lr_decay_epochs", (50, 50), "increasing epochs"),
+    ("name", "", "a non-empty string"),
+    ("dataset", None, "a non-empty string"),
+    ("device", 0, "a non-empty string"),
+    ("data_dir", 3, "a string or None"),
+    ("out_dir", b"x", "a string or None"),
+    ("task", "semi-supervised", "did you mean 'semi_supervised'?"),
+    ("task", None, "one of unsupervised, semi_supervised"),
+    ("prior", "gausian", "did you mean 'gaussian'?"),
+    ("output", ["sigmoid"], "one of sigmoid, linear"),
+    ("reconstruction", "squared error", "did you mean 'squared_error'?"),
+    ("optimizer", "rmsprop", "one of sgd, adam"),
+    ("precision", "fp16", "one of fp32, fp64"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "expected"), REFUSED, ids=lambda v: repr(v)[:24])
+def test_a_wrong_value_is_refused_by_name(field, value, expected):
+    with pytest.raises(ValueError) as error:
+        Config(**SEMI | {field: value})
+    shown = tuple(value) if isinstance(value, list) else value
+    assert str(error.value).startswith(f"{field}={shown!r}: expected ")
+    assert expected in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["hidden", "lr_decay_epochs"])
+@pytest.mark.parametrize("value", [0, -5, 2**31, 1.5, True, "9", None, (9,)], ids=repr)
+def test_a_wrong_element_is_refused_by_name(name, value):
+    with pytest.raises(ValueError) as error:
+        Config(**{name: (3, value)})
+    assert str(error.value).startswith(f"{name}={value!r}: expected an integer from 1")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"reconstruction": "cross_entropy", "output": "linear"}, "output='linear': expected 'sigmoid' when reconstr"),
+        ({"n_labeled": 100}, "n_labeled=100: expected None: the task 'unsupervised' uses no labels"),
+    ],
+    ids=["cross entropy of a linear output", "labels of an unsupervised run"],
+)
+def test_fields_that_contradict_each_other_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**fields)
+
+
+@pytest.mark.parametrize(
+    ("make", "parts"),
+    [
+        (lambda: preset("mnist100"), ["'mnist100'", "mnist-100, mnist-1000", "did you mean 'mnist-100'?"]),
+        (lambda: preset("digits", epoch=3), ["'epoch'", "did you mean 'epochs'?"]),
+        (lambda: Config.from_dict({"style_dims": 3}), ["'style_dims'", "did you mean 'style_dim'?"]),
+        (lambda: Config.from_dict({3: 3}), ["unknown field 3"]),
+        (lambda: Config.from_dict([1]), ["got list", "expected an object"]),
+        (lambda: Config.from_dict(None), ["got NoneType", "expected an object"]),
+    ],
+    ids=["preset", "field of a preset", "field", "number as field", "list", "None"],
+)
+def test_unknown_names_are_refused_with_a_suggestion(make, parts):
+    with pytest.raises(ValueError) as error:
+        make()
+    assert all(part in str(error.value) for part in parts), str(error.value)
+
+
+def test_from_json_reads_plain_fields_and_the_config_of_a_run(tmp_path):
+    cfg = preset("digits", seed=3, out_dir="runs/a")
+    plain, run = tmp_path / "plain.json", tmp_path / "config.json"
+    plain.write_text(json.dumps(cfg.to_dict()))
+    run.write_text(json.dumps({"config": cfg.to_dict(), "versions": {"torch": "2"}}))
+    assert Config.from_json(plain) == cfg
+    assert Config.from_json(str(run)) == dataclasses.replace(cfg, out_dir=None)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "No such file"),
+        (b"", "Expecting value"),
+        (b"{'seed': 1}", "Expecting property name"),
+        (b"\x80{}", "utf-8"),
+        (b"[1]", "got list, expected an object"),
+        (b'{"config": [1]}', "mapping"),
+        (b'{"sead": 1}', "unknown field 'sead'; did you mean 'seed'"),
+        (b'{"config": {"sead": 1}}', "unknown field 'sead'"),
+        (b'{"momentum": NaN}', "momentum=nan: expected"),
+        (b'{"momentum": 1%s}' % (b"0" * 400), "momentum=10+: expected"),
+        (b'{"momentum": 1%s}' % (b"0" * 9000), "4300"),
+        (b'{"seed": 1, "seed": 2}', "'seed' is given twice"),
+        (b"[" * 100_000, "decoding a JSON array"),
+        (b'{"a":' * 100_000, "decoding a JSON object"),
+    ],
+    ids="missing empty quotes bytes list wrong-config unknown nested NaN huge huger twice deep-list deep-dict".split(),
+)
+def test_from_json_refuses_with_the_name_of_the_file(tmp_path, content, message):
+    path = tmp_path / "bad.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        Config.from_json(path)
+    assert str(error.value).startswith(f"{path}: ")
+
+
+def test_from_json_refuses_a_folder(tmp_path):
+    with pytest.raises(ValueError, match="directory"):
+        Config.from_json(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "factor"), [(0, 1), (1, 1), (2, 0.5), (3, 0.5), (4, 0.5), (5, 0.25), (6, 0.25), (10**6, 0.25)]
+)
+def test_rates_decay_at_the_start_of_the_given_epochs(epoch, factor):
+    assert Config(lr_decay=0.5, lr_decay_epochs=(2, 5)).rate(0.8, epoch) == 0.8 * factor
+
+
+def test_without_decay_epochs_the_rate_stays():
+    assert Config(lr_decay_epochs=()).rate(0.3, 10**6) == 0.3
+
+
+def test_config_needs_no_torch():
+    code = (
+        "import sys, fastaae.config as c; c.preset('mnist-100'); sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -1,0 +1,112 @@
+"""Every operation of fastaae.kernels against float64 autograd or the textbook formula."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from fastaae import kernels
+
+D64 = torch.float64
+SHAPES = [pytest.param(1, 1, 1, 1, id="ones"), pytest.param(1, 5, 7, 3, id="r1"), pytest.param(3, 4, 11, 13, id="r3")]
+
+
+def randn(*shape):
+    return torch.randn(*shape, dtype=D64)
+
+
+def close(a, b, rtol=1e-9):
+    torch.testing.assert_close(a, b, rtol=rtol, atol=1e-12)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("r,b,i,o", SHAPES)
+def test_linear_and_its_gradients(r, b, i, o, relu):
+    x, w, bias, upstream = randn(r, b, i).relu().requires_grad_(), randn(r, o, i), randn(r, 1, o), randn(r, b, o)
+    w.requires_grad_(), bias.requires_grad_()
+    expected = torch.einsum("rbi,roi->rbo", x, w) + bias
+    gx, gw, gb = torch.autograd.grad(expected, (x, w, bias), upstream)
+
+    out, gin = torch.empty(r, b, o, dtype=D64), torch.empty(r, b, i, dtype=D64)
+    kernels.linear(x.detach(), w.detach(), bias.detach(), out, relu)
+    close(out, expected.detach().relu() if relu else expected.detach())
+    kernels.linear_backward(upstream, w.detach(), gin, x.detach() if relu else None)
+    close(gin, gx * (x > 0) if relu else gx)
+
+    weight, offset = w.detach().clone(), bias.detach().clone()
+    wm, bm = torch.zeros_like(weight), torch.zeros_like(offset)
+    kernels.sgd_(weight, offset, wm, bm, x.detach(), upstream, torch.full((1, 1, 1), 0.5, dtype=D64), 0.9)
+    close(wm, gw)
+    close(bm, gb)
+    close(weight, w.detach() - 0.5 * gw)
+    close(offset, bias.detach() - 0.5 * gb)
+
+
+@pytest.mark.parametrize("scale", [1, 30, 300], ids=lambda s: f"x{s}")
+@pytest.mark.parametrize("sigmoid", [False, True])
+@pytest.mark.parametrize("r,b,d", [(1, 1, 1), (3, 5, 7)])
+def test_squared_error(r, b, d, sigmoid, scale):
+    logits, target = (scale * randn(r, b, d)).requires_grad_(), torch.rand(r, b, d, dtype=D64)
+    output = logits.sigmoid() if sigmoid else logits
+    expected = 0.5 * (output - target).square().sum(-1).mean(-1)
+    (gradient,) = torch.autograd.grad(expected.sum(), logits)
+    grad, work = torch.empty_like(target), logits.detach().clone()
+    close(kernels.squared_error(work, target, grad, sigmoid), expected.detach())
+    close(grad, gradient)
+    close(work, output.detach())
+
+
+@pytest.mark.parametrize("scale", [1, 30, 1000], ids=lambda s: f"x{s}")
+@pytest.mark.parametrize("r,b,d", [(1, 1, 1), (3, 5, 7)])
+def test_cross_entropy(r, b, d, scale):
+    logits, target = (scale * randn(r, b, d)).requires_grad_(), torch.rand(r, b, d, dtype=D64)
+    expected = F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(-1).mean(-1)
+    (gradient,) = torch.autograd.grad(expected.sum(), logits)
+    grad, work = torch.empty_like(target), logits.detach().clone()
+    close(kernels.cross_entropy(work, target, grad), expected.detach())
+    close(grad, gradient)
+
+
+@pytest.mark.parametrize("scale", [1, 30, 10_000], ids=lambda s: f"x{s}")
+@pytest.mark.parametrize("r,b", [(1, 1), (3, 5)])
+def test_adversarial_losses(r, b, scale):
+    logits = (scale * randn(r, 2 * b, 1)).requires_grad_()
+    real, fake = logits[:, :b], logits[:, b:]
+    expected = -(F.logsigmoid(real) + F.logsigmoid(-fake)).mean((1, 2))
+    (gradient,) = torch.autograd.grad(expected.sum(), logits)
+    grad = torch.empty(r, 2 * b, 1, dtype=D64)
+    close(kernels.discriminator_loss(logits.detach(), grad), expected.detach())
+    close(grad, gradient)
+
+    expected = -F.logsigmoid(logits).mean((1, 2))
+    (gradient,) = torch.autograd.grad(expected.sum(), logits)
+    close(kernels.generator_loss(logits.detach(), grad), expected.detach())
+    close(grad, gradient)
+
+
+@pytest.mark.parametrize("scale", [1, 30, 1000], ids=lambda s: f"x{s}")
+@pytest.mark.parametrize("r,b,k", [(1, 1, 2), (3, 5, 10)])
+def test_softmax_losses(r, b, k, scale):
+    logits, labels = (scale * randn(r, b, k)).requires_grad_(), torch.randint(k, (r, b))
+    expected = torch.stack([F.cross_entropy(logits[j], labels[j]) for j in range(r)])
+    (gradient,) = torch.autograd.grad(expected.sum(), logits)
+    grad = torch.empty(r, b, k, dtype=D64)
+    close(kernels.softmax_cross_entropy(logits.detach(), labels, grad), expected.detach())
+    close(grad, gradient)
+
+    y, upstream = logits.softmax(-1), randn(r, b, k)
+    (gradient,) = torch.autograd.grad(y, logits, upstream)
+    kernels.softmax_backward_(upstream, y.detach())
+    close(upstream, gradient)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
+def test_gather_takes_the_rows_and_scales_bytes(dtype):
+    data = torch.randint(0, 256, (9, 6)).to(dtype)
+    index = torch.tensor([[8, 0, 3], [3, 3, 1]], dtype=torch.int32)
+    out = torch.empty(2, 3, 6, dtype=torch.float32 if dtype == torch.uint8 else dtype)
+    staging = torch.empty(6, 6, dtype=torch.uint8) if dtype == torch.uint8 else None
+    kernels.gather(data, index, out, staging)
+    expected = data[index.long()].to(out.dtype)
+    assert torch.equal(out, expected / 255 if dtype == torch.uint8 else expected)

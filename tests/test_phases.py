@@ -1,0 +1,252 @@
+"""The step: against autograd and an idiomatic PyTorch step in float64, replicas against single runs, capture safety."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fastaae import Config
+from fastaae.data import from_arrays
+from fastaae.phases import PHASES, Step
+
+CPU = torch.device("cpu")
+VARIANTS = {
+    "plain": {},
+    "noise": {"input_noise": 0.3},
+    "cross-entropy": {"reconstruction": "cross_entropy"},
+    "linear-output": {"output": "linear"},
+    "one-layer": {"hidden": (12,)},
+    "adam": {"optimizer": "adam", "lr_reconstruction": 1e-3, "lr_adversarial": 1e-3, "lr_classification": 1e-3},
+}
+
+
+def dataset(dtype=np.uint8, n=120):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (n, 4, 5)).astype(np.uint8)
+    y = np.arange(n) % 3
+    return from_arrays((x if dtype == np.uint8 else (x / 255).astype(dtype), y), n_validation=20)
+
+
+def config(task, **fields):
+    fields = {"hidden": (16, 12), "style_dim": 3, "prior_std": 2.0, "init_std": 0.3, "batch_size": 10, **fields}
+    return Config(task=task, precision="fp64", log_every=10, **fields)
+
+
+def make(cfg, epoch=0):
+    step = Step(cfg, dataset(), CPU)
+    step.start_epoch(epoch)
+    return step
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("task", PHASES)
+def test_whole_steps_equal_the_idiomatic_ones(task, variant, bench_step):
+    assert bench_step.check(config(task, **VARIANTS[variant]), dataset(), steps=5) < 1e-9
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "adam"])
+@pytest.mark.parametrize("task", PHASES)
+def test_every_phase_has_the_loss_and_gradients_of_autograd(task, variant, bench_step):
+    rates = {"lr_reconstruction": 1.0, "lr_adversarial": 1.0, "lr_classification": 1.0}
+    step = make(config(task, momentum=0.0, momentum_adversarial=0.0, **rates, **VARIANTS[variant]))
+    step.draw()
+    noisy, target, real, *labeled = bench_step.drawn(step)
+    for phase in step.phases:
+        other = bench_step.Idiomatic(step)  # from the weights as they are before this phase
+        with torch.no_grad():
+            codes = other.encode(noisy)
+        loss = {
+            "reconstruction": lambda o=other: o.reconstruction(noisy, target),
+            "discriminator": lambda o=other, c=codes: o.discriminator(c, real),
+            "generator": lambda o=other: o.generator(noisy),
+            "classification": lambda o=other: o.classification(*labeled),
+        }[phase.__name__]()
+        updated = {
+            "reconstruction": [("encoder", other.encoder), ("decoder", other.decoder)],
+            "discriminator": [(f"discriminator.{n}", m) for n, m in other.discriminators.items()],
+        }.get(phase.__name__, [("encoder", other.encoder)])
+        expected = {}
+        for name, module in updated:
+            gradients = torch.autograd.grad(loss, list(module.parameters()), retain_graph=True)
+            keys = [k for k in step.parameters() if k.startswith(name + ".")]
+            expected |= dict(zip(keys, gradients, strict=True))
+        before = {name: p.clone() for name, p in step.parameters().items()}
+        value = phase(step)
+        torch.testing.assert_close(value, loss.detach().expand(1), rtol=1e-9, atol=0)
+        for name, p in step.parameters().items():
+            if name in expected:
+                gradient = expected[name].reshape(p.shape)
+                scale = gradient.abs().max().item()
+                assert scale > 0
+                torch.testing.assert_close(before[name] - p, gradient, rtol=1e-9, atol=1e-9 * scale, msg=name)
+            else:
+                assert torch.equal(before[name], p), f"{phase.__name__} changed {name}"
+
+
+@pytest.mark.parametrize("variant", ["noise", "adam"])
+@pytest.mark.parametrize("task", PHASES)
+def test_three_replicas_equal_three_runs(task, variant):
+    fields = {"n_labeled": 30} if task == "semi_supervised" else {}
+    cfg = config(task, replicas=3, seed=5, **fields, **VARIANTS[variant])
+    together = make(cfg)
+    alone = [make(config(task, seed=5 + k, **fields, **VARIANTS[variant])) for k in range(3)]
+    for n in range(20):
+        for step in (together, *alone):
+            if n == 10:
+                step.start_epoch(1)
+                step.slot.zero_()
+            step()
+    for k, single in enumerate(alone):
+        torch.testing.assert_close(together.losses[:, :, k], single.losses[:, :, 0], rtol=1e-10, atol=1e-12)
+        for name, p in single.parameters().items():
+            torch.testing.assert_close(together.parameters()[name][k], p[0], rtol=1e-9, atol=1e-11, msg=name)
+
+
+def test_replicas_differ_in_weights_labels_order_noise_and_prior():
+    step = make(config("semi_supervised", replicas=2, n_labeled=30, input_noise=0.1))
+    step.draw()
+    for tensor in (step.encoder.weights[0], step.order, step.encoding.x[0], step.judging["z"].x[0][:, :10]):
+        assert not torch.equal(tensor[0], tensor[1])
+    assert set(step.labeled[0].tolist()) != set(step.labeled[1].tolist())
+    noise = step.encoding.x[0] - step.target
+    assert not torch.equal(noise[0], noise[1]) and abs(noise.std().item() - 0.1) < 0.02
+
+
+def test_an_epoch_shows_every_example_once_and_cycles_the_labelled_ones():
+    step = make(config("semi_supervised", n_labeled=30))
+    seen, labeled = [], []
+    for _ in range(step.steps_per_epoch):
+        step.draw()
+        seen.append(step.encoding.x[0][0].clone())
+        labeled.append(step.classifying.x[0][0].clone())
+        step.cursor.add_(1)
+    expected = step.x.double() / 255
+    rows = torch.cat(seen)
+    assert torch.equal(rows[np.lexsort(rows.numpy().T)], expected[np.lexsort(expected.numpy().T)])
+    for k in range(0, 9, 3):  # 10 steps of 10: three passes over 30 labelled examples, and a part of a fourth
+        assert len(torch.cat(labeled[k : k + 3]).unique(dim=0)) == 30
+    assert torch.equal(step.labels[0], step.y[step.labeled_order[0, 90:].long()][:10])
+    order = step.order.clone()
+    step.start_epoch(1)
+    assert not torch.equal(order, step.order)
+    step.start_epoch(0)
+    assert torch.equal(order, step.order)
+
+
+def test_labels_fewer_than_a_batch_are_all_in_every_step():
+    step = make(config("semi_supervised", n_labeled=6))
+    for _ in range(3):
+        step.draw()
+        assert sorted(step.labels[0].tolist()) == [0, 0, 1, 1, 2, 2]
+        step.cursor.add_(1)
+
+
+def test_rates_decay_at_the_start_of_their_epochs():
+    step = make(config("unsupervised", lr_reconstruction=0.5, lr_decay_epochs=(2, 4), lr_decay=0.1))
+    rates = []
+    for epoch in range(6):
+        step.start_epoch(epoch)
+        rates.append(step.rates["reconstruction"].item())
+    np.testing.assert_allclose(rates, [0.5, 0.5, 0.05, 0.05, 0.005, 0.005], rtol=1e-12)
+
+
+def test_float_data_trains_as_bytes_do():
+    cfg = config("unsupervised")
+    a, b = Step(cfg, dataset(), CPU), Step(cfg, dataset(np.float32), CPU)
+    for step in (a, b):
+        step.start_epoch(0)
+        step()
+    for name, p in a.parameters().items():
+        torch.testing.assert_close(p, b.parameters()[name], rtol=1e-6, atol=1e-7)
+
+
+class Recorder(TorchDispatchMode):
+    """Fails on operators that synchronise or whose output shape depends on data; records operators and shapes."""
+
+    FORBIDDEN = (
+        "_local_scalar_dense", "equal", "is_nonzero", "nonzero", "masked_select", "unique", "bincount", "item",
+        "repeat_interleave", "allclose",
+    )  # fmt: skip
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if any(name == f or name.startswith((f + "_", "_" + f)) for f in self.FORBIDDEN):
+            raise AssertionError(f"{name} cannot be captured")
+        if name in ("index", "index_put", "index_put_"):
+            assert all(i is None or i.dtype != torch.bool for i in args[1]), "a mask gives a data-dependent shape"
+        self.calls.append((name, *(tuple(a.shape) for a in args if isinstance(a, torch.Tensor))))
+        return func(*args, **(kwargs or {}))
+
+
+def buffers(value, path="step", seen=None):
+    """Address of every tensor that can be reached from the step, by path."""
+    seen = set() if seen is None else seen
+    if isinstance(value, torch.Tensor):
+        return {path: value.data_ptr()}
+    if id(value) in seen or isinstance(value, (str, int, float, torch.Generator, Config, type(None))):
+        return {}
+    seen.add(id(value))
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, (list, tuple)):
+        items = enumerate(value)
+    else:
+        items = getattr(value, "__dict__", {}).items()
+    return {k: v for key, item in items for k, v in buffers(item, f"{path}.{key}", seen).items()}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("task", PHASES)
+def test_the_step_is_capture_safe(task, optimizer):
+    step = make(config(task, optimizer=optimizer, replicas=2, input_noise=0.3))
+    step()
+    addresses, recorded = buffers(step), []
+    for _ in range(3):
+        with Recorder() as recorder:
+            step()
+        recorded.append(recorder.calls)
+    assert len(addresses) > 50 and buffers(step) == addresses, "a buffer was rebound"
+    assert recorded[0] == recorded[1] == recorded[2], "operators or shapes differ from step to step"
+
+
+@pytest.mark.parametrize(
+    "fault", [lambda s: s.target.sum().item(), lambda s: s.target[s.target > 0], lambda s: s.target.nonzero()],
+    ids=["item", "mask", "nonzero"],
+)  # fmt: skip
+def test_the_capture_test_can_fail(fault):
+    step = make(config("unsupervised"))
+    step.phases = (lambda s: fault(s) and None, *step.phases[1:])
+    with Recorder(), pytest.raises(AssertionError):
+        step()
+
+
+def test_state_restores_bit_for_bit():
+    step = make(config("semi_supervised", input_noise=0.3, optimizer="adam", replicas=2))
+    step()
+    state = {name: t.clone() for name, t in step.state().items()}
+    step()
+    after = {name: t.clone() for name, t in step.state().items()}
+    fresh = make(config("semi_supervised", input_noise=0.3, optimizer="adam", replicas=2))
+    fresh.restore(state)
+    fresh.cursor.fill_(1)
+    fresh()
+    assert all(torch.equal(after[name], t) for name, t in fresh.state().items())
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"batch_size": 101}, "batch_size=101: expected at most the 100 training examples"),
+        ({"task": "semi_supervised", "n_labeled": 101}, "n_labeled=101"),
+    ],
+    ids=["batch", "labels"],
+)
+def test_more_than_the_data_has_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Step(config(**{"task": "unsupervised", **fields}), dataset(), CPU)

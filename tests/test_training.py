@@ -1,0 +1,633 @@
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import itertools
+import json
+import os
+import platform
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from fastaae import Config, Interrupted, NonFiniteError, checkpoint, load, phases, train, training
+from fastaae.data import from_arrays
+from fastaae.phases import Step
+
+ROOT = Path(__file__).resolve().parent.parent
+RNG = np.random.default_rng(0)
+BYTES = RNG.integers(0, 256, (360, 16), dtype=np.uint8)
+ALL = BYTES / np.float32(255)
+X, X_TEST = ALL[:300], ALL[300:]
+Y, Y_TEST = np.split(ALL[:, :4].argmax(1), [300])
+DATA = {"x": X, "y": Y, "x_test": X_TEST, "y_test": Y_TEST}
+
+# Five steps an epoch. Everything that could break resuming matters to its weights: noise, decay in the second epoch,
+# two replicas. Losses are logged after steps 2, 4 and 5 of an epoch.
+CFG = Config(hidden=(16, 16), style_dim=2, init_std=0.3, input_noise=0.1, lr_decay_epochs=(1,), epochs=2, batch_size=50,
+             replicas=2, log_every=2, lr_reconstruction=0.003, lr_adversarial=0.02, lr_classification=0.05)  # fmt: skip
+ADAM = {"optimizer": "adam", "lr_reconstruction": 1e-3, "lr_adversarial": 2e-3, "lr_classification": 3e-3}
+SEMI = {"task": "semi_supervised", "n_labeled": 90}
+
+
+def fit(directory, data=DATA, resume=False, progress=False, **fields):
+    cfg = replace(CFG, out_dir=str(directory), **fields)
+    return train(cfg, data=data, resume=directory if resume else None, progress=progress)
+
+
+def read_json(directory, name="summary.json"):
+    return json.loads((directory / name).read_text())
+
+
+def weights(directory):
+    return read_json(directory)["weights_sha256"]
+
+
+def result(directory):
+    """What has to be equal, bit for bit: weights, all other state, the step."""
+    tensors, info = checkpoint.load(directory / "checkpoint.safetensors")
+    return weights(directory), checkpoint.digest(tensors), info["step"]
+
+
+def rows(directory):
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def validated(directory):
+    return [row["epoch"] for row in rows(directory) if "valid_reconstruction" in row]
+
+
+def saved_step(directory):
+    return checkpoint.load(directory / "checkpoint.safetensors")[1]["step"]
+
+
+def total_losses(directory):
+    """The logged means times the steps they are over, summed: the same however often they are logged."""
+    history = training.read_history(directory)
+    steps = np.diff(history["step"], prepend=0)
+    return [steps @ history[phase.__name__] for phase in phases.PHASES["unsupervised"]]
+
+
+@contextlib.contextmanager
+def during_step(k, act):
+    """Call act(step) at the end of the k-th step that is run inside."""
+    call, count = Step.__call__, itertools.count(1)
+
+    def acting(self):
+        call(self)
+        if next(count) == k:
+            act(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Step, "__call__", acting)
+        yield
+
+
+def send(*signals):
+    return lambda step: [os.kill(os.getpid(), s) for s in signals]
+
+
+@pytest.fixture
+def python_signals():
+    """Python's own handlers, whatever this process inherited."""
+    own = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {s: signal.signal(s, handler) for s, handler in own.items()}
+    yield
+    for s, handler in before.items():
+        signal.signal(s, handler)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Directory of a run of CFG with some fields changed that nothing happened to."""
+
+    @functools.cache
+    def run(changes=()):
+        directory = tmp_path_factory.mktemp("undisturbed") / "run"
+        fit(directory, **dict(changes))
+        return directory
+
+    return lambda **fields: run(tuple(fields.items()))
+
+
+# Resuming
+
+
+@pytest.mark.parametrize("task", [{}, SEMI], ids=["unsupervised", "semi-supervised"])
+@pytest.mark.parametrize("optimizer", [{}, ADAM], ids=["sgd", "adam"])
+def test_one_epoch_and_one_more_are_two(tmp_path, undisturbed, task, optimizer):
+    fields = {**task, **optimizer}
+    fit(tmp_path, **fields, epochs=1)
+    first = result(tmp_path)
+    fit(tmp_path, resume=True, **fields, epochs=2)
+    assert result(tmp_path) == result(undisturbed(**fields)) != first
+    assert (tmp_path / "metrics.jsonl").read_text() == (undisturbed(**fields) / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("k", "fields", "signum"),
+    [
+        (3, {}, signal.SIGINT),
+        (3, {**SEMI, **ADAM}, signal.SIGINT),
+        (4, SEMI, signal.SIGTERM),
+        (5, {}, signal.SIGINT),
+        (6, ADAM, signal.SIGTERM),
+        (9, {}, signal.SIGINT),
+        (3, {"checkpoint_every": 2}, signal.SIGINT),
+        (5, {"checkpoint_every": 2}, signal.SIGINT),
+    ],
+    ids=["between-logs", "between-logs-adam-semi", "at-a-log", "last-of-epoch", "first-of-epoch", "last-but-one",
+         "before-any-checkpoint", "last-of-epoch-without-checkpoint"],
+)  # fmt: skip
+def test_signal_saves_at_the_step_and_resume_ends_the_same(tmp_path, undisturbed, python_signals, k, fields, signum):
+    with during_step(k, send(signum)), pytest.raises(Interrupted, match=f"after step {k};") as stopped:
+        fit(tmp_path, **fields)
+    assert stopped.value.signum == signum
+    assert saved_step(tmp_path) == k
+    assert not (tmp_path / "summary.json").exists()
+    assert validated(tmp_path) == list(range(k // 5))
+    fit(tmp_path, resume=True, **fields)
+    assert result(tmp_path) == result(undisturbed(**fields))
+    assert validated(tmp_path) == [0, 1]
+    np.testing.assert_allclose(total_losses(tmp_path), total_losses(undisturbed(**fields)), rtol=1e-12)
+
+
+def test_signal_at_every_step_of_a_run(tmp_path, undisturbed, python_signals):
+    for k in range(1, 10):
+        with during_step(1, send(signal.SIGINT)), pytest.raises(Interrupted):
+            fit(tmp_path, resume=k > 1)
+        assert saved_step(tmp_path) == k
+    fit(tmp_path, resume=True)
+    assert result(tmp_path) == result(undisturbed())
+    assert validated(tmp_path) == [0, 1]
+
+
+def test_signal_during_the_very_last_step_lets_the_run_finish(tmp_path, undisturbed, python_signals):
+    with during_step(10, send(signal.SIGINT)):
+        fit(tmp_path)
+    assert result(tmp_path) == result(undisturbed())
+    assert validated(tmp_path) == [0, 1]
+
+
+def test_second_signal_acts_at_once_and_rows_after_the_checkpoint_are_dropped(tmp_path, undisturbed, python_signals):
+    with during_step(9, send(signal.SIGINT, signal.SIGINT)), pytest.raises(KeyboardInterrupt) as stopped:
+        fit(tmp_path)
+    assert type(stopped.value) is KeyboardInterrupt
+    assert saved_step(tmp_path) == 5
+    assert rows(tmp_path)[-1]["step"] == 7
+    fit(tmp_path, resume=True)
+    assert (tmp_path / "metrics.jsonl").read_text() == (undisturbed() / "metrics.jsonl").read_text()
+    assert result(tmp_path) == result(undisturbed())
+
+
+@pytest.mark.parametrize("end", ["finished", "interrupted", "failed"])
+def test_previous_signal_handlers_are_restored(tmp_path, python_signals, end):
+    def handlers():
+        return [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+
+    own, seen = [lambda *_: None, lambda *_: None], []
+    for s, handler in zip((signal.SIGINT, signal.SIGTERM), own, strict=True):
+        signal.signal(s, handler)
+    errors = {"finished": (), "interrupted": Interrupted, "failed": NonFiniteError}[end]
+    actions = {"finished": lambda s: seen.extend(handlers()), "interrupted": send(signal.SIGTERM), "failed": spoil}
+    with during_step(2, actions[end]), contextlib.suppress(errors):
+        fit(tmp_path)
+        assert end == "finished"
+    assert handlers() == own
+    assert not set(seen) & set(own)
+
+
+def test_message_tells_how_to_go_on(tmp_path, python_signals):
+    np.savez(tmp_path / "data.npz", **DATA)
+    directory = tmp_path / "a run"
+    with during_step(1, send(signal.SIGINT)), pytest.raises(Interrupted) as stopped:
+        fit(directory, data=None, dataset=str(tmp_path / "data.npz"))
+    assert str(stopped.value) == f"stopped after step 1; go on with: fastaae resume '{directory}'"
+    with during_step(1, send(signal.SIGINT)), pytest.raises(Interrupted) as stopped:
+        fit(tmp_path / "own")
+    assert str(stopped.value).endswith(f"go on with: train(resume={str(tmp_path / 'own')!r}, data=...)")
+
+
+KILLED = """
+import sys, time
+from fastaae import Config, train
+from fastaae.phases import Step
+
+call = Step.__call__
+Step.__call__ = lambda step: (call(step), time.sleep(0.005))
+train(Config.from_json(sys.argv[1]), progress=False)
+"""
+
+
+def test_killed_process_is_resumed_bit_for_bit(tmp_path, undisturbed):
+    np.savez(tmp_path / "data.npz", **DATA)
+    directory, fields = tmp_path / "run", {**SEMI, "epochs": 40, "checkpoint_every": 3}
+    cfg = replace(CFG, dataset=str(tmp_path / "data.npz"), out_dir=str(directory), **fields)
+    (tmp_path / "cfg.json").write_text(json.dumps(cfg.to_dict()))
+    env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    with subprocess.Popen([sys.executable, "-c", KILLED, tmp_path / "cfg.json"], env=env) as process:
+        deadline = time.monotonic() + 60
+        while not (directory / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(random.Random(0).uniform(0.05, 0.6))
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert 0 < saved_step(directory) < 200
+    train(resume=directory, progress=False)
+    assert result(directory) == result(undisturbed(**fields))
+    assert (directory / "metrics.jsonl").read_text() == (undisturbed(**fields) / "metrics.jsonl").read_text()
+
+
+def test_half_written_last_line_is_dropped(tmp_path, undisturbed):
+    fit(tmp_path, epochs=1)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 5, "epo')
+    assert list(training.read_history(tmp_path)["step"]) == [2, 4, 5]
+    fit(tmp_path, resume=True)
+    assert (tmp_path / "metrics.jsonl").read_text() == (undisturbed() / "metrics.jsonl").read_text()
+
+
+def test_resume_may_change_what_the_weights_do_not_depend_on(tmp_path, undisturbed):
+    run = tmp_path / "run"
+    fit(run, epochs=1)
+    changes = {"log_every": 3, "checkpoint_every": 5, "device": "cpu", "data_dir": str(tmp_path)}
+    train(replace(CFG, **changes, out_dir=str(tmp_path / "other")), data=DATA, resume=run, progress=False)
+    assert weights(run) == weights(undisturbed())
+    assert read_json(run, "config.json")["config"].items() >= {**changes, "out_dir": str(run)}.items()
+    assert list(tmp_path.iterdir()) == [run]
+
+
+def test_resume_of_a_finished_run_changes_no_result(tmp_path):
+    fit(tmp_path)
+    before, summary = result(tmp_path), (tmp_path / "summary.json").read_text()
+    run = fit(tmp_path, resume=True)
+    assert result(tmp_path) == before
+    assert (tmp_path / "summary.json").read_text() == summary
+    assert list(run.history["epoch"]) == [1, 2]
+
+
+# What a run leaves behind
+
+
+def test_history_holds_losses_at_logged_steps_and_validation_after_epochs(tmp_path):
+    run = fit(tmp_path, **SEMI)
+    losses = [phase.__name__ for phase in phases.PHASES["semi_supervised"]]
+    assert run.history.keys() == {"step", "epoch", *losses, "valid_reconstruction", "valid_error"}
+    assert list(run.history["step"]) == [2, 4, 5, 7, 9, 10]
+    assert list(run.history["epoch"]) == [1, 2]
+    assert {run.history[name].shape for name in losses} == {(6, 2)}
+    assert {run.history[name].shape for name in ("valid_reconstruction", "valid_error")} == {(2, 2)}
+    for name in ("valid_reconstruction", "valid_error"):
+        assert list(run.history[name][-1]) == run.metrics[name]["replicas"]
+    reread = training.read_history(tmp_path)
+    assert all(np.array_equal(reread[name], values) for name, values in run.history.items())
+
+
+def test_logged_loss_is_the_mean_since_the_line_before(tmp_path, undisturbed):
+    every, some = fit(tmp_path, log_every=1).history, training.read_history(undisturbed())
+    assert list(every["step"]) == list(range(1, 11))
+    for phase in phases.PHASES["unsupervised"]:
+        losses = every[phase.__name__]
+        assert len(np.unique(losses)) == losses.size
+        means = [losses[a:b].mean(0) for a, b in ((0, 2), (2, 4), (4, 5), (5, 7), (7, 9), (9, 10))]
+        np.testing.assert_allclose(some[phase.__name__], means, rtol=1e-12)
+
+
+def test_metrics_are_those_computed_by_hand(tmp_path):
+    run, data = fit(tmp_path, **SEMI, replicas=3), from_arrays(DATA)
+    splits = {"valid": (data.x_valid.numpy(), data.y_valid.numpy()), "test": (X_TEST, Y_TEST)}
+    assert run.metrics.keys() == {f"{split}_{name}" for split in splits for name in ("reconstruction", "error")}
+    for split, (x, y) in splits.items():
+        by_hand = {
+            "error": [100 * np.mean(m.predict(x) != y) for m in run.models],
+            "reconstruction": [np.square(m.reconstruct(x) - x).sum(1, dtype=float).mean() / 2 for m in run.models],
+        }
+        for name, values in by_hand.items():
+            metric = run.metrics[f"{split}_{name}"]
+            assert len(set(values)) > 1
+            np.testing.assert_allclose(metric["replicas"], values, rtol=1e-6)
+            mean = sum(values) / 3
+            assert metric["mean"] == pytest.approx(mean)
+            assert metric["std"] == pytest.approx((sum((v - mean) ** 2 for v in values) / 2) ** 0.5, rel=1e-4)
+
+
+def test_one_replica_has_no_spread(tmp_path):
+    assert fit(tmp_path, replicas=1).metrics["test_reconstruction"]["std"] == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "fields", "names"),
+    [
+        (X, {}, {"valid_reconstruction"}),
+        ((X, Y), SEMI, {"valid_reconstruction", "valid_error"}),
+        ({"x": X, "y": Y, "x_test": X_TEST}, SEMI, {"valid_reconstruction", "valid_error", "test_reconstruction"}),
+        (DATA, {}, {"valid_reconstruction", "test_reconstruction"}),
+    ],
+    ids=["x", "x-y", "no-y-test", "no-label-head"],
+)
+def test_metrics_are_there_for_the_data_there_is(tmp_path, data, fields, names):
+    assert fit(tmp_path, data=data, **fields, epochs=1).metrics.keys() == names
+
+
+def test_summary_and_run_say_the_same(tmp_path):
+    run = fit(tmp_path)
+    tensors, info = checkpoint.load(tmp_path / "checkpoint.safetensors")
+    parameters = {k: t for k, t in tensors.items() if not k.startswith(("optimizer.", "generator."))}
+    assert read_json(tmp_path) == {"metrics": run.metrics, "steps": 10, "weights_sha256": checkpoint.digest(parameters)}
+    assert info["step"] == 10
+    assert run.directory == tmp_path
+    assert run.model is run.models[0]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "checkpoint.safetensors", "config.json", "metrics.jsonl", "summary.json"]  # fmt: skip
+
+
+def test_config_json_says_where_the_run_comes_from(tmp_path):
+    run = fit(tmp_path)
+    saved = read_json(tmp_path, "config.json")
+    assert saved.keys() == {"config", "data", "command", "versions", "git", "hardware"}
+    assert Config.from_dict(saved["config"]) == run.config == replace(CFG, out_dir=str(tmp_path), dataset="arrays")
+    assert saved["data"] == {"name": "arrays", "sha256": from_arrays(DATA).sha256}
+    assert saved["command"] == sys.argv
+    versions = {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()}
+    assert versions.items() <= saved["versions"].items()
+    hardware = {"device": "cpu", "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    assert hardware.items() <= saved["hardware"].items() or torch.cuda.is_available()
+
+
+def test_config_json_keeps_the_start_when_a_run_is_resumed(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["first"])
+    fit(tmp_path, epochs=1)
+    for k in (2, 3):
+        monkeypatch.setattr(sys, "argv", ["again", str(k)])
+        fit(tmp_path, epochs=k, resume=True)
+    saved = read_json(tmp_path, "config.json")
+    assert saved["command"] == ["first"] and saved["config"]["epochs"] == 3
+    assert [(r["step"], r["command"]) for r in saved["resumed"]] == [(5, ["again", "2"]), (10, ["again", "3"])]
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists() or not shutil.which("git"), reason="not a git checkout")
+def test_config_json_names_the_commit(tmp_path):
+    fit(tmp_path, epochs=1)
+    head = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    saved = read_json(tmp_path, "config.json")["git"]
+    assert saved.get("commit", "") == head
+    assert head == "" or type(saved["dirty"]) is bool
+
+
+def test_config_json_repeats_the_run(tmp_path, undisturbed):
+    cfg = Config.from_json(undisturbed(**SEMI) / "config.json")
+    assert cfg.out_dir is None
+    train(replace(cfg, out_dir=str(tmp_path)), data=DATA, progress=False)
+    assert result(tmp_path) == result(undisturbed(**SEMI))
+
+
+def test_default_directories_are_new_even_within_a_second(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training, "time", SimpleNamespace(strftime=lambda _: "DATE-TIME", monotonic=time.monotonic))
+    runs = [train(replace(CFG, name="mine", epochs=1, seed=s), data=DATA, progress=False) for s in range(3)]
+    assert [str(run.directory) for run in runs] == [f"runs/mine-DATE-TIME{end}" for end in ("", "-2", "-3")]
+    assert len({weights(run.directory) for run in runs}) == 3
+
+
+# Reproducibility
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"log_every": 1}, {"log_every": 1000}, {"checkpoint_every": 2}, {"progress": True}],
+    ids=["again", "log_every-1", "log_every-1000", "checkpoint_every", "progress"],
+)
+def test_same_seed_gives_the_same_weights_however_it_is_watched(tmp_path, undisturbed, fields):
+    fit(tmp_path, **fields)
+    assert result(tmp_path) == result(undisturbed())
+
+
+def test_global_random_state_matters_not(tmp_path, undisturbed):
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    fit(tmp_path)
+    assert weights(tmp_path) == weights(undisturbed())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"seed": 1}, {"input_noise": 0.2}, {"lr_decay_epochs": ()}, {"precision": "fp64"}], ids=lambda f: [*f][0]
+)
+def test_other_settings_give_other_weights(tmp_path, undisturbed, fields):
+    fit(tmp_path, **fields)
+    assert weights(tmp_path) != weights(undisturbed())
+
+
+@pytest.mark.parametrize("fields", [{}, SEMI], ids=["unsupervised", "semi-supervised"])
+def test_replica_r_is_the_run_of_seed_plus_r(tmp_path, fields):
+    fit(tmp_path / "all", **fields, replicas=3, seed=4)
+    together, _ = checkpoint.load(tmp_path / "all" / "checkpoint.safetensors")
+    for r in range(3):
+        fit(tmp_path / str(r), **fields, replicas=1, seed=4 + r)
+        alone, _ = checkpoint.load(tmp_path / str(r) / "checkpoint.safetensors")
+        assert torch.equal(together[f"generator.{r}"], alone.pop("generator.0"))
+        for name, tensor in alone.items():
+            torch.testing.assert_close(together[name][r], tensor[0], rtol=1e-4, atol=1e-5, msg=f"{r} {name}")
+
+
+# Refusals, before anything is trained or written
+
+
+def files(directory):
+    return {str(p.relative_to(directory)): p.read_bytes() if p.is_file() else None for p in directory.rglob("*")}
+
+
+def damage(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def new(**fields):
+    return lambda d: fit(d / "new", **fields)
+
+
+def again(**fields):
+    return lambda d: fit(d / "run", resume=True, **fields)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda d: fit(d / "run"), "out_dir='*/run': expected a new or empty directory; * use resume"),
+        (lambda d: fit(d / "file"), "out_dir='*/file': expected a new or empty directory*"),
+        (new(batch_size=251), "batch_size=251: expected at most the 250 training examples of arrays"),
+        (new(**{**SEMI, "n_labeled": 251}), "n_labeled=251, but only 250 labelled examples"),
+        (new(**SEMI, data=X), "task='semi_supervised': expected labels with the training data, arrays has none"),
+        (new(n_validation=300), "n_validation=300 of 300 training examples, expected *fewer than 300"),
+        (new(data=X * 2), "x has values from 0 to 2, expected [0, 1]*"),
+        (new(data=None, dataset="cifar"), "dataset='cifar': expected 'mnist', 'digits' or *"),
+        (new(data=None, dataset="arrays"), "dataset='arrays': *pass them again as data="),
+        (new(device="cuda"), "device='cuda': not available here; expected 'auto', 'cpu' *"),
+        (new(device="tpu"), "device='tpu': expected 'auto', 'cpu', 'cuda' *"),
+        (lambda d: train(), "train: expected a Config, or resume=DIR"),
+        (lambda d: fit(d / "no", resume=True), "*/no/checkpoint.safetensors: No such file or directory"),
+        (lambda d: fit(d / "damaged", resume=True), "*/damaged/checkpoint.safetensors: SHA-256 differs *"),
+        (lambda d: fit(d / "model", resume=True), "*/model/checkpoint.safetensors: holds a model, expected *of a run"),
+        (again(hidden=(16, 8)), "resume='*/run': hidden was (16, 16), got (16, 8); expected the same"),
+        (again(seed=7), "resume='*/run': seed was 0, got 7; expected the same"),
+        (again(optimizer="adam"), "resume='*/run': optimizer was 'sgd', got 'adam'; expected the same"),
+        (again(epochs=1), "resume='*/run': epochs=1, expected at least 2, *"),
+        (again(data={**DATA, "x": X[::-1]}), "resume='*/run': its data had another SHA-256 than the arrays given now"),
+        (again(device="cuda"), "device='cuda': not available here; *"),
+        (lambda d: train(resume=d / "run"), "dataset='arrays': *pass them again as data="),
+    ],
+    ids=["out_dir-holds-a-run", "out_dir-is-a-file", "batch_size", "n_labeled", "no-labels", "n_validation", "data",
+         "dataset", "no-arrays", "no-cuda", "no-such-device", "nothing", "resume-missing", "resume-damaged",
+         "resume-model", "resume-hidden", "resume-seed", "resume-optimizer", "resume-fewer-epochs",
+         "resume-other-data", "resume-no-cuda", "resume-no-arrays"],
+)  # fmt: skip
+def test_refusal_names_value_and_expectation_and_touches_nothing(tmp_path, monkeypatch, undisturbed, call, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    for name in ("run", "damaged", "model"):
+        shutil.copytree(undisturbed(), tmp_path / name)
+    damage(tmp_path / "damaged" / "checkpoint.safetensors")
+    load(undisturbed()).save(tmp_path / "model" / "checkpoint.safetensors")
+    before = files(tmp_path)
+    with pytest.raises(ValueError) as refused:
+        call(tmp_path)
+    pattern = re.sub(r"\\\*", ".*", re.escape(message))
+    assert re.fullmatch(pattern, str(refused.value)), str(refused.value)
+    assert files(tmp_path) == before
+
+
+# Losses and weights that are not finite
+
+
+def spoil(step):
+    step.decoder.weights[0][1, 0, 0] = float("nan")
+
+
+def finite_checkpoint(directory):
+    tensors, info = checkpoint.load(directory / "checkpoint.safetensors")
+    assert all(t.isfinite().all() for t in tensors.values() if t.is_floating_point())
+    return info["step"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=str)
+@pytest.mark.parametrize("index", range(4), ids=[phase.__name__ for phase in phases.PHASES["semi_supervised"]])
+def test_loss_that_is_not_finite_is_named_exactly(tmp_path, monkeypatch, index, value):
+    phase, count = phases.PHASES["semi_supervised"][index], itertools.count(1)
+
+    @functools.wraps(phase)
+    def broken(step):
+        loss = phase(step)
+        if next(count) == 8:
+            loss[1] = value
+        return loss
+
+    every = list(phases.PHASES["semi_supervised"])
+    every[index] = broken
+    monkeypatch.setitem(phases.PHASES, "semi_supervised", tuple(every))
+    kept = re.escape(f"{tmp_path}/checkpoint.safetensors (step 5)")
+    message = f"^step 8: the {phase.__name__} loss of replica 1 is {value}; last good checkpoint: {kept}$"
+    with pytest.raises(NonFiniteError, match=message):
+        fit(tmp_path, **SEMI, log_every=100)
+    assert finite_checkpoint(tmp_path) == 5
+    assert [row["step"] for row in rows(tmp_path)] == [5, 5]
+
+
+@pytest.mark.parametrize(
+    ("k", "message"),
+    [
+        (2, "step 3: the reconstruction loss of replica 1 is nan; last good checkpoint: none"),
+        (7, "step 8: the reconstruction loss of replica 1 is nan; last good checkpoint: STEP5"),
+        (10, "step 10: decoder.0.weight is not finite; last good checkpoint: STEP5"),
+    ],
+    ids=["first-epoch", "second-epoch", "after-the-last-loss"],
+)
+@pytest.mark.parametrize("reconstruction", ["squared_error", "cross_entropy"])
+def test_spoilt_weight_never_reaches_checkpoint_or_metrics(tmp_path, k, message, reconstruction):
+    with during_step(k, spoil), pytest.raises(NonFiniteError) as error:
+        fit(tmp_path, reconstruction=reconstruction, log_every=100)
+    assert str(error.value) == message.replace("STEP5", f"{tmp_path}/checkpoint.safetensors (step 5)")
+    assert k < 5 or finite_checkpoint(tmp_path) == 5
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_interruption_saves_no_spoilt_weight(tmp_path, python_signals):
+    def both(step):
+        spoil(step)
+        send(signal.SIGINT)(step)
+
+    with during_step(8, both), pytest.raises(NonFiniteError, match="step 8: decoder.0.weight is not finite"):
+        fit(tmp_path)
+    assert finite_checkpoint(tmp_path) == 5
+
+
+def test_huge_learning_rate_is_an_error_of_its_own(tmp_path):
+    with pytest.raises(NonFiniteError, match="the discriminator loss of replica 0 is .*; last good checkpoint: none"):
+        fit(tmp_path, lr_reconstruction=1e38)
+
+
+# Own data, threads, progress
+
+
+@pytest.mark.parametrize(
+    "data",
+    [X, X.astype(np.float64), torch.from_numpy(X), BYTES[:300], torch.from_numpy(BYTES[:300]), (X, Y), {"x": X},
+     {"x_train": torch.from_numpy(X), "y_train": torch.from_numpy(Y)}, X.reshape(300, 4, 4)],
+    ids=["numpy", "float64", "torch", "uint8", "torch-uint8", "x-y", "mapping", "mapping-of-tensors", "images"],
+)  # fmt: skip
+def test_own_data_of_any_form_trains_the_same(tmp_path, undisturbed, data):
+    run = fit(tmp_path, data=data)
+    assert weights(tmp_path) == weights(undisturbed())
+    assert run.model.sample(3).shape == (3, *(data[0].shape if getattr(data, "ndim", 0) == 3 else (16,)))
+    assert run.config.dataset == "arrays"
+
+
+def test_npz_file_trains_the_same(tmp_path, undisturbed):
+    np.savez(tmp_path / "data.npz", **DATA)
+    run = fit(tmp_path / "run", data=None, dataset=str(tmp_path / "data.npz"))
+    assert result(run.directory) == result(undisturbed())
+    assert read_json(run.directory, "config.json")["data"]["name"] == str(tmp_path / "data.npz")
+
+
+def test_training_works_outside_the_main_thread(tmp_path, undisturbed):
+    thread = threading.Thread(target=fit, args=(tmp_path,))
+    thread.start()
+    thread.join()
+    assert result(tmp_path) == result(undisturbed())
+
+
+@pytest.mark.parametrize(("progress", "steps"), [(True, [5, 10]), (False, [])], ids=["shown", "hidden"])
+def test_progress_without_terminal_is_a_line_every_30_s(tmp_path, monkeypatch, capsys, progress, steps):
+    clock = itertools.count(1000, 7)  # seconds between looks at it
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    fit(tmp_path, log_every=1, progress=progress)
+    printed = capsys.readouterr()
+    lines = printed.err.splitlines()
+    assert printed.out == ""
+    assert [line.split(", ")[:2] for line in lines] == [[f"step {k}/10", "0.1 steps/s"] for k in steps]
+    assert all(re.search(rf"epoch {k // 5}/2 reconstruction \d", line) for k, line in zip(steps, lines, strict=True))
+
+
+@pytest.mark.parametrize(("progress", "shown"), [(True, "10/10"), (False, "")], ids=["shown", "hidden"])
+def test_progress_on_a_terminal_is_a_bar(tmp_path, monkeypatch, progress, shown):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    fit(tmp_path, progress=progress)
+    assert shown in terminal.getvalue()
+    assert bool(terminal.getvalue()) == progress
