@@ -2,11 +2,12 @@
 
     python bench/step.py [--presets mnist-likelihood mnist-100] [--replicas 1 4] [--rounds 15] [--threads N]
 
-All contenders run in one process on the same batches and thread count, interleaved round by round, since machines drift:
-trust the ratios. Before any timing, one fastaae step is compared with the idiomatic step in float64; a mismatch stops.
+All contenders run in one process on the same batches and thread count, interleaved round by round, since machines
+drift: trust the ratios. Before any timing, fastaae's steps are compared with the idiomatic ones in float64; a mismatch
+stops.
 - floor: only the matrix products of the fastaae step, same shapes and layouts, into preallocated buffers.
-- idiomatic: nn.Linear, autograd, one torch.optim.SGD per cost (foreach; "fused" uses the fused one), the same arithmetic.
-- pythae: its AAE and AdversarialTrainer's training step, if it is importable (mnist-likelihood only: it has no label head).
+- idiomatic: nn.Linear, autograd, one torch.optim.SGD per cost (foreach, or fused), the same arithmetic.
+- pythae: its Adversarial_AE under its AdversarialTrainer, if it is importable (no label head: unsupervised only).
 R replicas cost the others R runs, so their times are multiplied by R. The last line is JSON.
 """
 
@@ -14,10 +15,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
+import logging
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,7 +27,7 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
-from fastaae import preset
+from fastaae import preset, provenance
 from fastaae.data import Data, from_arrays
 from fastaae.phases import Step
 
@@ -35,55 +35,72 @@ from fastaae.phases import Step
 class Idiomatic:
     """The step of fastaae.phases as most would write it. Starts from the weights of a Step and takes its batches."""
 
-    def __init__(self, step: Step, **sgd):
+    def __init__(self, step: Step, **options):
         cfg = step.cfg
         self.step, self.cfg = step, cfg
         self.encoder, self.decoder = _sequential(step.encoder), _sequential(step.decoder)
         self.discriminators = nn.ModuleDict({name: _sequential(n) for name, n in step.discriminators.items()})
-        both = [*self.encoder.parameters(), *self.decoder.parameters()]
-        fast, slow = {"momentum": cfg.momentum, **sgd}, {"momentum": cfg.momentum_adversarial, **sgd}
-        self.reconstruct = torch.optim.SGD(both, cfg.lr_reconstruction, **fast)
-        self.discriminate = torch.optim.SGD(self.discriminators.parameters(), cfg.lr_adversarial, **slow)
-        self.generate = torch.optim.SGD(self.encoder.parameters(), cfg.lr_adversarial, **slow)
-        self.classify = torch.optim.SGD(self.encoder.parameters(), cfg.lr_classification, **fast)
 
-    def encode(self, x):
+        def optimizer(parameters, rate: float, momentum: float) -> torch.optim.Optimizer:
+            if cfg.optimizer == "adam":
+                return torch.optim.Adam(parameters, rate, **options)
+            return torch.optim.SGD(parameters, rate, momentum, **options)
+
+        both = [*self.encoder.parameters(), *self.decoder.parameters()]
+        self.reconstruct = optimizer(both, cfg.lr_reconstruction, cfg.momentum)
+        self.discriminate = optimizer(self.discriminators.parameters(), cfg.lr_adversarial, cfg.momentum_adversarial)
+        self.generate = optimizer(self.encoder.parameters(), cfg.lr_adversarial, cfg.momentum_adversarial)
+        self.classify = optimizer(self.encoder.parameters(), cfg.lr_classification, cfg.momentum)
+
+    def encode(self, x) -> dict[str, torch.Tensor]:
         z, logits = self.encoder(x).split([self.cfg.style_dim, self.step.code_sizes.get("y", 0)], -1)
         return {"z": z} | ({"y": logits.softmax(-1)} if "y" in self.step.code_sizes else {})
 
+    def reconstruction(self, noisy, target) -> torch.Tensor:
+        logits = self.decoder(torch.cat(list(self.encode(noisy).values()), -1))
+        if self.cfg.reconstruction == "cross_entropy":
+            return bce(logits, target, reduction="sum") / len(target)
+        output = logits.sigmoid() if self.cfg.output == "sigmoid" else logits
+        return 0.5 * (output - target).square().sum(-1).mean()
+
+    def discriminator(self, codes, real) -> torch.Tensor:
+        losses = []
+        for name, network in self.discriminators.items():
+            positive, negative = network(real[name]), network(codes[name])
+            losses += [bce(positive, torch.ones_like(positive)), bce(negative, torch.zeros_like(negative))]
+        return sum(losses)
+
+    def generator(self, noisy) -> torch.Tensor:
+        codes = self.encode(noisy)
+        logits = [network(codes[name]) for name, network in self.discriminators.items()]
+        return sum(bce(fake, torch.ones_like(fake)) for fake in logits)
+
+    def classification(self, labeled, labels) -> torch.Tensor:
+        return nn.functional.cross_entropy(self.encoder(labeled)[:, self.cfg.style_dim :], labels)
+
     def __call__(self, noisy, target, real, labeled, labels) -> list[torch.Tensor]:
         self.reconstruct.zero_grad()
-        output = self.decoder(torch.cat(list(self.encode(noisy).values()), -1)).sigmoid()
-        loss_r = 0.5 * (output - target).square().sum(-1).mean()
-        loss_r.backward()
+        losses = [self.reconstruction(noisy, target)]
+        losses[-1].backward()
         self.reconstruct.step()
 
         with torch.no_grad():
             codes = self.encode(noisy)
         self.discriminate.zero_grad()
-        loss_d = 0
-        for name, network in self.discriminators.items():
-            real_logits, fake_logits = network(real[name]), network(codes[name])
-            loss_d = loss_d + bce(real_logits, torch.ones_like(real_logits)) + bce(fake_logits, torch.zeros_like(fake_logits))
-        loss_d.backward()
+        losses.append(self.discriminator(codes, real))
+        losses[-1].backward()
         self.discriminate.step()
 
         self.generate.zero_grad()
-        codes = self.encode(noisy)
-        loss_g = 0
-        for name, network in self.discriminators.items():
-            logits = network(codes[name])
-            loss_g = loss_g + bce(logits, torch.ones_like(logits))
-        loss_g.backward()
+        losses.append(self.generator(noisy))
+        losses[-1].backward()
         self.generate.step()
-        losses = [loss_r, loss_d, loss_g]
 
         if labeled is not None:
             self.classify.zero_grad()
-            loss_c = nn.functional.cross_entropy(self.encoder(labeled)[:, self.cfg.style_dim :], labels)
-            loss_c.backward()
+            losses.append(self.classification(labeled, labels))
+            losses[-1].backward()
             self.classify.step()
-            losses.append(loss_c)
         return losses
 
 
@@ -104,25 +121,25 @@ def drawn(step: Step) -> tuple:
     return step.encoding.x[0][0].clone(), step.target[0].clone(), real, *labeled
 
 
-def check(cfg, data: Data) -> float:
-    """Largest relative difference of any weight after two steps in float64 from the idiomatic ones."""
+def check(cfg, data: Data, steps: int = 2) -> float:
+    """Largest relative difference of any weight after some steps in float64 from the idiomatic ones."""
     step = Step(replace(cfg, precision="fp64", init_std=0.05, replicas=1), data, torch.device("cpu"))
     step.start_epoch(0)
     other = Idiomatic(step)
-    for _ in range(2):
-        state = [g.get_state() for g in step.generators]
+    for _ in range(steps):
+        states = [g.get_state() for g in step.generators]
         step.draw()
         batch = drawn(step)
-        for g, s in zip(step.generators, state, strict=True):
-            g.set_state(s)
+        for g, state in zip(step.generators, states, strict=True):
+            g.set_state(state)
         step()
         other(*batch)
     worst = 0.0
     pairs = [(step.encoder, other.encoder), (step.decoder, other.decoder)]
     pairs += [(step.discriminators[name], other.discriminators[name]) for name in step.discriminators]
     for mlp, sequential in pairs:
-        for weight, linear in zip(mlp.weights, (m for m in sequential if isinstance(m, nn.Linear)), strict=True):
-            worst = max(worst, ((weight[0] - linear.weight).abs().max() / linear.weight.abs().max()).item())
+        for ours, theirs in zip(mlp.state().values(), sequential.parameters(), strict=True):
+            worst = max(worst, ((ours.view_as(theirs) - theirs).abs().max() / theirs.abs().max()).item())
     return worst
 
 
@@ -176,6 +193,8 @@ def pythae_step(batch: int, cfg) -> Callable[[], None] | None:
         parts = [part for i, o in zip(sizes, sizes[1:], strict=False) for part in (nn.Linear(i, o), nn.ReLU())]
         return nn.Sequential(*parts[:-1])
 
+    logging.disable(logging.INFO)  # it tells every step of its preparation
+
     class Encoder(BaseEncoder):
         def __init__(self):
             super().__init__()
@@ -206,7 +225,7 @@ def pythae_step(batch: int, cfg) -> Callable[[], None] | None:
     model = Adversarial_AE(model_config, Encoder(), Decoder(), Discriminator())
     x = torch.rand(batch, 1, 28, 28)
     training = trainers.AdversarialTrainerConfig(
-        output_dir="/tmp/pythae-bench",
+        output_dir=tempfile.mkdtemp(prefix="pythae-"),
         no_cuda=True,
         autoencoder_optimizer_cls="SGD",
         autoencoder_optimizer_params={"momentum": 0.9},
@@ -285,23 +304,6 @@ def row(name: str, replicas: int, data: Data, rounds: int) -> list[dict]:
     return rows
 
 
-def card() -> dict:
-    """The machine, the versions and the commit."""
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    model = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
-    return {
-        "cpu": model,
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "commit": git.stdout.strip() or None,
-    }
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--presets", nargs="+", default=["mnist-likelihood", "mnist-100"])
@@ -314,8 +316,8 @@ def main() -> int:
     images = (rng.random((6000, 784)) < 0.2).astype(np.float32) * rng.random((6000, 784), np.float32)
     data = from_arrays(((255 * images).astype(np.uint8), np.arange(6000) % 10))
 
-    machine = card()
-    print(" ".join(f"{k}={v}" for k, v in machine.items()))
+    machine = provenance.describe()
+    print(" ".join(f"{k}={v}" for part in machine.values() for k, v in part.items()))
     rows = []
     for name in options.presets:
         error = check(preset(name), data)
