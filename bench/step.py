@@ -68,7 +68,7 @@ class Idiomatic:
         for name, network in self.discriminators.items():
             positive, negative = network(real[name]), network(codes[name])
             losses += [bce(positive, torch.ones_like(positive)), bce(negative, torch.zeros_like(negative))]
-        return sum(losses)
+        return sum(losses) / 2
 
     def generator(self, noisy) -> torch.Tensor:
         codes = self.encode(noisy)

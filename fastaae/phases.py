@@ -35,7 +35,9 @@ def reconstruction(s: Step) -> Tensor:
 
 def discriminator(s: Step) -> Tensor:
     """Update every discriminator to tell prior samples from codes. Leaves the codes for the generator phase, since the
-    encoder does not change in between. Returns: loss [R], summed over discriminators."""
+    encoder does not change in between. Each loss is a mean over prior samples and codes together: with their sum
+    instead, twice the rate, mnist-100 learns more slowly (bench/LOG.md). Returns: loss [R], summed over
+    discriminators."""
     s.encode()
     total = 0
     for name, network in s.discriminators.items():

@@ -116,7 +116,7 @@ def cross_entropy(logits: Tensor, target: Tensor, grad: Tensor) -> Tensor:
 
 
 def discriminator_loss(logits: Tensor, grad: Tensor) -> Tensor:
-    """-mean log sigmoid(real) - mean log(1 - sigmoid(fake)); the first half of the rows is real.
+    """Binary cross-entropy, mean over all rows: -log sigmoid of the first half (real), -log(1 - sigmoid) of the rest.
 
     Args:
         logits, grad: [R, 2B, 1]; grad receives the gradient with respect to the logits.
@@ -128,8 +128,8 @@ def discriminator_loss(logits: Tensor, grad: Tensor) -> Tensor:
     real, fake = logits[:, :b], logits[:, b:]
     torch.sigmoid(logits, out=grad)
     grad[:, :b].sub_(1)
-    grad.div_(b)
-    return (softplus(-real) + softplus(fake)).mean((1, 2))
+    grad.div_(2 * b)
+    return (softplus(-real) + softplus(fake)).mean((1, 2)) / 2
 
 
 def generator_loss(logits: Tensor, grad: Tensor) -> Tensor:
