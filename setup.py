@@ -25,7 +25,7 @@ TEST = [*DEMO, "pytest", "pytest-benchmark", "hypothesis", "ruff"]
 setup(
     name="fastaae",
     version=read_version(),
-    description="A minimal, performance-focused engine for adversarial autoencoders (PyTorch + Triton)",
+    description="A minimal, performance-focused engine for adversarial autoencoders",
     long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
     long_description_content_type="text/markdown",
     author="fastaae developers",

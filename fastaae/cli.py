@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import __version__
 from .config import PRESETS, Config, preset
+
+if TYPE_CHECKING:
+    from .data import Data
+    from .training import Run
 
 USAGE = """usage: fastaae COMMAND ...
 
@@ -16,7 +22,7 @@ USAGE = """usage: fastaae COMMAND ...
   train NAME [--FIELD VALUE]   train a preset, any field of Config changed; `fastaae train NAME --help` lists them
   train --config FILE          repeat the run of a config.json
   resume DIR                   go on with a stopped run
-  evaluate DIR                 metrics of a run on its data's test set
+  evaluate DIR                 metrics of a run on its validation and test sets
   sample DIR [--n 64] [--seed 0] [--out FILE.png]
                                decode draws from the prior to a picture
   --version
@@ -27,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0, 2 for a user's error, 130 or 143 when stopped by a signal."""
     arguments = sys.argv[1:] if arguments is None else arguments
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
-    if command in ("-h", "--help") or (command != "train" and {"-h", "--help"} & set(rest)):
+    if command in ("-h", "--help") or (command not in ("train", "sample") and {"-h", "--help"} & set(rest)):
         print(USAGE, end="")
         return 0
     if command == "--version":
@@ -42,6 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         print(f"fastaae: {str(error) or 'interrupted'}", file=sys.stderr)
         return 128 + getattr(error, "signum", 2)
+    except BrokenPipeError:  # the reader of our output has gone, as in `fastaae presets | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (ValueError, OSError) as error:
         print(f"fastaae: {error}", file=sys.stderr)
         return 2
@@ -51,6 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _presets(arguments: list[str]) -> int:
+    if arguments:
+        raise ValueError(f"presets: expected no arguments, got {' '.join(arguments)}")
     for name, fields in PRESETS.items():
         print(f"{name:20} {' '.join(f'{k}={v}' for k, v in fields.items())}")
     return 0
@@ -59,20 +70,38 @@ def _presets(arguments: list[str]) -> int:
 def _train(arguments: list[str]) -> int:
     import tyro
 
+    recorded = None
     if arguments[:1] == ["--config"]:
         if len(arguments) < 2:
             raise ValueError("train --config: expected a file")
+        recorded = arguments[1]
         base, flags, program = Config.from_json(arguments[1]), arguments[2:], "fastaae train --config FILE"
     elif arguments and not arguments[0].startswith("-"):
         base, flags, program = preset(arguments[0]), arguments[1:], f"fastaae train {arguments[0]}"
     else:
         base, flags, program = Config(), arguments, "fastaae train"
         if not {"-h", "--help"} & set(arguments):
-            raise ValueError(f"train: expected a preset ({', '.join(PRESETS)}) or --config FILE")
+            raise ValueError(f"train: expected a preset ({', '.join(PRESETS)}) or --config FILE first, then flags")
     cfg = tyro.cli(Config, default=base, args=flags, prog=program, description="Fields of the run and their values.")
+    if recorded and cfg.dataset == base.dataset and cfg.n_validation == base.n_validation:
+        _same_data(cfg, json.loads(Path(recorded).read_text(encoding="utf-8")).get("data", {}).get("sha256"), recorded)
     from .training import train
 
     return _report(train(cfg))
+
+
+def _same_data(cfg: Config, sha256: str | None, source: str) -> Data:
+    """The data of a config, which has to be what the run recorded."""
+    from . import data
+
+    if cfg.dataset == "arrays":
+        raise ValueError(f"{source}: the run was trained on its caller's arrays, which the command line does not have")
+    loaded = data.load(cfg.dataset, cfg.data_dir, cfg.n_validation)
+    if sha256 is not None and loaded.sha256 != sha256:
+        raise ValueError(
+            f"{source}: {cfg.dataset} is not the data of that run (SHA-256 {loaded.sha256}, then {sha256})"
+        )
+    return loaded
 
 
 def _resume(arguments: list[str]) -> int:
@@ -82,16 +111,16 @@ def _resume(arguments: list[str]) -> int:
 
 
 def _evaluate(arguments: list[str]) -> int:
-    from . import data, evaluation
+    from . import checkpoint, evaluation
     from .model import load
 
     directory = _directory("evaluate", arguments)
-    model = load(directory)
-    dataset = data.load(model.config.dataset, model.config.data_dir, model.config.n_validation)
-    models = [model, *(load(directory, r) for r in range(1, model.config.replicas))]
+    info = checkpoint.load(Path(directory) / "checkpoint.safetensors")[1]
+    models = [load(directory, r) for r in range(Config.from_dict(info.get("config")).replicas)]
+    dataset = _same_data(models[0].config, info.get("data_sha256"), directory)
     for split in ("valid", "test"):
         for name, values in evaluation.evaluate(models, dataset, split).items():
-            print(json.dumps({f"{split}_{name}": evaluation.summarize(values)}))
+            print(json.dumps({name: evaluation.summarize(values)}))
     return 0
 
 
@@ -110,8 +139,11 @@ class Sample:
 def _sample(arguments: list[str]) -> int:
     import tyro
 
+    flags = arguments if arguments[:1] in (["-h"], ["--help"]) else arguments[1:]
+    options = tyro.cli(Sample, args=flags, prog="fastaae sample DIR")
     directory = _directory("sample", arguments[:1])
-    options = tyro.cli(Sample, args=arguments[1:], prog="fastaae sample DIR")
+    if options.out and not options.out.lower().endswith(".png"):
+        raise ValueError(f"--out {options.out}: expected the name of a .png file")
     from . import figures
     from .model import load
 
@@ -129,9 +161,10 @@ def _directory(command: str, arguments: list[str]) -> str:
     return arguments[0]
 
 
-def _report(run) -> int:
+def _report(run: Run) -> int:
     for name, metric in run.metrics.items():
-        print(f"{name:24} {metric['mean']:.4g} +- {metric['std']:.2g}")
+        spread = f" +- {metric['std']:.2g}" if len(metric["replicas"]) > 1 else ""
+        print(f"{name:24} {metric['mean']:.4g}{spread}")
     print(f"run directory: {run.directory}")
     return 0
 

@@ -9,6 +9,8 @@ import dataclasses
 import difflib
 import json
 import math
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -69,7 +71,8 @@ class Config:
     lr_decay_epochs: tuple[int, ...] = (50, 1000)
 
     epochs: int = 100
-    """Passes over the (unlabelled) training set."""
+    """Passes over the (unlabelled) training set, shuffled each time; the examples after the last whole batch
+    wait for another epoch."""
     batch_size: int = 100
     """Unlabelled and labelled examples per step."""
     seed: int = 0
@@ -90,7 +93,12 @@ class Config:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # JSON and command lines give lists for tuples and integers for floats
             value = getattr(self, field.name)
-            if isinstance(value, list):
+            if type(value).__module__ == "numpy" and hasattr(value, "item"):
+                value = value.item()
+                object.__setattr__(self, field.name, value)
+            if isinstance(value, os.PathLike):
+                object.__setattr__(self, field.name, os.fspath(value))
+            elif isinstance(value, list):
                 object.__setattr__(self, field.name, tuple(value))
             elif field.type == "float" and type(value) is int and abs(value) <= 2**53:
                 object.__setattr__(self, field.name, float(value))
@@ -100,6 +108,8 @@ class Config:
         for name in ("name", "dataset", "device"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise _error(name, getattr(self, name), "a non-empty string")
+        if not re.fullmatch(r"[\w.-]+", self.name):
+            raise _error("name", self.name, "letters, digits, '.', '_' and '-': it begins a directory's name")
         for name in ("data_dir", "out_dir"):
             if getattr(self, name) is not None and not isinstance(getattr(self, name), str):
                 raise _error(name, getattr(self, name), "a string or None")

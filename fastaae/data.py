@@ -48,7 +48,7 @@ class Data:
 
     name: str  # "mnist", "digits", the .npz path or "arrays"
     shape: tuple[int, ...]  # of one example; prod(shape) == D
-    n_classes: int  # 0 without labels, else the largest label of all splits + 1
+    n_classes: int  # 0 without labels, else the largest training label + 1; all occur in training or validation
     sha256: str  # digest of all splits: dtypes, shapes and bytes
     x_train: torch.Tensor
     y_train: torch.Tensor | None
@@ -72,6 +72,8 @@ def load(dataset: str, data_dir: str | None = None, n_validation: int | None = N
         DataUnavailable: MNIST is nowhere on disk and could not be downloaded.
         DataError: anything else about the data or the arguments is wrong.
     """
+    if data_dir is not None and not Path(data_dir).is_dir():
+        raise DataError(f"data_dir={data_dir!r} is not a folder")
     if dataset == "mnist":
         return _build("mnist", *_mnist(data_dir), n_validation, shuffle=False)
     if dataset == "digits":
@@ -133,8 +135,8 @@ def labeled_subset(labels: torch.Tensor, n_labeled: int | None, n_classes: int, 
     """
     if n_labeled is None:
         return torch.arange(len(labels))
-    if n_labeled < 1:
-        raise DataError(f"n_labeled={n_labeled}, expected at least 1")
+    if n_labeled < n_classes:
+        raise DataError(f"n_labeled={n_labeled}, expected at least {n_classes}, one of each class")
     if n_labeled > len(labels):
         raise DataError(f"n_labeled={n_labeled}, but only {len(labels)} labelled examples")
     rng = np.random.default_rng(seed)
@@ -169,14 +171,25 @@ def _build(name: str, x: Any, y: Any, x_test: Any, y_test: Any, n_validation: in
 
     held = n // 6 if n_validation is None else n_validation
     if not 1 <= held < n:
-        raise DataError(f"n_validation={held} of {n} training examples, expected at least 1 and fewer than {n}")
+        default = " (a sixth of them)" if n_validation is None else ""
+        raise DataError(
+            f"n_validation={held} of {n} training examples{default}, expected at least 1 and fewer than {n}"
+        )
     x = x.flatten(1)
     if shuffle:
         order = torch.from_numpy(np.random.default_rng(SPLIT_SEED).permutation(n))
         x, y = x[order], None if y is None else y[order]
         x_test = None if x_test is None else x_test.clone()  # like x, no longer the user's memory
     y_train, y_valid = (None, None) if y is None else (y[:-held], y[-held:])
-    n_classes = max((int(labels.max()) + 1 for labels in (y, y_test) if labels is not None), default=0)
+    n_classes = 0 if y is None else int(y.max()) + 1
+    if y is not None and (absent := sorted(set(range(n_classes)) - set(y.unique().tolist()))):
+        some = ", ".join(map(str, absent[:5])) + (", ..." if len(absent) > 5 else "")
+        hint = "renumber them with np.unique(y, return_inverse=True)[1]"
+        raise DataError(
+            f"y has labels up to {n_classes - 1} but none of {some}; expected every class from 0 on: {hint}"
+        )
+    if y_test is not None and y_test.max() >= n_classes:
+        raise DataError(f"y_test has label {int(y_test.max())}, the training labels are 0 to {n_classes - 1}")
     splits = (x[:-held], y_train, x[-held:], y_valid, x_test, y_test)
     return Data(name, tuple(shape), n_classes, _digest(splits), *splits)
 
@@ -252,6 +265,8 @@ def _digits() -> tuple[np.ndarray, ...]:
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
     try:
         with zipfile.ZipFile(path) as archive:
             declared = sum(member.file_size for member in archive.infolist())
@@ -285,8 +300,6 @@ _MNIST = (
 
 def _mnist(data_dir: str | None) -> list[np.ndarray]:
     """MNIST's x, y, x_test and y_test, from the first folder that holds any of its files, else downloaded."""
-    if data_dir is not None and not Path(data_dir).is_dir():
-        raise DataError(f"data_dir={data_dir!r} is not a folder")
     bases = [Path(base) for base in (data_dir, os.environ.get("FASTAAE_DATA")) if base] + [_cache()]
     folders = [base / sub for base in bases for sub in ("", "mnist", "MNIST/raw")]
     for folder in folders:

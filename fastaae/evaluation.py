@@ -13,22 +13,29 @@ from .data import Data
 from .model import BATCH, Model
 
 
-def classification_error(model: Model, x: Tensor, y: Tensor) -> float:
-    """Percent of examples x [N, D] whose predicted class is not y [N]."""
-    return 100 * (model.predict(x).cpu() != y).double().mean().item()
+def score(model: Model, x: Tensor, y: Tensor | None = None) -> dict[str, float]:
+    """A model's metrics on examples x [N, D] with labels y [N], in one pass of the encoder.
 
-
-def reconstruction_error(model: Model, x: Tensor) -> float:
-    """The config's reconstruction loss (summed over dimensions, mean over examples x [N, D]) without input noise."""
-    total = 0.0
-    for block in x.split(BATCH):
-        target = block.double().div_(255) if block.dtype == torch.uint8 else block.double()
-        output = model.reconstruct(block).flatten(1).cpu().double()
-        if model.config.reconstruction == "cross_entropy":
-            total += binary_cross_entropy(output, target, reduction="sum").item()
-        else:
-            total += 0.5 * (output - target).square().sum().item()
-    return total / len(x)
+    Returns:
+        {"reconstruction": the config's reconstruction loss (summed over dimensions, mean over examples) without input
+        noise, "error": percent of examples whose predicted class is not y, given y and a label head}.
+    """
+    loss, wrong = 0.0, 0
+    with torch.inference_mode():
+        for k, block in enumerate(x.split(BATCH)):
+            target = model.scaled(block)
+            code = model.code(target)
+            output = model.decoded(torch.cat(code, 1)).double()
+            if model.config.reconstruction == "cross_entropy":
+                loss += binary_cross_entropy(output, target.double(), reduction="sum").item()
+            else:
+                loss += 0.5 * (output - target).square().sum().item()
+            if model.n_classes and y is not None:
+                wrong += (code[1].argmax(-1).cpu() != y[k * BATCH : k * BATCH + len(block)]).sum().item()
+    metrics = {"reconstruction": loss / len(x)}
+    if model.n_classes and y is not None:
+        metrics["error"] = 100 * wrong / len(x)
+    return metrics
 
 
 def evaluate(models: Sequence[Model], data: Data, split: str) -> dict[str, list[float]]:
@@ -38,7 +45,7 @@ def evaluate(models: Sequence[Model], data: Data, split: str) -> dict[str, list[
         split: "valid" or "test".
 
     Returns:
-        {"reconstruction": [...], "error": [...]}; error (percent) with a label head and labels, {} without the split.
+        {"valid_reconstruction": [...], ...}: score() by the split's name; {} if the data has no such split.
 
     Raises:
         ValueError: another split.
@@ -48,10 +55,8 @@ def evaluate(models: Sequence[Model], data: Data, split: str) -> dict[str, list[
     x, y = (data.x_valid, data.y_valid) if split == "valid" else (data.x_test, data.y_test)
     if x is None:
         return {}
-    metrics = {"reconstruction": [reconstruction_error(m, x) for m in models]}
-    if models[0].n_classes and y is not None:
-        metrics["error"] = [classification_error(m, x, y) for m in models]
-    return metrics
+    scores = [score(model, x, y) for model in models]
+    return {f"{split}_{name}": [s[name] for s in scores] for name in scores[0]}
 
 
 def summarize(values: Sequence[float]) -> dict[str, float | list[float]]:

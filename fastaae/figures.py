@@ -15,24 +15,33 @@ def _canvas(width: float, height: float) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=150)
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def grid(images: np.ndarray, path: str | Path, columns: int | None = None) -> None:
-    """Write images [N, H, W], [N, H, W, 1 or 3] or flat [N, D], floats in [0, 1], as one picture in rows of `columns`
-    (None: about square), with a grey line of GAP pixels after each. Values become squares of pixels, as large as keep
-    an image within 75 x 75, at least one."""
+    """Write images [N, H, W], [N, H, W, C], [N, C, H, W] (C: 1 or 3) or flat [N, D], floats in [0, 1], as one picture
+    in rows of `columns` (None: about square), with a grey line of GAP pixels after each. Values become squares of
+    pixels, as large as keep an image within 75 x 75, at least one.
+
+    Raises:
+        ValueError: no images, or of another shape.
+    """
     from matplotlib.image import imsave
 
     images = np.asarray(images, np.float32)
+    shape = images.shape
     if images.ndim == 2:
         side = int(np.sqrt(images.shape[1]))
         height = side if side * side == images.shape[1] else 1
         images = images.reshape(len(images), height, -1)
     if images.ndim == 3:
         images = images[..., None]
+    elif images.ndim == 4 and images.shape[3] not in (1, 3):
+        images = np.moveaxis(images, 1, 3)
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or not len(images):
+        raise ValueError(f"images of shape {shape}: expected [N, H, W], [N, H, W, 3], [N, 3, H, W] or [N, D]")
     columns = columns or int(np.ceil(np.sqrt(len(images))))
     rows = -(-len(images) // columns)
     height, width, channels = images.shape[1:]

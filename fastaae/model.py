@@ -14,7 +14,7 @@ from torch import Tensor
 from . import checkpoint, priors
 from .config import Config
 from .data import DataError, examples
-from .networks import MLP
+from .networks import MLP, find_device
 
 BATCH = 4096
 
@@ -43,7 +43,7 @@ class Model:
         Raises:
             DataError: x is not such an array, or its examples have another size.
         """
-        return self._batched(lambda b: self._code(b)[0], self._examples(x), x)
+        return self._batched(lambda b: self.code(b)[0], self._examples(x), x)
 
     def predict_proba(self, x: Any) -> Any:
         """Class probabilities q(y|x) [N, n_classes] of examples x [N, ...].
@@ -53,7 +53,7 @@ class Model:
         """
         if not self.n_classes:
             raise ValueError(f"predict: a model of task {self.config.task!r} has no label head")
-        return self._batched(lambda b: self._code(b)[1], self._examples(x), x)
+        return self._batched(lambda b: self.code(b)[1], self._examples(x), x)
 
     def predict(self, x: Any) -> Any:
         """Classes int64 [N], the largest of predict_proba. Raises as predict_proba."""
@@ -71,16 +71,18 @@ class Model:
         code = self._tensor(z, self.encoder.weights[0].dtype)
         if code.ndim != 2 or code.shape[1] != self.config.style_dim:
             raise ValueError(f"z of shape {tuple(code.shape)}: expected [N, {self.config.style_dim}]")
+        if not torch.isfinite(code).all():
+            raise ValueError("z holds NaN or infinite values")
         if (labels is not None) != bool(self.n_classes):
             expected = f"labels (a class in [0, {self.n_classes}) for every z)" if self.n_classes else "no labels"
             raise ValueError(f"decode: the model's decoder takes {expected}")
         if labels is not None:
             code = torch.cat([code, self._labels(labels, len(code))], 1)
-        return self._batched(self._decode, code, z).reshape(-1, *self.shape)
+        return self._batched(self.decoded, code, z).reshape(-1, *self.shape)
 
     def reconstruct(self, x: Any) -> Any:
         """Examples [N, *shape] decoded from the codes of x [N, ...]. Raises as encode."""
-        decoded = self._batched(lambda b: self._decode(torch.cat(self._code(b), 1)), self._examples(x), x)
+        decoded = self._batched(lambda b: self.decoded(torch.cat(self.code(b), 1)), self._examples(x), x)
         return decoded.reshape(-1, *self.shape)
 
     def sample(self, n: int, seed: int = 0, labels: Any = None) -> np.ndarray:
@@ -92,8 +94,8 @@ class Model:
         Raises:
             ValueError: as decode.
         """
-        if n < 1:
-            raise ValueError(f"n={n}: expected at least 1")
+        if not isinstance(n, int) or n < 1:
+            raise ValueError(f"n={n}: expected an integer, at least 1")
         g = torch.Generator(self.device).manual_seed(seed)
         like = self.encoder.weights[0]
         z = like.new_empty(n, self.config.style_dim)
@@ -113,15 +115,21 @@ class Model:
         tensors |= {f"decoder.{k}": t for k, t in self.decoder.state().items()}
         checkpoint.save(path, tensors, model_info(self.config, self.shape, self.n_classes))
 
-    def _code(self, x: Tensor) -> tuple[Tensor, ...]:
-        """z, and y if the model has a label head."""
+    def code(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(z, y), or (z,) without a label head, of scaled examples x [N, D] on the model's device."""
         code = self.encoder(x)
         z, logits = code[:, : self.config.style_dim], code[:, self.config.style_dim :]
         return (z, torch.softmax(logits, -1)) if self.n_classes else (z,)
 
-    def _decode(self, code: Tensor) -> Tensor:
+    def decoded(self, code: Tensor) -> Tensor:
+        """Examples [N, D] from codes [N, style_dim (+ n_classes)]."""
         logits = self.decoder(code)
         return logits.sigmoid_() if self.config.output == "sigmoid" else logits
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """x on the model's device in its dtype, bytes scaled to [0, 1]."""
+        x, dtype = x.to(self.device), self.encoder.weights[0].dtype
+        return x.to(dtype).div_(255) if x.dtype == torch.uint8 else x.to(dtype)
 
     def _examples(self, x: Any) -> Tensor:
         x = examples("x", x).flatten(1)
@@ -137,9 +145,14 @@ class Model:
     def _labels(self, labels: Any, n: int) -> Tensor:
         dtype = self.encoder.weights[0].dtype
         y = self._tensor(labels)
-        if y.ndim == 2 and tuple(y.shape) == (n, self.n_classes):
+        if tuple(y.shape) == (n, self.n_classes) and ((y >= 0) & (y <= 1)).all():
             return y.to(dtype)
-        if y.ndim != 1 or len(y) != n or y.is_floating_point() or not all(0 <= k < self.n_classes for k in y.tolist()):
+        if (
+            y.shape != (n,)
+            or y.dtype == torch.bool
+            or y.is_floating_point()
+            or not all(0 <= k < self.n_classes for k in y.tolist())
+        ):
             raise ValueError(
                 f"labels of shape {tuple(y.shape)}: expected [{n}] integers in [0, {self.n_classes}) "
                 f"or [{n}, {self.n_classes}] probabilities"
@@ -148,12 +161,8 @@ class Model:
 
     def _batched(self, f: Callable[[Tensor], Tensor], rows: Tensor, like: Any) -> Any:
         """f over rows, a few thousand at a time, on the model's device. NumPy unless `like` is a tensor."""
-        dtype = self.encoder.weights[0].dtype
-        out = []
         with torch.inference_mode():
-            for block in rows.split(BATCH):
-                x = block.to(self.device)
-                out.append(f(x.to(dtype).div_(255) if x.dtype == torch.uint8 else x.to(dtype)))
+            out = [f(self.scaled(block)) for block in rows.split(BATCH)]
         result = torch.cat(out)
         return result if isinstance(like, Tensor) else result.cpu().numpy()
 
@@ -168,7 +177,9 @@ def load(path: str | Path, replica: int = 0, device: str = "cpu") -> Model:
 
     Raises:
         CheckpointError: the file is missing, damaged, of another format, or its tensors do not fit its config.
+        ValueError: no such device.
     """
+    where = find_device(device)
     path = Path(path)
     if path.is_dir():
         path = path / "checkpoint.safetensors"
@@ -190,7 +201,7 @@ def load(path: str | Path, replica: int = 0, device: str = "cpu") -> Model:
     if not 0 <= replica < replicas:
         raise checkpoint.CheckpointError(f"{path}: replica={replica}, the file holds {replicas}")
     encoder, decoder = (
-        MLP(*([t.to(device, copy=True) for t in part] for part in (n.weights, n.biases)))
+        MLP(*([t.to(where, copy=True) for t in part] for part in (n.weights, n.biases)))
         for n in (encoder.replica(replica), decoder.replica(replica))
     )
     return Model(config, shape, classes, encoder, decoder)

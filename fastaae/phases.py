@@ -121,9 +121,8 @@ class Step:
             name: MLP.initialize((size, *hidden, 1), cfg.init_std, weights, **floats)
             for name, size in self.code_sizes.items()
         }
-        self.rates = {
-            name: torch.empty(1, 1, 1, **floats) for name in ("reconstruction", "adversarial", "classification")
-        }
+        costs = ("reconstruction", "adversarial", "classification")
+        self.rates = {cost: torch.empty(1, 1, 1, **floats) for cost in costs}
         self.optimizers = {
             "reconstruction.encoder": self._optimizer(self.encoder, "reconstruction", cfg.momentum),
             "reconstruction.decoder": self._optimizer(self.decoder, "reconstruction", cfg.momentum),
@@ -154,11 +153,9 @@ class Step:
         self.generators = [torch.Generator(device).manual_seed(seeds(s, 1)) for s in self.replica_seeds]
 
     def _optimizer(self, network: MLP, rate: str, momentum: float) -> SGD | Adam:
-        return (
-            Adam(network, self.rates[rate])
-            if self.cfg.optimizer == "adam"
-            else SGD(network, self.rates[rate], momentum)
-        )
+        if self.cfg.optimizer == "adam":
+            return Adam(network, self.rates[rate])
+        return SGD(network, self.rates[rate], momentum)
 
     def _clean(self, tape: Tape) -> Tensor:
         """Where a batch is gathered before noise: the network's input itself if there is none."""

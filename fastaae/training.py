@@ -23,6 +23,7 @@ from . import data as datasets
 from .config import Config
 from .data import Data
 from .model import Model, model_info
+from .networks import find_device
 from .phases import Step
 
 RESUMABLE = ("epochs", "out_dir", "data_dir", "device", "checkpoint_every", "log_every")
@@ -81,18 +82,21 @@ def train(cfg: Config | None = None, data: Any = None, resume: str | Path | None
         Interrupted: SIGINT or SIGTERM; a checkpoint was saved at a step boundary.
     """
     saved = None
+    if not isinstance(cfg, Config | None):
+        raise ValueError(f"train: got a {type(cfg).__name__}, expected a Config, for instance fastaae.preset('digits')")
     if cfg is not None and data is not None:
         cfg = replace(cfg, dataset="arrays")  # so that nobody takes the run for one on cfg.dataset
+    elif cfg is not None and cfg.dataset.endswith(".npz"):
+        cfg = replace(cfg, dataset=str(Path(cfg.dataset).absolute()))  # a run may be resumed from another folder
     if resume is not None:
         path = Path(resume) / "checkpoint.safetensors"
         saved = checkpoint.load(path)
-        if not {"step", "data_sha256"} <= saved[1].keys():
+        if not {"step", "data_sha256", "device"} <= saved[1].keys():
             raise checkpoint.CheckpointError(f"{path}: holds a model, expected the checkpoint of a run")
         cfg = _resumed_config(cfg, Config.from_dict(saved[1].get("config")), str(resume))
     elif cfg is None:
         raise ValueError("train: expected a Config, or resume=DIR")
-    device = _device(cfg.device)
-    torch.backends.cuda.matmul.allow_tf32 = False
+    device = find_device(cfg.device)
     if data is None:
         loaded = datasets.load(cfg.dataset, cfg.data_dir, cfg.n_validation)
     else:
@@ -105,7 +109,11 @@ def train(cfg: Config | None = None, data: Any = None, resume: str | Path | None
         cfg = replace(cfg, out_dir=next(name for name in names if not Path(name).exists()))
     directory = Path(cfg.out_dir)
     if saved is None and directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise ValueError(f"out_dir={cfg.out_dir!r}: expected a new or empty directory; to go on with a run use resume")
+        resumable = (directory / "checkpoint.safetensors").exists()
+        hint = "; to go on with the run in it use resume" if resumable else ", this one holds no checkpoint to resume"
+        raise ValueError(f"out_dir={cfg.out_dir!r}: expected a new or empty directory{hint}")
+    if saved and saved[1]["device"] != device.type:
+        raise ValueError(f"device={cfg.device!r}: the run began on {saved[1]['device']}, whose random numbers differ")
     step = Step(cfg, loaded, device)
     if saved and saved[1]["step"] > cfg.epochs * step.steps_per_epoch:
         trained = -(-saved[1]["step"] // step.steps_per_epoch)
@@ -149,6 +157,7 @@ class _Training:
                 for done in range(within + 1, step.steps_per_epoch + 1):
                     step()
                     self.done += 1
+                    self.progress.advance()
                     if done == step.steps_per_epoch or done % cfg.log_every == 0:
                         self._log(epoch)
                     if self.signum is not None and done < step.steps_per_epoch:
@@ -176,8 +185,7 @@ class _Training:
         self.logged = self.done
         means = {phase.__name__: losses[:, i].mean(0).tolist() for i, phase in enumerate(step.phases)}
         self._write({"step": self.done, "epoch": epoch, **means})
-        text = " ".join(f"{name} {np.mean(v):.4g}" for name, v in means.items())
-        self.progress.update(self.done, f"epoch {epoch + 1}/{self.cfg.epochs} {text}")
+        self.progress.show(self.done, epoch, {name: float(np.mean(v)) for name, v in means.items()})
 
     def _last_good(self) -> str:
         return "none" if self.saved_at is None else f"{self.directory}/checkpoint.safetensors (step {self.saved_at})"
@@ -190,7 +198,7 @@ class _Training:
 
     def _end_epoch(self, epoch: int) -> None:
         self._check(self.step.parameters())
-        metrics = {f"valid_{k}": v for k, v in evaluation.evaluate(self.models, self.data, "valid").items()}
+        metrics = evaluation.evaluate(self.models, self.data, "valid")
         self._write({"step": self.done, "epoch": epoch, **metrics})
         if (epoch + 1) % self.cfg.checkpoint_every == 0 or epoch + 1 == self.cfg.epochs:
             self._save()
@@ -200,7 +208,8 @@ class _Training:
         state = self.step.state()
         self._check(state)
         info = model_info(self.cfg, self.data.shape, self.classes)
-        info |= {"step": self.done, "data_sha256": self.data.sha256, "fastaae": __version__}
+        info |= {"step": self.done, "data_sha256": self.data.sha256, "device": self.step.device.type}
+        info |= {"fastaae": __version__}
         checkpoint.save(self.directory / "checkpoint.safetensors", state, info)
         self.saved_at = self.done
 
@@ -216,8 +225,7 @@ class _Training:
     def _finish(self) -> Run:
         valid = evaluation.evaluate(self.models, self.data, "valid")
         test = evaluation.evaluate(self.models, self.data, "test")
-        values = {f"valid_{k}": v for k, v in valid.items()} | {f"test_{k}": v for k, v in test.items()}
-        metrics = {name: evaluation.summarize(v) for name, v in values.items()}
+        metrics = {name: evaluation.summarize(v) for name, v in (valid | test).items()}
         digest = checkpoint.digest(self.step.parameters())
         summary = {"metrics": metrics, "steps": self.done, "weights_sha256": digest}
         checkpoint.write_atomic(self.directory / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
@@ -251,7 +259,7 @@ class _Training:
     def _truncate_metrics(self) -> None:
         """Drop what a killed run logged after its last checkpoint."""
         path = self.directory / "metrics.jsonl"
-        kept = [line for line in _read_lines(path) if json.loads(line)["step"] <= self.done]
+        kept = [line for line in _read_lines(path) if _parsed(line, path)["step"] <= self.done]
         checkpoint.write_atomic(path, "".join(kept).encode())
 
     def _write_config(self) -> None:
@@ -261,7 +269,7 @@ class _Training:
         data = {"name": self.data.name, "sha256": self.data.sha256}
         content = {"config": self.cfg.to_dict(), "data": data, **now}
         if self.saved_at is not None and path.exists():
-            before = json.loads(path.read_text(encoding="utf-8"))
+            before = _parsed(path.read_text(encoding="utf-8"), path)
             resumed = [*before.get("resumed", []), {"step": self.done, **now}]
             content = {**before, "config": content["config"], "resumed": resumed}
         checkpoint.write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
@@ -281,6 +289,16 @@ def read_history(directory: str | Path) -> dict[str, np.ndarray]:
     return {name: np.array(values) for name, values in columns.items()}
 
 
+def _parsed(text: str, path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged ({error}); move it away to go on without it") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: damaged (no JSON object); move it away to go on without it")
+    return value
+
+
 def _read_lines(path: Path) -> list[str]:
     """The complete lines of a file: what a kill left half written is dropped."""
     if not path.exists():
@@ -296,19 +314,9 @@ def _resumed_config(cfg: Config | None, saved: Config, directory: str) -> Config
     for name in old:
         if name not in RESUMABLE and old[name] != new[name]:
             raise ValueError(f"resume={directory!r}: {name} was {old[name]!r}, got {new[name]!r}; expected the same")
+    if cfg.out_dir is not None and Path(cfg.out_dir).resolve() != Path(directory).resolve():
+        raise ValueError(f"out_dir={cfg.out_dir!r}: expected None or the directory to resume, {directory!r}")
     return replace(cfg, out_dir=directory)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device={name!r}: expected 'auto', 'cpu', 'cuda' or 'cuda:N'") from None
-    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
-        raise ValueError(f"device={name!r}: not available here; expected 'auto', 'cpu' or, with a GPU, 'cuda'")
-    return device
 
 
 class _Progress:
@@ -328,12 +336,20 @@ class _Progress:
     def __exit__(self, *_: Any) -> None:
         self.bar.close()
 
-    def update(self, done: int, text: str) -> None:
+    def advance(self) -> None:
+        """One more step was launched."""
+        self.bar.update()
+
+    def show(self, done: int, epoch: int, losses: dict[str, float]) -> None:
+        """The mean losses of the last steps, by phase."""
         now = time.monotonic()
         if self.lines and now - self.printed >= 30:
             self.printed = now
             rate = (done - self.first) / (now - self.started)
-            print(f"step {done}/{self.total}, {rate:.1f} steps/s, {text}", file=sys.stderr, flush=True)
-        elif not self.bar.disable:
+            text = " ".join(f"{name} {value:.4g}" for name, value in losses.items())
+            print(
+                f"epoch {epoch + 1}: step {done}/{self.total}, {rate:.1f} steps/s, {text}", file=sys.stderr, flush=True
+            )
+        elif not self.bar.disable:  # initials, so that the bar keeps its room: R, D, G, C
+            text = " ".join(f"{name[0].upper()} {value:.3g}" for name, value in losses.items())
             self.bar.set_postfix_str(text, refresh=False)
-            self.bar.update(done - self.bar.n)

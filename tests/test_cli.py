@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -223,7 +224,7 @@ def test_ctrl_c_in_a_real_process(tmp_path):
 
 ERRORS = [
     ("trian", "fastaae: unknown command 'trian' usage: fastaae COMMAND .*"),
-    ("train", r"fastaae: train: expected a preset \(digits, .*\) or --config FILE"),
+    ("train", r"fastaae: train: expected a preset \(digits, .*\) or --config FILE first, then flags"),
     ("train digit", r"fastaae: unknown preset 'digit': expected one of digits, .*; did you mean 'digits'\?"),
     ("train digits --epoch 1", "Unrecognized options .*: --epoch, 1 Perhaps you meant: --epochs INT .*"),
     ("train digits stray", "Unrecognized options .*: stray .*"),
@@ -233,8 +234,11 @@ ERRORS = [
     ("train digits --task foo", "Invalid choice .*'foo' for argument '--task'.*'unsupervised', .*"),
     ("train digits --device tpu", "fastaae: device='tpu': expected 'auto', 'cpu', .*"),
     ("train digits --batch-size 1251", "fastaae: batch_size=1251: expected at most the 1250 .* digits"),
-    ("train digits --out-dir file", "fastaae: out_dir='file': expected a new or empty directory; .*"),
-    ("train digits --dataset no.npz", "fastaae: no.npz: not a readable .npz file .*"),
+    (
+        "train digits --out-dir file",
+        "fastaae: out_dir='file': expected a new or empty directory, this one holds no checkpoint .*",
+    ),
+    ("train digits --dataset no.npz", "fastaae: .*/no.npz: no such file"),
     ("train --config", "fastaae: train --config: expected a file"),
     ("train --config no.json", "fastaae: no.json: .*No such file.*"),
     ("train --config .", "fastaae: .: .*Is a directory.*"),
@@ -253,7 +257,7 @@ ERRORS = [
     ("evaluate broken", "fastaae: broken/checkpoint.safetensors: not a checkpoint, or truncated .*"),
     ("sample no", "fastaae: sample: 'no' is no directory"),
     ("sample", "fastaae: sample: expected one run directory, got nothing"),
-    ("sample run --n 0", "fastaae: n=0: expected at least 1"),
+    ("sample run --n 0", "fastaae: n=0: expected an integer, at least 1"),
     ("sample run --replica 2", "fastaae: run/checkpoint.safetensors: replica=2, the file holds 2"),
     ("sample run --out no/s.png", "fastaae: .*No such file.*'no/s.png'"),
     ("sample run --many 9", "Unrecognized options .*--many.*"),
@@ -286,7 +290,21 @@ def test_run_on_own_arrays_cannot_be_evaluated_without_them(capsys):
     training.train(cfg, data=x, progress=False)
     for command in ("evaluate", "resume"):
         assert status(command, "own") == 2
-        assert "dataset='arrays'" in capsys.readouterr().err
+        assert re.search("dataset='arrays'|its caller's arrays", capsys.readouterr().err)
+
+
+def test_changed_data_is_noticed(capsys):
+    rng = np.random.default_rng(0)
+    np.savez("mine.npz", x=rng.random((60, 4)))
+    flags = ("--hidden", "4", "--batch-size", "5", "--epochs", "1")
+    assert status("train", "digits", "--dataset", "mine.npz", *flags, "--out-dir", "npz") == 0
+    assert status("evaluate", "npz") == 0
+    np.savez("mine.npz", x=rng.random((60, 4)))
+    for command in (("evaluate", "npz"), ("resume", "npz"), ("train", "--config", "npz/config.json", "--out-dir", "b")):
+        capsys.readouterr()
+        assert status(*command) == 2
+        assert "SHA-256" in capsys.readouterr().err
+    assert not Path("b").exists()
 
 
 def test_diverging_run_ends_with_status_1(capsys):

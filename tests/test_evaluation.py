@@ -9,15 +9,22 @@ import pytest
 import torch
 
 import fastaae.evaluation
-import fastaae.model
 from fastaae.config import Config
 from fastaae.data import from_arrays
-from fastaae.evaluation import classification_error, evaluate, reconstruction_error, summarize
+from fastaae.evaluation import evaluate, score, summarize
 from fastaae.model import Model
 from fastaae.networks import MLP
 
 BYTES = torch.tensor([[0, 255], [51, 102], [255, 255], [0, 0]], dtype=torch.uint8)  # 0, 0.2, 0.4 and 1
 FLOATS = BYTES.float() / 255
+
+
+def classification_error(m, x, y):
+    return score(m, x, y)["error"]
+
+
+def reconstruction_error(m, x):
+    return score(m, x)["reconstruction"]
 
 
 def model(logits=(0.0, 0.0), classes=0, **fields):
@@ -65,8 +72,7 @@ LOSSES = {
 @pytest.mark.parametrize("batch", [3, 4096])
 def test_reconstruction_error_is_the_loss_worked_by_hand(monkeypatch, x, name, batch):
     fields, logits, expected = LOSSES[name]
-    for module in (fastaae.evaluation, fastaae.model):
-        monkeypatch.setattr(module, "BATCH", batch)
+    monkeypatch.setattr(fastaae.evaluation, "BATCH", batch)
     before = x.clone()
     error = reconstruction_error(model(logits, **fields), x)
     assert type(error) is float and error == pytest.approx(expected, rel=1e-6)
@@ -89,18 +95,18 @@ def test_every_model_is_evaluated_on_the_split(split):
     x, y = (d.x_valid, d.y_valid) if split == "valid" else (d.x_test, d.y_test)
     models = [model((0.0, 0.0), 2), model((1.0, 2.0), 2)]
     metrics = evaluate(models, d, split)
-    assert list(metrics) == ["reconstruction", "error"]
-    assert metrics["reconstruction"] == [reconstruction_error(m, x) for m in models]
-    assert metrics["reconstruction"][0] != metrics["reconstruction"][1]
-    assert metrics["error"] == [classification_error(m, x, y) for m in models]
+    assert list(metrics) == [f"{split}_reconstruction", f"{split}_error"]
+    losses = metrics[f"{split}_reconstruction"]
+    assert losses == [reconstruction_error(m, x) for m in models] and losses[0] != losses[1]
+    assert metrics[f"{split}_error"] == [classification_error(m, x, y) for m in models]
     if split == "test":
-        assert metrics["error"] == [50, 50]
+        assert metrics["test_error"] == [50, 50]
 
 
 @pytest.mark.parametrize(("classes", "labels"), [(0, True), (0, False), (2, False)])
 def test_there_is_no_classification_error_without_label_head_or_labels(classes, labels):
     for split in ("valid", "test"):
-        assert list(evaluate([model(classes=classes)], data(labels), split)) == ["reconstruction"]
+        assert list(evaluate([model(classes=classes)], data(labels), split)) == [f"{split}_reconstruction"]
 
 
 def test_a_missing_test_set_has_no_metrics():

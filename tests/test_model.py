@@ -222,7 +222,7 @@ def test_samples_depend_on_the_seed_alone(classes):
 
 def test_samples_draw_codes_of_the_prior_and_uniform_classes():
     m, seen = model(prior_std=3.0), []
-    m._decode = lambda code: seen.append(code) or code.new_zeros(len(code), 6)
+    m.decoded = lambda code: seen.append(code) or code.new_zeros(len(code), 6)
     m.sample(3000)
     z, y = seen[0][:, :STYLE].numpy(), seen[0][:, STYLE:].numpy()
     assert abs(z.std() / 3 - 1) < 0.05 and abs(z.mean()) < 0.2  # 4 standard errors or more
@@ -231,7 +231,7 @@ def test_samples_draw_codes_of_the_prior_and_uniform_classes():
 
 def test_given_labels_leave_the_codes_of_a_seed_alone():
     m, seen = model(), []
-    m._decode = lambda code: seen.append(code) or code.new_zeros(len(code), 6)
+    m.decoded = lambda code: seen.append(code) or code.new_zeros(len(code), 6)
     m.sample(7, seed=2)
     m.sample(7, seed=2, labels=LABELS)
     assert torch.equal(seen[0][:, :STYLE], seen[1][:, :STYLE])
@@ -313,7 +313,7 @@ def test_classes_need_a_label_head(method):
 
 @pytest.mark.parametrize("n", [0, -1])
 def test_the_number_of_samples_is_positive(n):
-    with pytest.raises(ValueError, match=f"n={n}: expected at least 1"):
+    with pytest.raises(ValueError, match=f"n={n}: expected an integer, at least 1"):
         model().sample(n)
 
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 QUICK = {"epochs": 1, "hidden": (8, 8), "dataset": "digits"}  # what a preset is shrunk to here
-INSTALL = ("pip install", "make ", "python bench/step.py")  # run by CI and test_bench.py
+INSTALL = ("pip install", "make ", "python bench/step.py")  # run by CI and test_examples.py
 
 
 def commands(text):
@@ -73,7 +73,7 @@ def test_inline_python_runs(quick):
 
 def test_files_named_exist():
     tree = next(text for kind, text in BLOCKS if kind == "")
-    names = re.findall(r"\b(?:fastaae|kernels)/\w+\.py", tree) + re.findall(r"\]\((?!http)([^)]+)\)", README)
+    names = re.findall(r"\b(?:fastaae|kernels)/\w+\.py", tree) + re.findall(r"\]\((?!http|#)([^)]+)\)", README)
     assert len(names) >= 13
     assert all((ROOT / name).is_file() for name in names), names
 

@@ -264,7 +264,7 @@ def test_resume_may_change_what_the_weights_do_not_depend_on(tmp_path, undisturb
     run = tmp_path / "run"
     fit(run, epochs=1)
     changes = {"log_every": 3, "checkpoint_every": 5, "device": "cpu", "data_dir": str(tmp_path)}
-    train(replace(CFG, **changes, out_dir=str(tmp_path / "other")), data=DATA, resume=run, progress=False)
+    train(replace(CFG, **changes), data=DATA, resume=run, progress=False)
     assert weights(run) == weights(undisturbed())
     assert read_json(run, "config.json")["config"].items() >= {**changes, "out_dir": str(run)}.items()
     assert list(tmp_path.iterdir()) == [run]
@@ -619,8 +619,8 @@ def test_progress_without_terminal_is_a_line_every_30_s(tmp_path, monkeypatch, c
     printed = capsys.readouterr()
     lines = printed.err.splitlines()
     assert printed.out == ""
-    assert [line.split(", ")[:2] for line in lines] == [[f"step {k}/10", "0.1 steps/s"] for k in steps]
-    assert all(re.search(rf"epoch {k // 5}/2 reconstruction \d", line) for k, line in zip(steps, lines, strict=True))
+    assert [line.split(", ")[:2] for line in lines] == [[f"epoch {k // 5}: step {k}/10", "0.1 steps/s"] for k in steps]
+    assert all(re.search(r"reconstruction \d.* generator \d", line) for line in lines)
 
 
 @pytest.mark.parametrize(("progress", "shown"), [(True, "10/10"), (False, "")], ids=["shown", "hidden"])
