@@ -74,6 +74,8 @@ def codes(z: np.ndarray, labels: Sequence[int] | np.ndarray, path: str | Path, p
     for k in (1, 2, 3) if prior_std else ():
         axes.add_patch(Circle((0, 0), k * prior_std, fill=False, color="0.6", linewidth=0.8, linestyle="--"))
     axes.set_aspect("equal")
+    if prior_std:
+        axes.set_title("dashed: 1, 2, 3 standard deviations of the prior", fontsize="small")
     axes.set_xlabel("z[0]")
     axes.set_ylabel("z[1]")
     figure.colorbar(points, ticks=range(int(labels.max()) + 1), label="label")
