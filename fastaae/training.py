@@ -135,6 +135,7 @@ class _Training:
         self.done = self.logged = 0  # steps
         self.signum: int | None = None
         self.saved_at: int | None = None
+        self.valid: dict[str, list[float]] = {}  # metrics after the last epoch trained here
         self.shown = progress
 
     def run(self, saved: tuple[dict[str, torch.Tensor], dict[str, Any]] | None) -> Run:
@@ -198,8 +199,8 @@ class _Training:
 
     def _end_epoch(self, epoch: int) -> None:
         self._check(self.step.parameters())
-        metrics = evaluation.evaluate(self.models, self.data, "valid")
-        self._write({"step": self.done, "epoch": epoch, **metrics})
+        self.valid = evaluation.evaluate(self.models, self.data, "valid")
+        self._write({"step": self.done, "epoch": epoch, **self.valid})
         if (epoch + 1) % self.cfg.checkpoint_every == 0 or epoch + 1 == self.cfg.epochs:
             self._save()
 
@@ -223,7 +224,7 @@ class _Training:
         raise Interrupted(f"stopped after step {self.done}; go on with: {command}", self.signum)
 
     def _finish(self) -> Run:
-        valid = evaluation.evaluate(self.models, self.data, "valid")
+        valid = self.valid or evaluation.evaluate(self.models, self.data, "valid")  # resumed after the last epoch
         test = evaluation.evaluate(self.models, self.data, "test")
         metrics = {name: evaluation.summarize(v) for name, v in (valid | test).items()}
         digest = checkpoint.digest(self.step.parameters())
