@@ -19,6 +19,8 @@ _HOME = {
     "NonFiniteError": "training",
     "Model": "model",
     "load": "model",
+    "parzen_log_likelihood": "parzen",
+    "ParzenResult": "parzen",
     "DataError": "data",
     "CheckpointError": "checkpoint",
 }

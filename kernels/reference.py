@@ -7,6 +7,8 @@ step made of them can be captured in a CUDA graph.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
@@ -159,3 +161,11 @@ def softmax_cross_entropy(logits: Tensor, labels: Tensor, grad: Tensor) -> Tenso
 def softmax_backward_(grad: Tensor, y: Tensor) -> None:
     """Gradient with respect to the logits of y = softmax(logits), in place. grad, y: [R, B, K]."""
     grad.sub_((grad * y).sum(-1, keepdim=True)).mul_(y)
+
+
+def parzen_log_likelihood(queries: Tensor, samples: Tensor, sigma: float) -> Tensor:
+    """Parzen-window log-likelihood [M] of queries [M, D] under samples [N, D], from float64 differences. In nats."""
+    queries, samples = queries.double(), samples.double()
+    exponents = torch.stack([(samples - x).square().sum(1) for x in queries]) / (-2 * sigma**2)
+    log_norm = math.log(len(samples)) + samples.shape[1] * math.log(sigma * math.sqrt(2 * math.pi))
+    return exponents.logsumexp(1) - log_norm

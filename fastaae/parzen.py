@@ -1,0 +1,232 @@
+"""Parzen-window log-likelihood of queries under samples: exact, with a bound that says how exact.
+
+log p(x) = logsumexp_j(-|x - s_j|² / (2 sigma²)) - ln N - D ln(sigma sqrt(2 pi)), in nats (Breuleux et al. 2009; the
+protocol of Goodfellow et al. 2014: one bandwidth, chosen on validation data). How it is computed: kernels/pairs.py.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .kernels.pairs import PairSums, double
+from .networks import find_device
+
+METHODS = ("auto", "pruned", "dense")
+LARGEST = 1e150  # magnitude whose square is far from overflow
+
+
+class SigmaCurve(NamedTuple):
+    """Mean log-likelihood of the validation data per bandwidth, in nats. A bandwidth that was soon seen to be hopeless
+    is known less exactly than the best ones; `error_bound` says how exactly."""
+
+    sigma: np.ndarray
+    mean: np.ndarray
+    error_bound: np.ndarray
+
+
+@dataclass(frozen=True)
+class ParzenResult:
+    """What parzen_log_likelihood returns. All likelihoods are in nats.
+
+    Attributes:
+        mean: over the queries.
+        sem: its standard error, population standard deviation / sqrt(M).
+        error_bound: |per_query - exact| is at most this for every query, where exact is the formula above in real
+            arithmetic on the given numbers. Computed from the data, the arithmetic and the pairs left out.
+        sigma: the bandwidth, given or chosen.
+        per_query: float64 [M].
+        sigma_curve: how the bandwidth was chosen; None where it was given.
+    """
+
+    mean: float
+    sem: float
+    error_bound: float
+    sigma: float
+    n_samples: int
+    per_query: np.ndarray = field(repr=False)
+    sigma_curve: SigmaCurve | None = field(repr=False)
+
+
+def parzen_log_likelihood(
+    queries: Any,
+    samples: Any,
+    sigma: float | None = None,
+    *,
+    validation: Any = None,
+    sigmas: Any = None,
+    n_samples: int | None = None,
+    method: str = "auto",
+    tolerance: float = 1e-4,
+    device: str | None = None,
+    block: int | None = None,
+    progress: bool | None = None,
+) -> ParzenResult:
+    """Log-likelihood of queries under the Gaussian Parzen-window density of samples.
+
+    Arrays are NumPy arrays or torch tensors [n, ...] of floats, or of uint8 k that mean k / 255.
+
+    Args:
+        queries: [M, ...].
+        samples: [N, ...], also a memmap; or an iterable of such blocks, of any sizes, read once and never held.
+        sigma: standard deviation of the Gaussian window. None chooses it on `validation`, in the same pass.
+        validation: [V, ...], which chooses the bandwidth.
+        sigmas: bandwidths to choose from. Default: logspace(-1, 0, 10), as in the original protocol, refined until
+            neighbours differ by less than about 0.1 nats near the best.
+        n_samples: how many samples the iterable will yield, if known; other counts are an error.
+        method: "pruned" computes only what can matter, "dense" every distance; "auto" takes what is shorter. All are
+            exact to the error bound.
+        tolerance: nats that leaving out pairs may cost, for up to 1e9 samples.
+        device: "cpu", "cuda"; default: where the queries are.
+        block: samples scored at a time; default: made for the cache. How an iterable is cut does not matter: the result
+            is the same, bit for bit.
+        progress: show a bar; default: on a terminal.
+
+    Raises:
+        ValueError: an argument is wrong or does not fit the others, or values are NaN, infinite or beyond 1e150; the
+            message names which. MemoryError: the queries do not fit; it says how many would.
+    """
+    where = find_device(device) if device is not None else getattr(queries, "device", torch.device("cpu"))
+    x = _array("queries", queries)
+    grid, choosing = _bandwidths(sigma, sigmas, validation, x.shape[1])
+    if method not in METHODS:
+        raise ValueError(f"method={method!r}: expected one of {', '.join(METHODS)}")
+    if not (isinstance(tolerance, float | int) and 0 < tolerance < 1):
+        raise ValueError(f"tolerance={tolerance!r}: expected nats between 0 and 1")
+    for name, value in (("block", block), ("n_samples", n_samples)):
+        if value is not None and not (isinstance(value, int) and 0 < value < 2**53):
+            raise ValueError(f"{name}={value!r}: expected a positive integer below 2**53")
+    if choosing:
+        chooser = _array("validation", validation, x.shape[1])
+        x = torch.cat([chooser, x]) if chooser.dtype == x.dtype else torch.cat([double(chooser), double(x)])
+        choosing = len(chooser)
+    _check_memory(len(x), x.shape[1], len(grid))
+
+    sums = PairSums(x.to(where), torch.tensor(grid, dtype=torch.float64, device=where), choosing, tolerance, method)
+    if hasattr(samples, "shape"):
+        samples, given = [samples], len(samples)
+        if n_samples not in (None, given):
+            raise ValueError(f"n_samples={n_samples}, but there are {given} samples")
+        n_samples = given
+    with tqdm(total=n_samples, unit=" samples", disable=None if progress is None else not progress) as bar:
+        for part in _blocks(samples, x.shape[1], block or sums.block):
+            sums.add(part.to(where))
+            bar.update(len(part))
+    if not sums.n:
+        raise ValueError("samples: there are none")
+    if n_samples not in (None, sums.n):
+        raise ValueError(f"samples ended after {sums.n}, expected n_samples={n_samples}")
+
+    value, bound = (t.cpu().numpy() for t in sums.result())
+    best, curve = 0, None
+    if choosing:
+        curve = SigmaCurve(np.array(grid), value[:, :choosing].mean(1), bound[:, :choosing].mean(1))
+        best = int(np.argmax(curve.mean))
+        if best in (0, len(grid) - 1) and len(grid) > 1:
+            end = "smallest" if best == 0 else "largest"
+            warnings.warn(f"best bandwidth {grid[best]:g} is the {end} tried: pass sigmas= beyond it", stacklevel=2)
+    per_query = value[best, choosing:]
+    scale = max(np.abs(per_query).max(), 1.0)  # far queries are finite, their squares need not be
+    return ParzenResult(
+        mean=float(per_query.mean()),
+        sem=float((per_query / scale).std() * scale / math.sqrt(len(per_query))),
+        error_bound=float(bound[best, choosing:].max()),
+        sigma=float(grid[best]),
+        n_samples=sums.n,
+        per_query=per_query.copy(),
+        sigma_curve=curve,
+    )
+
+
+def _bandwidths(sigma: Any, sigmas: Any, validation: Any, d: int) -> tuple[list[float], bool]:
+    """The bandwidths to score, ascending, and whether one is to be chosen."""
+    if sigma is not None:
+        if sigmas is not None or validation is not None:
+            raise ValueError("sigma is given: validation and sigmas would choose it")
+        values = [sigma]
+    elif validation is None:
+        raise ValueError("give sigma, or validation data to choose it on")
+    elif sigmas is not None:
+        values = np.asarray(sigmas).ravel().tolist()
+    else:  # near its top the curve falls by D (ln sigma - ln best)² nats
+        between = max(1, math.ceil(math.log(10) / 9 / 2 * math.sqrt(d / 0.1)))
+        values = np.logspace(-1, 0, 9 * between + 1).tolist()
+    wrong = [s for s in values if isinstance(s, bool) or not isinstance(s, float | int) or not 1e-100 < s < 1e100]
+    if wrong or not values:
+        raise ValueError(f"bandwidth {wrong[0] if wrong else values!r}: expected positive numbers")
+    return sorted({float(s) for s in values}), sigma is None
+
+
+def _array(name: str, values: Any, d: int | None = None) -> Tensor:
+    """Checked values as a tensor [n, D] of floats or bytes."""
+    try:
+        if isinstance(values, np.ndarray):  # torch takes no negative strides, and warns of read-only memory
+            values = np.require(values, requirements="CW")
+        t = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name}: expected an array or tensor ({error})") from None
+    if t.ndim < 2 or not (t.is_floating_point() or t.dtype == torch.uint8):
+        raise ValueError(
+            f"{name} is {str(t.dtype).removeprefix('torch.')} {list(t.shape)}: expected floats or uint8, [n, ...]"
+        )
+    if not len(t) or not t[0].numel():
+        raise ValueError(f"{name} is empty: {list(t.shape)}")
+    t = t.flatten(1)
+    if d is not None and t.shape[1] != d:
+        raise ValueError(f"{name} has {t.shape[1]} values per row, the queries have {d}")
+    if not t.is_floating_point() or torch.linalg.vector_norm(t, math.inf) < LARGEST:
+        return t
+    row = int((~(t.double().abs() < LARGEST)).any(1).nonzero()[0])
+    raise ValueError(f"{name}: row {row} holds NaN, infinite values or values beyond {LARGEST:g}")
+
+
+def _blocks(parts: Iterable[Any], d: int, size: int) -> Iterator[Tensor]:
+    """The rows of all parts, checked, in blocks of `size` wherever the parts end."""
+    try:
+        parts = iter(parts)
+    except TypeError:
+        kind = type(parts).__name__
+        raise ValueError(f"samples: expected an array, a tensor or an iterable of blocks, got {kind}") from None
+    held: list[Tensor] = []
+    first, n, waiting = None, 0, 0
+    for k, part in enumerate(parts):
+        for start in range(0, max(len(part), 1), size):
+            t = _array(f"samples: block {k}, from sample {n}", part[start : start + size], d)
+            first = first or t.dtype
+            if t.dtype != first:
+                raise ValueError(f"samples: block {k} is {t.dtype}, the blocks before {first}")
+            held.append(t)
+            n, waiting = n + len(t), waiting + len(t)
+            if waiting >= size:
+                joined = torch.cat(held)
+                yield joined[:size]
+                held, waiting = [joined[size:]], waiting - size
+    if waiting:
+        yield torch.cat(held)
+
+
+def _check_memory(m: int, d: int, s: int) -> None:
+    """Raise if what is kept per query is larger than the memory that is free."""
+    each, free = 8 * d + 1300 + 16 * s, _free_memory()
+    if m * each > 0.9 * free:
+        raise MemoryError(
+            f"{m} queries of {d} values with {s} bandwidths take {m * each / 1e9:.1f} GB, {free / 1e9:.1f} GB are "
+            f"free: score at most {int(0.8 * free / each)} at a time"
+        )
+
+
+def _free_memory() -> float:
+    """Bytes, where the system tells."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return math.inf

@@ -1,0 +1,274 @@
+"""The Parzen estimator against float64 differences, its certificate, its bandwidth choice and its errors."""
+
+import math
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from fastaae.kernels import pairs, reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastaae import parzen, parzen_log_likelihood
+
+METHODS = ["auto", "pruned", "dense"]
+SIGMAS = [0.01, 0.3, 10.0]
+
+
+def exact(queries, samples, sigma):
+    as_float = [torch.as_tensor(a) for a in (queries, samples)]
+    as_float = [a.double() / 255 if a.dtype == torch.uint8 else a for a in as_float]
+    return reference.parzen_log_likelihood(*as_float, sigma).numpy()
+
+
+def check(queries, samples, sigma, **options):
+    """Within the bound of the oracle, which itself has an error of some units in the last place."""
+    result = parzen_log_likelihood(queries, samples, sigma, **options)
+    expected = exact(queries, samples, sigma)
+    error = np.abs(result.per_query - expected) - 1e-13 * np.abs(expected)
+    assert error.max() <= result.error_bound
+    return result, error.max()
+
+
+def images(n, d, seed=0, rank=6):
+    """Smooth data near a low-dimensional surface, in [0, 1], as a decoder makes it."""
+    g = np.random.default_rng(d)
+    w = g.normal(size=(rank, d))
+    z = np.random.default_rng(seed).normal(size=(n, rank))
+    return (1 / (1 + np.exp(-z @ w))).astype(np.float32)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("d", [1, 2, 63, 64, 65, 784])
+def test_oracle(d, method):
+    g = np.random.default_rng(d)
+    samples = g.random((700, d), np.float32)
+    queries = g.random((40, d), np.float32)
+    queries[:10] = samples[:10]
+    for sigma in SIGMAS:
+        for n in (1, 65, 700):
+            _, error = check(queries, samples[:n], sigma, method=method)
+            assert error < 1e-3
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_oracle_in_2304_dimensions(method):
+    for sigma in SIGMAS:
+        assert check(images(20, 2304, 1), images(300, 2304), sigma, method=method)[1] < 1e-3
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_offset_of_1000_and_constant_and_duplicated_data(sigma, dtype, method):
+    samples = images(300, 96).astype(dtype) + 1000
+    samples[:, 5] = 1000
+    samples = np.concatenate([samples, samples[:100], samples[:100]])
+    queries = images(30, 96, 1).astype(dtype) + 1000
+    queries[:, 7] = 1001
+    assert check(queries, samples, sigma, method=method)[1] < 1e-3
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("distance", [1e2, 1e6, 1e12, 1e18, 1e40, 1e140])
+def test_far_queries_are_finite_and_near_ones_undisturbed(distance, method):
+    queries, samples = images(30, 96, 1).astype(np.float64), images(300, 96).astype(np.float64)
+    near = parzen_log_likelihood(queries, samples, 0.2, method=method).per_query
+    queries[3] += distance
+    result, _ = check(queries, samples, 0.2, method=method)
+    assert np.isfinite(result.per_query).all()
+    np.testing.assert_allclose(np.delete(result.per_query, 3), np.delete(near, 3), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("distance", [1e3, 1e10, 1e20, 1e140])
+def test_a_far_sample_moves_the_result_by_log_n(distance, method):
+    queries, samples = images(30, 96, 1).astype(np.float64), images(300, 96).astype(np.float64)
+    before = parzen_log_likelihood(queries, samples, 0.2, method=method).per_query
+    for position in (0, 150, 300):
+        more = np.insert(samples, position, distance, axis=0)
+        after = parzen_log_likelihood(queries, more, 0.2, method=method)
+        np.testing.assert_allclose(after.per_query - before, math.log(300 / 301), atol=1e-8)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bytes_mean_k_over_255(method):
+    queries, samples = ((images(n, 96, n) * 255).astype(np.uint8) for n in (30, 300))
+    as_bytes, _ = check(queries, samples, 0.2, method=method)
+    mixed, _ = check(queries, samples / 255, 0.2, method=method)
+    np.testing.assert_allclose(as_bytes.per_query, mixed.per_query, atol=1e-9)
+
+
+def test_pruning_is_within_its_tolerance():
+    """With a tolerance this loose pruning must be felt; the bound still holds."""
+    queries, samples = images(100, 784, 1, rank=12), images(6000, 784, rank=12)
+    loose, _ = check(queries, samples, 0.7, tolerance=0.9, method="pruned")
+    tight, _ = check(queries, samples, 0.7, tolerance=1e-8)
+    assert 1e-12 < np.abs(loose.per_query - tight.per_query).max() < loose.error_bound
+    assert tight.error_bound < 1e-7
+
+
+def test_the_pruned_way_is_taken_where_it_is_shorter(monkeypatch):
+    def never(*_):
+        raise AssertionError("dense")
+
+    monkeypatch.setattr(pairs.PairSums, "_dense", never)
+    queries, samples = images(100, 784, 1), images(5000, 784)
+    check(queries[:50], samples, 0.15)
+    with pytest.raises(AssertionError, match="dense"):
+        parzen_log_likelihood(queries, samples, 10.0)
+
+
+@pytest.mark.parametrize("sigma", [0.15, 5.0])
+def test_same_bits_however_the_stream_is_cut(sigma):
+    queries, samples = images(100, 100, 1), images(9001, 100)
+    whole = parzen_log_likelihood(queries, samples, sigma).per_query
+    for size in (1, 7, 4096, 5000):
+        if size > 1 or sigma < 1:
+            cut = (samples[k : k + size] for k in range(0, len(samples), size))
+            assert np.array_equal(parzen_log_likelihood(queries, cut, sigma).per_query, whole), size
+    assert np.array_equal(parzen_log_likelihood(torch.tensor(queries), torch.tensor(samples), sigma).per_query, whole)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(1, 300),
+    d=st.sampled_from([1, 3, 40, 200]),
+    sigma=st.floats(0.02, 20),
+    scale=st.floats(1e-3, 1e3),
+    seed=st.integers(0, 99),
+    method=st.sampled_from(METHODS),
+    block=st.integers(1, 200),
+)
+def test_properties(n, d, sigma, scale, seed, method, block):
+    g = np.random.default_rng(seed)
+    samples, queries = g.normal(0, scale, (n, d)), g.normal(0, scale, (5, d))
+    queries[0] = samples[0]
+    first, _ = check(queries, samples, sigma, method=method)
+    slack = first.error_bound + 1e-12 * np.abs(first.per_query) + 1e-9
+    for variant in (samples[g.permutation(n)], np.concatenate([samples, samples])):
+        result, _ = check(queries, variant, sigma, method=method, block=block)
+        assert (np.abs(result.per_query - first.per_query) <= slack + result.error_bound).all()
+
+
+def test_whatever_precision_the_caller_has_set():
+    queries, samples = images(50, 300, 1), images(500, 300)
+    plain = parzen_log_likelihood(queries, samples, 0.2).per_query
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            other = parzen_log_likelihood(queries, samples, 0.2).per_query
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert np.array_equal(plain, other)
+
+
+def test_result():
+    result = parzen_log_likelihood(images(50, 30, 1), images(500, 30), 0.2)
+    assert result.per_query.shape == (50,) and result.per_query.dtype == np.float64
+    assert result.mean == pytest.approx(result.per_query.mean())
+    assert result.sem == pytest.approx(result.per_query.std() / math.sqrt(50))
+    assert (result.sigma, result.n_samples, result.sigma_curve) == (0.2, 500, None)
+    assert 0 < result.error_bound < 1e-6
+
+
+@pytest.mark.parametrize("d", [2, 30, 784])
+def test_bandwidth_is_the_best_of_the_grid(d):
+    queries, validation, samples = images(20, d, 1), images(30, d, 2), images(600, d)
+    sigmas = None if d == 30 else np.geomspace(0.01, 1, 12)
+    result = parzen_log_likelihood(queries, samples, validation=validation, sigmas=sigmas)
+    sigma, mean, bound = result.sigma_curve
+    scored = np.array([parzen_log_likelihood(validation, samples, s).mean for s in sigma])
+    assert (np.abs(mean - scored) <= bound + 1e-9).all()
+    assert result.sigma == sigma[np.argmax(scored)]
+    assert bound[np.argmax(scored)] < 1e-4
+    again = parzen_log_likelihood(queries, samples, result.sigma)
+    np.testing.assert_allclose(result.per_query, again.per_query, atol=1e-6)
+
+
+def test_default_bandwidths_are_the_protocols_refined():
+    for d in (1, 64, 784):
+        grid, choosing = parzen._bandwidths(None, None, True, d)
+        assert choosing and set(np.logspace(-1, 0, 10).round(9)) <= set(np.round(grid, 9))
+        assert d / 4 * math.log(grid[1] / grid[0]) ** 2 <= 0.1  # nats lost half-way between two of them
+
+
+def test_bandwidth_at_the_edge_is_said():
+    with pytest.warns(UserWarning, match="0.5 is the smallest tried"):
+        result = parzen_log_likelihood(
+            images(20, 50, 1), images(900, 50), validation=images(20, 50, 2), sigmas=[2, 0.5, 1, 1]
+        )
+    assert result.sigma_curve.sigma.tolist() == [0.5, 1, 2]
+
+
+def test_a_memmap_is_read_in_parts(tmp_path):
+    samples = images(3000, 64)
+    np.save(tmp_path / "s.npy", samples)
+    mapped = np.load(tmp_path / "s.npy", mmap_mode="r")
+    result = parzen_log_likelihood(images(20, 64, 1).reshape(20, 8, 8), mapped.reshape(-1, 8, 8), 0.2)
+    assert np.array_equal(result.per_query, parzen_log_likelihood(images(20, 64, 1), samples, 0.2).per_query)
+
+
+def test_a_stream_is_not_held():
+    block = images(2048, 256)
+    tracemalloc.start()
+    try:
+        parzen_log_likelihood(images(20, 256, 1), (block for _ in range(30)), 0.15)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * block.nbytes
+
+
+X, S = np.zeros((4, 3)), np.ones((5, 3))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(queries=np.zeros(3)), r"queries is float64 \[3\]: expected"),
+        (dict(queries=np.zeros((0, 3))), r"queries is empty: \[0, 3\]"),
+        (dict(queries=np.zeros((4, 0))), "queries is empty"),
+        (dict(queries=np.zeros((4, 3), int)), "queries is int64"),
+        (dict(queries=np.zeros((4, 3), bool)), "queries is bool"),
+        (dict(queries="x"), "queries: expected an array"),
+        (dict(queries=np.array([[0, 0, 0], [0, np.nan, 0]])), "queries: row 1 holds NaN"),
+        (dict(samples=np.array([[0, 0, 0], [0, np.inf, 0]])), "samples: block 0, from sample 0: row 1 holds NaN"),
+        (dict(samples=[S, np.full((1, 3), 1e200)]), "samples: block 1, from sample 5: row 0 holds"),
+        (dict(samples=np.zeros((5, 4))), "has 4 values per row, the queries have 3"),
+        (dict(samples=[S, np.ones((5, 4))]), "samples: block 1, from sample 5 has 4 values per row"),
+        (dict(samples=[S, S.astype(np.float32)]), "block 1 is torch.float32, the blocks before torch.float64"),
+        (dict(samples=np.zeros((0, 3))), "is empty"),
+        (dict(samples=[]), "samples: there are none"),
+        (dict(samples=3), "samples: expected an array, a tensor or an iterable of blocks, got int"),
+        (dict(samples=iter([S]), n_samples=6), "ended after 5, expected n_samples=6"),
+        (dict(samples=iter([S, S]), n_samples=6), "n_samples=6"),
+        (dict(samples=S, n_samples=4), "n_samples=4, but there are 5"),
+        (dict(sigma=0), "bandwidth 0: expected positive"),
+        (dict(sigma=-1.0), "bandwidth -1.0"),
+        (dict(sigma=math.nan), "bandwidth nan"),
+        (dict(sigma="scott"), "bandwidth 'scott'"),
+        (dict(sigma=None), "give sigma, or validation"),
+        (dict(validation=X), "sigma is given"),
+        (dict(sigma=None, validation=np.zeros((4, 2))), "validation has 2 values per row"),
+        (dict(sigma=None, validation=X, sigmas=[]), r"bandwidth \[\]"),
+        (dict(sigma=None, validation=X, sigmas=[1, 0]), "bandwidth 0"),
+        (dict(method="fast"), "method='fast': expected one of auto, pruned, dense"),
+        (dict(tolerance=0), "tolerance=0"),
+        (dict(block=0), "block=0"),
+        (dict(block=2**60), "block=1152921504606846976"),
+        (dict(n_samples=-1), "n_samples=-1"),
+        (dict(device="tpu"), "device='tpu'"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        parzen_log_likelihood(**{"queries": X, "samples": S, "sigma": 1.0, **arguments})
+
+
+def test_too_little_memory_says_what_would_fit(monkeypatch):
+    monkeypatch.setattr(parzen, "_free_memory", lambda: 10_000)
+    with pytest.raises(MemoryError, match=r"40 queries of 3 values .* at most 5 at a time"):
+        parzen_log_likelihood(np.zeros((40, 3)), S, 1.0)
