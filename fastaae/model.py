@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from . import checkpoint, priors
 from .config import Config
 from .data import DataError, examples
 from .networks import MLP, find_device
+from .parzen import ParzenResult, parzen_log_likelihood
 
 BATCH = 4096
+DRAWN = 4096  # samples per block of a stream; part of what a seed means
 
 
 class Model:
@@ -94,16 +96,33 @@ class Model:
         Raises:
             ValueError: as decode.
         """
+        return torch.cat(list(self.stream(n, seed, labels))).reshape(-1, *self.shape).cpu().numpy()
+
+    def stream(self, n: int, seed: int = 0, labels: Any = None) -> Iterator[Tensor]:
+        """The examples of sample() in blocks [<= 4096, D] on the model's device: any number in little memory."""
         if not isinstance(n, int) or n < 1:
             raise ValueError(f"n={n}: expected an integer, at least 1")
-        g = torch.Generator(self.device).manual_seed(seed)
-        like = self.encoder.weights[0]
-        z = like.new_empty(n, self.config.style_dim)
-        priors.gaussian(z, self.config.prior_std, g)
-        if labels is None and self.n_classes:
-            labels = like.new_empty(n, self.n_classes)
-            priors.categorical(labels, g)
-        return self.decode(z, labels).cpu().numpy()
+        if labels is not None and not self.n_classes:
+            raise ValueError("the model's decoder takes no labels")
+        y = None if labels is None else self._labels(labels, n)
+        return self._stream(n, torch.Generator(self.device).manual_seed(seed), y)
+
+    def log_likelihood(
+        self, queries: Any, n_samples: int = 10_000, sigma: float | None = None, *, seed: int = 0, **options: Any
+    ) -> ParzenResult:
+        """Parzen-window log-likelihood of queries [M, ...] under n_samples decoded draws from the prior, never stored.
+
+        Args:
+            queries: uint8 or float in [0, 1].
+            sigma, options: as in fastaae.parzen_log_likelihood: give sigma, or validation= to choose it.
+
+        Raises:
+            DataError: as encode. ValueError, MemoryError: as parzen_log_likelihood.
+        """
+        options = {"device": str(self.device), **options}
+        return parzen_log_likelihood(
+            self._examples(queries), self.stream(n_samples, seed), sigma, n_samples=n_samples, **options
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the model to one .safetensors file, atomically.
@@ -130,6 +149,22 @@ class Model:
         """x on the model's device in its dtype, bytes scaled to [0, 1]."""
         x, dtype = x.to(self.device), self.encoder.weights[0].dtype
         return x.to(dtype).div_(255) if x.dtype == torch.uint8 else x.to(dtype)
+
+    def _stream(self, n: int, g: torch.Generator, labels: Tensor | None) -> Iterator[Tensor]:
+        for start in range(0, n, DRAWN):
+            rows = min(DRAWN, n - start)
+            code = self.encoder.weights[0].new_empty(rows, self.config.style_dim)
+            priors.gaussian(code, self.config.prior_std, g)
+            if self.n_classes:
+                if labels is None:
+                    y = code.new_empty(rows, self.n_classes)
+                    priors.categorical(y, g)
+                else:
+                    y = labels[start : start + rows]
+                code = torch.cat([code, y], 1)
+            with torch.inference_mode():
+                decoded = self.decoded(code)
+            yield decoded
 
     def _examples(self, x: Any) -> Tensor:
         x = examples("x", x).flatten(1)

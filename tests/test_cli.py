@@ -99,7 +99,7 @@ def test_help_names_every_command(capsys, arguments):
     assert status(*arguments) == 0
     printed = capsys.readouterr()
     assert re.findall(r"^  ([a-z]+) ", printed.out, re.MULTILINE) == [
-        "presets", "train", "train", "resume", "evaluate", "sample"]  # fmt: skip
+        "presets", "train", "train", "resume", "evaluate", "parzen", "sample"]  # fmt: skip
     assert printed.err == ""
 
 
@@ -181,6 +181,21 @@ def png_size(path):
     return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
 
 
+def test_parzen_prints_the_test_sets_log_likelihood(capsys, trained):
+    from fastaae import data
+
+    digits, model = data.load("digits"), fastaae.load(trained, replica=1)
+    for flags, options in (
+        (["--sigma", "0.3"], {"sigma": 0.3}),
+        (["--validation", "50"], {"validation": digits.x_valid[:50]}),
+    ):
+        assert status("parzen", trained, "--samples", 300, "--seed", 1, "--replica", 1, *flags) == 0
+        report = json.loads(capsys.readouterr().out)["log_likelihood"]
+        expected = model.log_likelihood(digits.x_test, 300, seed=1, **options)
+        assert (report["mean"], report["sem"], report["sigma"]) == (expected.mean, expected.sem, expected.sigma)
+        assert report["n_samples"] == 300 and 0 < report["error_bound"] < 1e-6 and report["seconds"] > 0
+
+
 @pytest.mark.parametrize(("n", "columns", "rows"), [(64, 8, 8), (10, 4, 3), (1, 1, 1)], ids=["64", "10", "1"])
 def test_sample_writes_a_picture_of_n_examples(tmp_path, capsys, trained, n, columns, rows):
     assert status("sample", trained, "--n", n, "--out", "s.png") == 0
@@ -257,6 +272,9 @@ ERRORS = [
     ("evaluate broken", "fastaae: broken/checkpoint.safetensors: not a checkpoint, or truncated .*"),
     ("sample no", "fastaae: sample: 'no' is no directory"),
     ("sample", "fastaae: sample: expected one run directory, got nothing"),
+    ("parzen", "fastaae: parzen: expected one run directory, got nothing"),
+    ("parzen run --sigma 0", "fastaae: bandwidth 0.0: expected positive numbers"),
+    ("parzen run --samples 0", "fastaae: n=0: expected an integer, at least 1"),
     ("sample run --n 0", "fastaae: n=0: expected an integer, at least 1"),
     ("sample run --replica 2", "fastaae: run/checkpoint.safetensors: replica=2, the file holds 2"),
     ("sample run --out no/s.png", "fastaae: .*No such file.*'no/s.png'"),

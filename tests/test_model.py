@@ -437,3 +437,26 @@ def test_a_failed_save_leaves_the_old_model(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         model(0).save(tmp_path / "m")
     assert np.array_equal(load(tmp_path / "m").encode(X), m.encode(X))
+
+
+@pytest.mark.parametrize("classes", [0, CLASSES], ids=["unsupervised", "semi_supervised"])
+def test_stream_is_sample_in_blocks(classes, monkeypatch):
+    monkeypatch.setattr(fastaae.model, "DRAWN", 7)
+    m = model(classes)
+    for labels in [None] + [np.arange(16) % 3] * bool(classes):
+        blocks = list(m.stream(16, 3, labels))
+        assert [len(b) for b in blocks] == [7, 7, 2]
+        assert np.array_equal(torch.cat(blocks).reshape(16, *SHAPE).numpy(), m.sample(16, 3, labels))
+
+
+@pytest.mark.parametrize("classes", [0, CLASSES], ids=["unsupervised", "semi_supervised"])
+def test_log_likelihood_is_that_of_the_samples(classes):
+    m = model(classes)
+    result = m.log_likelihood(X, 5000, 0.3, seed=2)
+    expected = fastaae.parzen_log_likelihood(X, m.sample(5000, seed=2), 0.3)
+    assert np.array_equal(result.per_query, expected.per_query) and result.n_samples == 5000
+    assert m.log_likelihood(X, 50, validation=X, sigmas=[0.1, 0.3, 1]).sigma == 0.3
+    with pytest.raises(DataError, match="values per example"):
+        m.log_likelihood(X.reshape(7, -1)[:, :-1], 50, 0.3)
+    with pytest.raises(ValueError, match="expected an integer"):
+        m.log_likelihood(X, 0, 0.3)

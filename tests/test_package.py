@@ -20,7 +20,7 @@ KERNELS = sorted((ROOT / "kernels").glob("**/*.py"))
 LAYERS = [
     {"config", "profiling", "provenance", "kernels"},
     {"networks", "priors", "data"},
-    {"phases", "graph", "checkpoint", "parzen"},
+    {"phases", "graph", "checkpoint", "parzen", "window"},
     {"training", "evaluation", "figures", "model"},
     {"cli", "__main__"},
 ]
