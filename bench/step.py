@@ -2,10 +2,11 @@
 
     python bench/step.py [--presets mnist-likelihood mnist-100] [--replicas 1 4] [--rounds 15] [--threads N]
 
-All contenders run in one process on the same batches and thread count, interleaved round by round, since machines
-drift: trust the ratios. Before any timing, fastaae's steps are compared with the idiomatic ones in float64; a mismatch
+All contenders run in one process on the same batches and thread count, a few steps each in turn, since machines drift:
+trust the ratios. Before any timing, fastaae's steps are compared with the idiomatic ones in float64; a mismatch
 stops.
-- floor: only the matrix products of the fastaae step, same shapes and layouts, into preallocated buffers.
+- floor: only the matrix products of the fastaae step, same shapes, layouts and library (oneDNN for large layers).
+- floor-torch: the same products by torch.bmm, which calls MKL: what bounds every loop written with nn.Linear.
 - idiomatic: nn.Linear, autograd, one torch.optim.SGD per cost (foreach, or fused), the same arithmetic.
 - careful: the same, with one encoder pass for D and G, frozen discriminators in G, and the fused SGD.
 - pythae: its Adversarial_AE under its AdversarialTrainer, if it is importable (no label head: unsupervised only). Its
@@ -31,6 +32,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
 from fastaae import preset, provenance
 from fastaae.data import Data, from_arrays
+from fastaae.kernels import onednn
 from fastaae.phases import Step
 
 
@@ -148,8 +150,17 @@ def check(cfg, data: Data, steps: int = 2, careful: bool = False) -> float:
     return worst
 
 
-def products(step: Step) -> tuple[Callable[[], None], int]:
-    """A function that runs only the step's matrix products, and their FLOPs."""
+def by_torch(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:
+    torch.bmm(a, b, out=out)
+
+
+def by_onednn(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:
+    for r in range(len(a)):  # the result is dropped: oneDNN returns a new tensor
+        onednn.product(a[r], b[r].T)
+
+
+def products(step: Step, as_step: bool = True) -> tuple[Callable[[], None], int]:
+    """A function that runs only the step's matrix products, in the step's library or in PyTorch's, and their FLOPs."""
     calls, flops = [], 0
 
     def passes(mlp, tape, forward=1, update=True, input_gradient=False):
@@ -157,13 +168,14 @@ def products(step: Step) -> tuple[Callable[[], None], int]:
         for i, weight in enumerate(mlp.weights):
             x, y, gx, gy = tape.x[i], tape.x[i + 1], tape.g[i], tape.g[i + 1]
             cost = 2 * x.shape[1] * weight.numel()
+            multiply = by_onednn if as_step and onednn.takes(weight) else by_torch
             m = torch.zeros_like(weight)
-            forwards = [lambda x=x, w=weight, y=y: torch.bmm(x, w.transpose(1, 2), out=y)] * forward
+            forwards = [lambda f=multiply, x=x, w=weight, y=y: f(x, w.transpose(1, 2), y)] * forward
             backwards = []
             if update:
-                backwards.append(lambda g=gy, x=x, m=m: m.baddbmm_(g.transpose(1, 2), x, beta=0.5))
+                backwards.append(lambda f=multiply, g=gy, x=x, m=m: f(g.transpose(1, 2), x, m))
             if update is not None and (i > 0 or input_gradient):
-                backwards.append(lambda g=gy, w=weight, gx=gx: torch.bmm(g, w, out=gx))
+                backwards.append(lambda f=multiply, g=gy, w=weight, gx=gx: f(g, w, gx))
             calls.extend(forwards + backwards)
             flops += cost * (len(forwards) + len(backwards))
 
@@ -248,14 +260,20 @@ def pythae_step(batch: int, cfg) -> Callable[[], None] | None:
 
 
 def measure(contenders: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of every contender, one call each per round in turn, after two rounds of warm-up."""
+    """Milliseconds per call of every contender, in turn, after two rounds of warm-up.
+
+    A turn is four calls in a row, as in training, and counts the last three: the first finds the caches and the heap as
+    another contender has left them.
+    """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for k in range(rounds + 2):
         for name, call in contenders.items():
-            started = time.perf_counter()
             call()
+            started = time.perf_counter()
+            for _ in range(3):
+                call()
             if k >= 2:
-                times[name].append(1e3 * (time.perf_counter() - started))
+                times[name].append(1e3 * (time.perf_counter() - started) / 3)
     return times
 
 
@@ -286,14 +304,16 @@ def row(name: str, replicas: int, data: Data, rounds: int) -> list[dict]:
 
         return run
 
-    contenders = {"fastaae": fastaae, "floor": floor} | {k: loop(v) for k, v in idiomatic.items()}
+    floor_torch, _ = products(Step(cfg, data, torch.device("cpu")), as_step=False)
+    contenders = {"fastaae": fastaae, "floor": floor, "floor-torch": floor_torch}
+    contenders |= {k: loop(v) for k, v in idiomatic.items()}
     pythae = pythae_step(cfg.batch_size, cfg) if cfg.task == "unsupervised" else None
     if pythae:
         contenders["pythae"] = pythae
     elif cfg.task == "unsupervised":
         print("pythae: not installed")
     times = measure(contenders, rounds)
-    scale = {k: 1 if k in ("fastaae", "floor") else replicas for k in times}
+    scale = {k: 1 if k in ("fastaae", "floor", "floor-torch") else replicas for k in times}
     ours = np.array(times["fastaae"])
     rows = []
     for contender, values in times.items():

@@ -103,9 +103,9 @@ class MLP:
         """Output [N, O] of replica 0 for inputs [N, I], for inference."""
         last = len(self.weights) - 1
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            x = torch.nn.functional.linear(x, weight[0], bias[0, 0])
-            if i < last:
-                x = x.relu_()
+            out = x.new_empty(1, len(x), weight.shape[1])
+            kernels.linear(x[None], weight[:1], bias[:1], out, relu=i < last)
+            x = out[0]
         return x
 
     def replica(self, r: int) -> MLP:
@@ -180,7 +180,7 @@ class Adam:
         for k, parameter in enumerate((weight, bias)):
             gradient, scratch = (s[: parameter.numel()].view_as(parameter) for s in self.scratch)
             if k == 0:
-                torch.bmm(grad.transpose(1, 2), x, out=gradient)
+                kernels.weight_gradient(x, grad, gradient)
             else:
                 torch.sum(grad, 1, keepdim=True, out=gradient)
             first, second = self.moments[2 * layer + k]

@@ -1,16 +1,17 @@
-"""The operations of a training step (installed as fastaae.kernels). Plain torch today; see reference.py."""
+"""The operations of a training step (installed as fastaae.kernels), in plain torch: see reference.py.
+
+Linear layers go through onednn.py, which keeps what it is good at and leaves the rest to reference.py.
+"""
 
 from __future__ import annotations
 
+from .onednn import linear, linear_backward, sgd_, weight_gradient
 from .reference import (
     adam_,
     cross_entropy,
     discriminator_loss,
     gather,
     generator_loss,
-    linear,
-    linear_backward,
-    sgd_,
     softmax_backward_,
     softmax_cross_entropy,
     squared_error,
@@ -28,4 +29,5 @@ __all__ = [
     "softmax_backward_",
     "softmax_cross_entropy",
     "squared_error",
+    "weight_gradient",
 ]

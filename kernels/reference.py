@@ -69,6 +69,11 @@ def sgd_(
     bias.addcmul_(bias_momentum, rate, value=-1)
 
 
+def weight_gradient(x: Tensor, grad: Tensor, out: Tensor) -> None:
+    """out = gradᵀ x: gradient with respect to a layer's weight. x [R, B, I], grad [R, B, O], out [R, O, I]."""
+    torch.bmm(grad.transpose(1, 2), x, out=out)
+
+
 def adam_(
     parameter: Tensor, first: Tensor, second: Tensor, grad: Tensor, rate: Tensor, correction: Tensor, scratch: Tensor
 ) -> None:

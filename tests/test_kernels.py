@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from fastaae import kernels
+from fastaae.kernels import onednn, reference
 
 D64 = torch.float64
 SHAPES = [pytest.param(1, 1, 1, 1, id="ones"), pytest.param(1, 5, 7, 3, id="r1"), pytest.param(3, 4, 11, 13, id="r3")]
@@ -41,6 +42,42 @@ def test_linear_and_its_gradients(r, b, i, o, relu):
     close(bm, gb)
     close(weight, w.detach() - 0.5 * gw)
     close(offset, bias.detach() - 0.5 * gb)
+
+
+@pytest.mark.skipif(not onednn.AVAILABLE, reason="this PyTorch or processor is without oneDNN")
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("r,b,i,o", [(1, 1, 200, 170), (3, 37, 181, 191), (2, 100, 784, 1000)])
+def test_onednn_is_as_exact_as_torch(r, b, i, o, relu):
+    """Against float64: at most twice the error of reference.py in float32."""
+    x, w, bias, grad = randn(r, b, i).relu(), randn(r, o, i), randn(r, 1, o), randn(r, b, o)
+    momentum = [randn(r, o, i), randn(r, 1, o)]
+    rate = torch.full((1, 1, 1), 0.01, dtype=D64)
+
+    def results(module, dtype):
+        a, v, c, g, n = (t.to(dtype) for t in (x, w, bias, grad, rate))
+        out, gin, gw = torch.empty_like(g), torch.empty_like(a), torch.empty_like(v)
+        module.linear(a, v, c, out, relu)
+        module.linear_backward(g, v, gin, a if relu else None)
+        module.weight_gradient(a, g, gw)
+        buffers = [v.clone(), c.clone(), *(m.to(dtype) for m in momentum)]
+        module.sgd_(*buffers, a, g, n, 0.9)
+        return [out, gin, gw, *buffers]
+
+    assert onednn.takes(w.float()) and not onednn.takes(w)
+    for exact, theirs, ours in zip(
+        *(results(*m) for m in ((reference, D64), (reference, torch.float32), (onednn, torch.float32))), strict=True
+    ):
+        worst = (theirs - exact).abs().max()
+        assert (ours - exact).abs().max() <= 2 * worst + 1e-6 * exact.abs().max()
+        assert torch.equal(ours == 0, theirs == 0) or not relu
+
+
+@pytest.mark.skipif(not onednn.AVAILABLE, reason="this PyTorch or processor is without oneDNN")
+def test_onednn_carries_nan():
+    x, w, bias, out = torch.ones(1, 4, 256), torch.ones(1, 256, 256), torch.zeros(1, 1, 256), torch.empty(1, 4, 256)
+    x[0, 1, 3] = float("nan")
+    kernels.linear(x, w, bias, out, relu=True)
+    assert out[0, 1].isnan().all() and out[0, [0, 2, 3]].isfinite().all()
 
 
 @pytest.mark.parametrize("scale", [1, 30, 300], ids=lambda s: f"x{s}")

@@ -6,11 +6,11 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from fastaae.kernels import pairs, reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastaae import parzen, parzen_log_likelihood
+from fastaae.kernels import pairs, reference
 
 METHODS = ["auto", "pruned", "dense"]
 SIGMAS = [0.01, 0.3, 10.0]

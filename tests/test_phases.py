@@ -31,7 +31,7 @@ def dataset(dtype=np.uint8, n=120):
 
 def config(task, **fields):
     fields = {"hidden": (16, 12), "style_dim": 3, "prior_std": 2.0, "init_std": 0.3, "batch_size": 10, **fields}
-    return Config(task=task, precision="fp64", log_every=10, **fields)
+    return Config(**{"task": task, "precision": "fp64", "log_every": 10, **fields})
 
 
 def make(cfg, epoch=0):
@@ -202,10 +202,35 @@ def buffers(value, path="step", seen=None):
     return {k: v for key, item in items for k, v in buffers(item, f"{path}.{key}", seen).items()}
 
 
+LARGE = {"precision": "fp32", "hidden": (200, 180), "init_std": 0.05}  # layers that oneDNN takes
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("task", PHASES)
-def test_the_step_is_capture_safe(task, optimizer):
-    step = make(config(task, optimizer=optimizer, replicas=2, input_noise=0.3))
+def test_float32_steps_of_large_layers_follow_the_float64_ones(task, optimizer):
+    rates = VARIANTS["adam"] if optimizer == "adam" else {}
+    steps = [make(config(task, replicas=2, **{**LARGE, **rates, "precision": p})) for p in ("fp32", "fp64")]
+    for step in steps:
+        step.draw = lambda draw=step.draw, s=step: (draw(), _same_prior(s))
+        for _ in range(5):
+            step()
+    torch.testing.assert_close(steps[0].losses[:5].double(), steps[1].losses[:5], rtol=1e-4, atol=1e-5)
+
+
+def _same_prior(step):
+    """The two precisions draw different normal numbers."""
+    prior = step.judging["z"].x[0][:, : step.batch]
+    prior.copy_(torch.linspace(-2, 2, prior.numel(), dtype=torch.float64).view_as(prior))
+    if "y" in step.judging:
+        prior = step.judging["y"].x[0][:, : step.batch]
+        prior.copy_(torch.eye(prior.shape[2]).repeat(4, 1)[: prior.shape[1]])
+
+
+@pytest.mark.parametrize("fields", [{}, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("task", PHASES)
+def test_the_step_is_capture_safe(task, optimizer, fields):
+    step = make(config(task, optimizer=optimizer, replicas=2, input_noise=0.3, **fields))
     step()
     addresses, recorded = buffers(step), []
     for _ in range(3):

@@ -1,0 +1,82 @@
+"""Linear layers in float32 on the CPU by oneDNN, which every x86 build of PyTorch contains.
+
+PyTorch itself hands float32 products to MKL, which runs its AVX2 code on AMD processors. oneDNN compiles for the
+processor it finds: on two cores of a Zen 5 460 against 213 GFLOP/s (bench/LOG.md). Its products return a new tensor, so
+what follows (ReLU and its mask, the weight update) writes into the step's buffers and nothing is copied for its own
+sake. Small layers, other dtypes and devices are left to reference.py.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import reference
+
+AVAILABLE = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+SMALLEST = 2**15  # weights of a layer from which on a call of oneDNN is worth its overhead of about 10 us
+
+
+def takes(weight: Tensor) -> bool:
+    """Whether the products of a layer of weight [R, O, I] are computed here."""
+    large = weight.shape[1] * weight.shape[2] >= SMALLEST
+    return AVAILABLE and large and weight.dtype == torch.float32 and weight.device.type == "cpu"
+
+
+def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """a bᵀ + bias, a new tensor [M, N] from a [M, K], b [N, K] of any strides, bias [N]."""
+    return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, relu: bool) -> None:
+    """As reference.linear."""
+    if not takes(weight):
+        return reference.linear(x, weight, bias, out, relu)
+    for r in range(len(weight)):
+        y = product(x[r], weight[r], bias[r, 0])
+        if relu:
+            torch.clamp_min(y, 0, out=out[r])
+        else:
+            out[r].copy_(y)
+
+
+def linear_backward(grad: Tensor, weight: Tensor, out: Tensor, activation: Tensor | None) -> None:
+    """As reference.linear_backward."""
+    if not takes(weight):
+        return reference.linear_backward(grad, weight, out, activation)
+    for r in range(len(weight)):
+        g = product(grad[r], weight[r].T)
+        if activation is None:
+            out[r].copy_(g)
+        else:
+            torch.ops.aten.threshold_backward.grad_input(g, activation[r], 0, grad_input=out[r])
+
+
+def sgd_(
+    weight: Tensor, bias: Tensor, weight_momentum: Tensor, bias_momentum: Tensor,
+    x: Tensor, grad: Tensor, rate: Tensor, momentum: float,
+) -> None:  # fmt: skip
+    """As reference.sgd_, but for a gradient that lives from its product to the one pass that uses it."""
+    if not takes(weight):
+        return reference.sgd_(weight, bias, weight_momentum, bias_momentum, x, grad, rate, momentum)
+    for r in range(len(weight)):
+        torch._fused_sgd_(
+            [weight[r], bias[r]],
+            [product(grad[r].T, x[r].T), grad[r].sum(0, keepdim=True)],
+            [weight_momentum[r], bias_momentum[r]],
+            lr=rate,
+            momentum=momentum,
+            weight_decay=0.0,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+            is_first_step=False,
+        )
+
+
+def weight_gradient(x: Tensor, grad: Tensor, out: Tensor) -> None:
+    """As reference.weight_gradient."""
+    if not takes(out):
+        return reference.weight_gradient(x, grad, out)
+    for r in range(len(out)):
+        out[r].copy_(product(grad[r].T, x[r].T))
