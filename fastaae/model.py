@@ -98,14 +98,18 @@ class Model:
         """
         return torch.cat(list(self.stream(n, seed, labels))).reshape(-1, *self.shape).cpu().numpy()
 
-    def stream(self, n: int, seed: int = 0, labels: Any = None) -> Iterator[Tensor]:
-        """The examples of sample() in blocks [<= 4096, D] on the model's device: any number in little memory."""
+    def stream(self, n: int, seed: int = 0, labels: Any = None, share: tuple[int, int] = (0, 1)) -> Iterator[Tensor]:
+        """The examples of sample() in blocks [<= 4096, D] on the model's device: any number in little memory.
+
+        Args:
+            share: (k, K) decodes only block k of every K blocks.
+        """
         if not isinstance(n, int) or n < 1:
             raise ValueError(f"n={n}: expected an integer, at least 1")
         if labels is not None and not self.n_classes:
             raise ValueError("the model's decoder takes no labels")
         y = None if labels is None else self._labels(labels, n)
-        return self._stream(n, torch.Generator(self.device).manual_seed(seed), y)
+        return self._stream(n, torch.Generator(self.device).manual_seed(seed), y, share)
 
     def log_likelihood(
         self, queries: Any, n_samples: int = 10_000, sigma: float | None = None, *, seed: int = 0, **options: Any
@@ -114,15 +118,19 @@ class Model:
 
         Args:
             queries: uint8 or float in [0, 1].
-            sigma, options: as in fastaae.parzen_log_likelihood: give sigma, or validation= to choose it.
+            sigma, options: as in fastaae.parzen_log_likelihood: give sigma, or validation= to choose it. With
+                distributed=True every rank decodes its share of the same n_samples draws.
 
         Raises:
             DataError: as encode. ValueError, MemoryError: as parzen_log_likelihood.
         """
+        ranks = (0, 1)
+        if options.get("distributed"):
+            ranks = (torch.distributed.get_rank(), torch.distributed.get_world_size())
+        stream = self.stream(n_samples, seed, share=ranks)
+        n = sum(min(DRAWN, n_samples - k) for k in range(ranks[0] * DRAWN, n_samples, ranks[1] * DRAWN))
         options = {"device": str(self.device), **options}
-        return parzen_log_likelihood(
-            self._examples(queries), self.stream(n_samples, seed), sigma, n_samples=n_samples, **options
-        )
+        return parzen_log_likelihood(self._examples(queries), stream, sigma, n_samples=n or None, **options)
 
     def save(self, path: str | Path) -> None:
         """Write the model to one .safetensors file, atomically.
@@ -150,7 +158,7 @@ class Model:
         x, dtype = x.to(self.device), self.encoder.weights[0].dtype
         return x.to(dtype).div_(255) if x.dtype == torch.uint8 else x.to(dtype)
 
-    def _stream(self, n: int, g: torch.Generator, labels: Tensor | None) -> Iterator[Tensor]:
+    def _stream(self, n: int, g: torch.Generator, labels: Tensor | None, share: tuple[int, int]) -> Iterator[Tensor]:
         for start in range(0, n, DRAWN):
             rows = min(DRAWN, n - start)
             code = self.encoder.weights[0].new_empty(rows, self.config.style_dim)
@@ -162,6 +170,8 @@ class Model:
                 else:
                     y = labels[start : start + rows]
                 code = torch.cat([code, y], 1)
+            if start // DRAWN % share[1] != share[0]:
+                continue  # drawn all the same, since the next draws follow it
             with torch.inference_mode():
                 decoded = self.decoded(code)
             yield decoded

@@ -69,6 +69,7 @@ def parzen_log_likelihood(
     device: str | None = None,
     block: int | None = None,
     progress: bool | None = None,
+    distributed: bool = False,
 ) -> ParzenResult:
     """Log-likelihood of queries under the Gaussian Parzen-window density of samples.
 
@@ -89,6 +90,8 @@ def parzen_log_likelihood(
         block: samples scored at a time; default: made for the cache. How an iterable is cut does not matter: the result
             is the same, bit for bit.
         progress: show a bar; default: on a terminal.
+        distributed: `samples` are this rank's share, the other arguments the same on every rank of the default process
+            group of torch.distributed (n_samples counts the share). Every rank returns the result over all samples.
 
     Raises:
         ValueError: an argument is wrong or does not fit the others, or values are NaN, infinite or beyond 1e150; the
@@ -120,10 +123,12 @@ def parzen_log_likelihood(
         for part in _blocks(samples, x.shape[1], block or sums.block):
             sums.add(part.to(where))
             bar.update(len(part))
-    if not sums.n:
-        raise ValueError("samples: there are none")
     if n_samples not in (None, sums.n):
         raise ValueError(f"samples ended after {sums.n}, expected n_samples={n_samples}")
+    if distributed:
+        sums.merge()
+    if not sums.n:
+        raise ValueError("samples: there are none")
 
     value, bound = (t.cpu().numpy() for t in sums.result())
     best, curve = 0, None

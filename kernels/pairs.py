@@ -26,7 +26,9 @@ from functools import cached_property
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
+
+from . import onednn
 
 U32, U64 = 2.0**-24, 2.0**-53  # unit roundoff
 CHUNK = 64  # neighbouring samples whose smallest bound decides whether any of them is looked at
@@ -97,6 +99,26 @@ class PairSums:
         self.n += len(samples)
         if features is not None and 2 * missed > len(self.x):
             self.retry = 2 * self.n
+
+    def merge(self) -> None:
+        """Join the sums of all ranks of torch.distributed, in the order of their ranks: each then holds the whole.
+
+        What a rank has left out is small beside its own nearest sample, hence beside the nearest of all.
+        """
+        counts = self.minimum.new_tensor([self.n, self.reach, *map(float, self.live)])
+        held = torch.cat([counts, self.dropped, self.minimum, self.sums.flatten()])
+        ranks = [torch.empty_like(held) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(ranks, held)
+        s, m = self.sums.shape
+        parts = [rank.split([2, s, s, m, s * m]) for rank in ranks]
+        self.n = int(sum(counts[0] for counts, *_ in parts))
+        self.reach = max(counts[1].item() for counts, *_ in parts)
+        self.live = torch.stack([live for _, live, *_ in parts]).amin(0).bool().tolist()
+        self.dropped = torch.stack([dropped for _, _, dropped, *_ in parts]).sum(0)
+        self.minimum = torch.stack([minimum for *_, minimum, _ in parts]).amin(0)
+        self.sums = torch.zeros_like(self.sums)
+        for *_, minimum, sums in parts:
+            self.sums += sums.view(s, m) * torch.exp((self.minimum - minimum) * self.weights[:, None])
 
     def result(self) -> tuple[Tensor, Tensor]:
         """Log-likelihoods [S, M] in nats and a bound on their distance from the exact ones, [S, M]."""
@@ -312,7 +334,7 @@ class Bounds:
 
     def coarse(self, start: int, stop: int, features: Features) -> Tensor:
         """|b|² - 2 a·b of queries' and samples' first-level vectors, [stop - start, n'] in the features' order."""
-        return torch.mm(self.product[start:stop], features.product.T)
+        return product(self.product[start:stop], features.product)
 
     def fine(self, start: int, stop: int, features: Features, rows: Tensor, samples: Tensor) -> Tensor:
         """|b|² - 2 a·b of second-level vectors for pairs (start + rows, samples), rows ascending."""
@@ -333,7 +355,7 @@ class Bounds:
         d = t.shape[1]
         p = t.new_zeros(len(t), self.sizes[-1])
         for k in range(0, d, STRIP):
-            p.addmm_(t[:, k : k + STRIP], self.directions[k : k + STRIP])
+            p.add_(product(t[:, k : k + STRIP], self.directions[k : k + STRIP].T))
         length = torch.linalg.vector_norm(t, dim=1, dtype=torch.float64)
         levels = []
         for size in self.sizes:
@@ -352,6 +374,11 @@ class Bounds:
 def double(values: Tensor) -> Tensor:
     """Values in float64, bytes as k / 255."""
     return values.double() / 255 if values.dtype == torch.uint8 else values.double()
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a bᵀ by the fastest library there is."""
+    return onednn.product(a, b) if onednn.fits(a) else a @ b.T
 
 
 def principal_directions(v: Tensor, k: int) -> Tensor:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -70,6 +74,32 @@ def test_onednn_is_as_exact_as_torch(r, b, i, o, relu):
         worst = (theirs - exact).abs().max()
         assert (ours - exact).abs().max() <= 2 * worst + 1e-6 * exact.abs().max()
         assert torch.equal(ours == 0, theirs == 0) or not relu
+
+
+EVERYTHING = """
+import numpy as np
+from fastaae import preset, parzen_log_likelihood
+from fastaae.data import from_arrays
+from fastaae.phases import Step
+
+rng = np.random.default_rng(0)
+x = rng.random((300, 784), np.float32)
+for name in ("mnist-100", "mnist-likelihood"):
+    for optimizer in ("sgd", "adam"):
+        step = Step(preset(name, replicas=2, optimizer=optimizer), from_arrays((x, np.arange(300) % 10)), "cpu")
+        step.start_epoch(0)
+        step()
+parzen_log_likelihood(x[:9], x, 0.2)
+"""
+
+
+@pytest.mark.skipif(not onednn.AVAILABLE, reason="this PyTorch or processor is without oneDNN")
+def test_no_product_is_left_to_the_reference_loop_of_onednn():
+    env = {**os.environ, "ONEDNN_VERBOSE": "1"}
+    done = subprocess.run([sys.executable, "-c", EVERYTHING], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if ",exec," in line and "inner_product" in line]
+    assert len(lines) > 100 and not [line for line in lines if "ref:" in line]
 
 
 @pytest.mark.skipif(not onednn.AVAILABLE, reason="this PyTorch or processor is without oneDNN")

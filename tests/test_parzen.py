@@ -1,6 +1,8 @@
 """The Parzen estimator against float64 differences, its certificate, its bandwidth choice and its errors."""
 
 import math
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fastaae
 from fastaae import parzen, parzen_log_likelihood
 from fastaae.kernels import pairs, reference
 
@@ -220,6 +223,54 @@ def test_a_stream_is_not_held():
     finally:
         tracemalloc.stop()
     assert peak < 4 * block.nbytes
+
+
+RANK = """
+import sys
+import numpy as np
+import torch
+import fastaae
+from fastaae import parzen_log_likelihood
+
+torch.distributed.init_process_group("gloo")
+rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+queries, validation, samples = (np.load(f"{sys.argv[1]}/{name}.npy") for name in ("queries", "validation", "samples"))
+results = []
+for options in ({"sigma": 0.2}, {"sigma": 3.0}, {"validation": validation}):
+    for share in (samples[rank::world], samples[: len(samples) * rank]):  # the second: nothing for the first rank
+        r = parzen_log_likelihood(queries, iter([share] if len(share) else []), distributed=True, **options)
+        results.append((r.n_samples, r.mean, r.error_bound, r.sigma))
+model = fastaae.load(sys.argv[2])
+for n in (10_000, 4096):
+    r = model.log_likelihood(queries[:, :64], n, 0.3, distributed=True)
+    results.append((r.n_samples, r.mean, r.error_bound, r.sigma))
+np.save(f"{sys.argv[1]}/{rank}.npy", results)
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_two_ranks_agree_with_one_process(tmp_path):
+    arrays = {"queries": images(40, 96, 1), "validation": images(30, 96, 2), "samples": images(3001, 96)}
+    for name, array in arrays.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    (tmp_path / "rank.py").write_text(RANK)
+    fastaae.train(fastaae.preset("digits", epochs=1, out_dir=str(tmp_path / "run")), progress=False)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    done = subprocess.run([*command, "rank.py", ".", "run"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    ranks = [np.load(tmp_path / f"{rank}.npy") for rank in (0, 1)]
+    np.testing.assert_array_equal(*ranks)
+    model = fastaae.load(tmp_path / "run")
+    queries, samples = arrays["queries"], arrays["samples"]
+    alone = [
+        parzen_log_likelihood(queries, samples, **options)
+        for options in ({"sigma": 0.2}, {"sigma": 3.0}, {"validation": arrays["validation"]})
+        for _ in range(2)
+    ]
+    alone += [model.log_likelihood(queries[:, :64], n, 0.3) for n in (10_000, 4096)]
+    for (n, mean, bound, sigma), one in zip(ranks[0], alone, strict=True):
+        assert (n, sigma) == (one.n_samples, one.sigma)
+        assert abs(mean - one.mean) <= bound + one.error_bound and bound < 1e-3
 
 
 X, S = np.zeros((4, 3)), np.ones((5, 3))
