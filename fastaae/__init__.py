@@ -21,6 +21,7 @@ _HOME = {
     "load": "model",
     "parzen_log_likelihood": "parzen",
     "ParzenResult": "parzen",
+    "ParzenWindow": "window",
     "DataError": "data",
     "CheckpointError": "checkpoint",
 }

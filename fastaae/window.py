@@ -1,0 +1,232 @@
+"""Gaussian kernel density estimation behind scikit-learn's interface.
+
+In place of `from sklearn.neighbors import KernelDensity` write `from fastaae.window import KernelDensity`. The Gaussian
+kernel with the Euclidean metric is computed by kernels/pairs.py: exactly, in any dimension, with or without
+scikit-learn. Other kernels and metrics are handed to scikit-learn (1.6 or newer).
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+
+from .kernels.pairs import LIMIT, PairSums
+
+try:
+    from sklearn.base import BaseEstimator
+    from sklearn.exceptions import NotFittedError
+    from sklearn.neighbors import KernelDensity as TreeDensity
+    from sklearn.utils.validation import validate_data
+except ImportError:
+    TreeDensity = None
+
+    class NotFittedError(ValueError, AttributeError):
+        """Used before fit."""
+
+    class BaseEstimator:
+        """Parameters are the arguments of __init__, kept under their names."""
+
+        def get_params(self, deep: bool = True) -> dict[str, Any]:
+            return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+        def set_params(self, **params: Any):
+            for name, value in params.items():
+                if name not in self.get_params():
+                    raise ValueError(f"{type(self).__name__} has no parameter {name!r}")
+                setattr(self, name, value)
+            return self
+
+    def validate_data(estimator: Any, X: Any, *, dtype: Any, reset: bool = True) -> np.ndarray:
+        X = np.asarray(X, dtype)
+        if X.ndim != 2 or not X.size:
+            raise ValueError(f"X has shape {list(X.shape)}: expected [n, D], not empty")
+        if not np.isfinite(X).all():
+            raise ValueError("X holds NaN or infinite values")
+        if reset:
+            estimator.n_features_in_ = X.shape[1]
+        elif X.shape[1] != estimator.n_features_in_:
+            raise ValueError(f"X has {X.shape[1]} features, fit was given {estimator.n_features_in_}")
+        return X
+
+
+TOLERANCE = 1e-10  # nats
+FARTHEST = 1e153  # length of a vector up to which squared distances do not overflow
+
+
+class ParzenWindow(BaseEstimator):
+    """Kernel density estimate; the Gaussian one is exact, to 1e-10 nats and rounding.
+
+    Parameters take effect at fit, which also checks them. Where X is an argument: numbers [n, D], finite; bytes are
+    numbers from 0 to 255.
+
+    Args:
+        bandwidth: standard deviation of the window; or "scott" or "silverman", rules for data of variance 1.
+        kernel, metric, metric_params: as scikit-learn names them; "gaussian" and "euclidean" need no scikit-learn.
+        algorithm, atol, rtol, breadth_first, leaf_size: of scikit-learn's trees; where there is no tree, no effect.
+
+    Attributes, after fit:
+        bandwidth_: the bandwidth as a number.
+        n_features_in_: D.
+        feature_names_in_: names of the columns, where X had some.
+    """
+
+    def __init__(
+        self,
+        bandwidth: float | str = 1.0,
+        *,
+        algorithm: str = "auto",
+        kernel: str = "gaussian",
+        metric: str = "euclidean",
+        atol: float = 0,
+        rtol: float = 0,
+        breadth_first: bool = True,
+        leaf_size: int = 40,
+        metric_params: dict[str, Any] | None = None,
+    ):
+        self.bandwidth = bandwidth
+        self.algorithm = algorithm
+        self.kernel = kernel
+        self.metric = metric
+        self.atol = atol
+        self.rtol = rtol
+        self.breadth_first = breadth_first
+        self.leaf_size = leaf_size
+        self.metric_params = metric_params
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> ParzenWindow:
+        """Keep samples X and their weights [n], none below 0; y is ignored.
+
+        Raises:
+            ValueError: a parameter, X or sample_weight is wrong.
+            ImportError: the kernel or the metric needs scikit-learn, which is not installed.
+        """
+        self._check_parameters()
+        exact = self.kernel == "gaussian" and self._is_euclidean()
+        if not exact and TreeDensity is None:
+            raise ImportError(f"kernel={self.kernel!r}, metric={self.metric!r}: this needs scikit-learn 1.6 or newer")
+        X = validate_data(self, X, dtype=np.float64)
+        n, d = X.shape
+        rules = {"scott": n, "silverman": n * (d + 2) / 4}
+        h = rules[self.bandwidth] ** (-1 / (d + 4)) if self.bandwidth in rules else self.bandwidth
+        if exact:
+            self._keep(X, _weights(sample_weight, n), h)
+            self._delegate = None
+        else:
+            self._delegate = TreeDensity(**{**self.get_params(), "bandwidth": h}).fit(X, sample_weight=sample_weight)
+        self.bandwidth_ = h
+        return self
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """Log-likelihood of every row of X, in nats, float64 [n].
+
+        Raises:
+            ValueError: X is wrong. NotFittedError, which is a ValueError too: before fit.
+        """
+        self._check_fitted()
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        if self._delegate is not None:
+            return self._delegate.score_samples(X)
+        queries = np.column_stack([X, np.zeros(len(X))])
+        far = max(self._extent, _extent(queries))
+        sigma = torch.tensor([self.bandwidth_], dtype=torch.float64)
+        # The float32 bounds that prune are of no use among vectors so long.
+        sums = PairSums(torch.from_numpy(queries), sigma, 0, TOLERANCE, "auto" if far < LIMIT else "dense")
+        points = np.require(self._points, requirements="W")  # torch warns of read-only memory
+        for block in torch.from_numpy(points).split(sums.block):
+            sums.add(block)
+        return sums.result()[0][0].numpy() + self._shift
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Sum of the log-likelihoods of X in nats; y is ignored. Raises what score_samples raises."""
+        return float(self.score_samples(X).sum())
+
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
+        """Draw from the density: float64 [n_samples, D], the same numbers that scikit-learn draws.
+
+        Args:
+            random_state: a seed, a np.random.RandomState, or None for NumPy's global one.
+
+        Raises:
+            NotFittedError: before fit. NotImplementedError: the kernel is neither "gaussian" nor "tophat".
+        """
+        self._check_fitted()
+        if self._delegate is not None:
+            return self._delegate.sample(n_samples, random_state)
+        rng = np.random if random_state is None else random_state
+        if isinstance(rng, Integral):
+            rng = np.random.RandomState(rng)
+        u = rng.uniform(0, 1, size=n_samples) * self._cumulative[-1]
+        rows = np.searchsorted(self._cumulative, u, side="right")
+        return rng.normal(self._points[rows, :-1], self.bandwidth_)
+
+    def _check_parameters(self) -> None:
+        h = self.bandwidth
+        for name, right, expected in (
+            (
+                "bandwidth",
+                h in ("scott", "silverman") if isinstance(h, str) else isinstance(h, Real) and 1e-100 < h < 1e100,
+                "a positive number, 'scott' or 'silverman'",
+            ),
+            ("algorithm", self.algorithm in ("auto", "kd_tree", "ball_tree"), "'auto', 'kd_tree' or 'ball_tree'"),
+            ("atol", isinstance(self.atol, Real) and self.atol >= 0, "a number from 0"),
+            ("rtol", isinstance(self.rtol, Real) and self.rtol >= 0, "a number from 0"),
+            ("leaf_size", isinstance(self.leaf_size, Integral) and self.leaf_size > 0, "an integer from 1"),
+        ):
+            if not right:
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected {expected}")
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "bandwidth_"):
+            raise NotFittedError(f"this {type(self).__name__} is not fitted yet: call fit first")
+
+    def _is_euclidean(self) -> bool:
+        params = self.metric_params or {}
+        if self.metric in ("minkowski", "p"):
+            return params in ({}, {"p": 2})
+        return self.metric in ("euclidean", "l2") and not params
+
+    def _keep(self, X: np.ndarray, weights: np.ndarray, h: float) -> None:
+        """Samples of positive weight, each a point in D + 1 dimensions.
+
+        Queries have 0 in the last one, samples sqrt(2 h² ln(w_max / w)): the Gaussian of that distance is w / w_max.
+        """
+        used = weights > 0
+        X, weights = X[used], weights[used]
+        top = weights.max()
+        points = np.column_stack([X, h * np.sqrt(2 * (np.log(top) - np.log(weights)))])
+        self._extent = _extent(points)
+        self._points = points
+        self._cumulative = np.cumsum(weights)
+        # PairSums divides by n and by the norm of a Gaussian in D + 1 dimensions.
+        self._shift = math.log(h * math.sqrt(2 * math.pi)) + math.log(len(X) / (weights / top).sum())
+
+
+class KernelDensity(ParzenWindow):
+    """ParzenWindow under scikit-learn's name, which Pipeline turns into the name of its step."""
+
+
+def _weights(values: Any, n: int) -> np.ndarray:
+    """Checked sample weights, float64 [n]; one number is that of all."""
+    weights = np.ones(n) if values is None else np.asarray(values, np.float64)
+    if weights.ndim == 0:
+        weights = np.full(n, weights)
+    if weights.shape != (n,):
+        raise ValueError(f"sample_weight has shape {list(weights.shape)}, X has {n} rows")
+    with np.errstate(over="ignore"):
+        total = weights.sum()
+    if not (weights >= 0).all() or not 0 < total < math.inf:
+        raise ValueError("sample_weight: expected numbers from zero, not all zero, with a finite sum")
+    return weights
+
+
+def _extent(points: np.ndarray) -> float:
+    """Largest magnitude in points [n, D]. Raises ValueError where squared distances could overflow."""
+    extent = max(points.max(), -points.min())
+    if not extent * math.sqrt(points.shape[1]) < FARTHEST:
+        raise ValueError(f"X holds a value of magnitude {extent:g}: squared distances overflow")
+    return float(extent)

@@ -1,0 +1,293 @@
+"""Kernel density: scikit-learn's own tests and estimator checks, direct sums, and what its tests leave out."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+import sklearn.neighbors
+import torch
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
+
+from fastaae.window import KernelDensity, ParzenWindow
+
+THEIR_TESTS = Path(sklearn.neighbors.__file__).parent / "tests" / "test_kde.py"
+RNG = np.random.default_rng(0)
+S, X = RNG.normal(size=(100, 3)), RNG.normal(size=(20, 3))
+W = RNG.integers(0, 5, 100)
+
+IN_PLACE = """
+import sklearn.neighbors
+from threadpoolctl import threadpool_limits
+
+from fastaae.window import KernelDensity
+
+sklearn.neighbors.KernelDensity = KernelDensity
+
+
+def pytest_collection_modifyitems(items):
+    assert items and all(item.module.KernelDensity is KernelDensity for item in items)
+    threadpool_limits(1)  # scikit-learn's conftest asks for one per core
+"""
+
+WITHOUT = """
+import sys
+
+sys.modules["sklearn"] = None  # cannot be imported
+
+import pickle
+import numpy as np
+from fastaae.window import NotFittedError, ParzenWindow
+
+
+def error(kind, act):
+    try:
+        act()
+    except kind as e:
+        return str(e)
+    raise AssertionError(f"no {kind.__name__}")
+
+
+x, w = np.arange(12.0).reshape(6, 2), ParzenWindow(3)
+assert "not fitted" in error(NotFittedError, lambda: w.score_samples(x))
+assert w.set_params(bandwidth=0.5) is w and w.get_params()["bandwidth"] == 0.5 and len(w.get_params()) == 9
+assert "'width'" in error(ValueError, lambda: w.set_params(width=2))
+assert "scikit-learn" in error(ImportError, lambda: ParzenWindow(kernel="tophat").fit(x))
+for wrong in (x[0], x[:0], x * np.nan):
+    error(ValueError, lambda: w.fit(wrong))
+assert "2 features" in error(ValueError, lambda: w.fit(x[:, :1]).score_samples(x))
+w = pickle.loads(pickle.dumps(w.fit(x.tolist(), sample_weight=[1, 0, 2, 1, 1, 3])))
+print(*w.score_samples(x + 0.3), *w.sample(2, 7).ravel())
+"""
+
+
+def direct(x, s, h, w=None):
+    """Log-likelihood in float64, every difference taken."""
+    e = -np.square((x[:, None] - s) / h).sum(2) / 2
+    w = np.ones(len(s)) if w is None else np.asarray(w, float)
+    terms = np.exp(e - e.max(1, keepdims=True)) @ w
+    return e.max(1) + np.log(terms / w.sum()) - s.shape[1] * np.log(h * np.sqrt(2 * np.pi))
+
+
+def run(*command, **env):
+    return subprocess.run(
+        [sys.executable, *map(str, command)], env={**os.environ, **env}, capture_output=True, text=True, timeout=600
+    )
+
+
+@pytest.mark.skipif(not THEIR_TESTS.exists(), reason="this scikit-learn was installed without its tests")
+def test_scikit_learns_own_tests_pass(tmp_path):
+    (tmp_path / "in_place.py").write_text(IN_PLACE)
+    options = ["-p", "in_place", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", tmp_path]
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = run("-m", "pytest", "-q", *options, THEIR_TESTS, PYTHONPATH=path)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1].startswith("57 passed in"), done.stdout[-3000:]
+
+
+@pytest.mark.parametrize("kind", [ParzenWindow, KernelDensity])
+def test_estimator_checks_pass(kind):
+    results = check_estimator(kind(), on_skip=None)  # raises at the first that fails
+    status = [r["status"] for r in results]
+    assert set(status) <= {"passed", "skipped"} and status.count("passed") > 40
+
+
+def test_interface_is_scikit_learns():
+    ours, theirs = KernelDensity(), sklearn.neighbors.KernelDensity()
+    assert ours.get_params() == theirs.get_params()
+    assert ParzenWindow(0.3).bandwidth == 0.3
+
+
+@pytest.mark.parametrize("h", [0.05, 1.0, 30.0])
+@pytest.mark.parametrize(("n", "d"), [(1, 1), (7, 1), (300, 3), (500, 21), (300, 200)])
+def test_equals_the_direct_sum(n, d, h):
+    s, x = RNG.normal(size=(n, d)), RNG.normal(size=(33, d))
+    np.testing.assert_allclose(ParzenWindow(h).fit(s).score_samples(x), direct(x, s, h), rtol=1e-12, atol=1e-10)
+
+
+@pytest.mark.parametrize("h", [0.5, 2.0, 10.0])
+def test_equals_the_direct_sum_on_digits(h):
+    x = load_digits().data
+    density = KernelDensity(bandwidth=h).fit(x[300:])
+    np.testing.assert_allclose(density.score_samples(x[:300]), direct(x[:300], x[300:], h), rtol=0, atol=1e-6)
+    assert density.score(x[:300]) == pytest.approx(direct(x[:300], x[300:], h).sum(), rel=1e-12)
+
+
+@pytest.mark.parametrize("far", [1e10, 1e30, 1e100, 1e151])
+def test_distant_queries_and_samples_are_scored(far):
+    density = ParzenWindow().fit(S)
+    expected = -1.5 * far**2
+    np.testing.assert_allclose(density.score_samples(np.full((2, 3), far)), expected, rtol=1e-9)
+    both = np.concatenate([X, np.full((1, 3), far)])
+    np.testing.assert_allclose(density.score_samples(both), [*direct(X, S, 1), expected], rtol=1e-9)
+    samples = np.concatenate([S, np.full((200, 3), far)])
+    np.testing.assert_allclose(ParzenWindow().fit(samples).score_samples(X), direct(X, S, 1) - np.log(3), rtol=1e-12)
+
+
+def test_a_likelihood_below_every_float_is_minus_infinity():
+    assert ParzenWindow(1e-3).fit(S).score_samples([[1e152] * 3]) == -np.inf
+
+
+@pytest.mark.parametrize("kind", ["float32", "uint8", "list", "tensor", "fortran", "read-only"])
+def test_whatever_holds_numbers_is_taken_as_numbers(kind):
+    s, x = np.round(S * 20 + 128), np.round(X * 20 + 128)
+    convert = {
+        "list": np.ndarray.tolist,
+        "tensor": torch.from_numpy,
+        "fortran": np.asfortranarray,
+        "read-only": lambda a: np.broadcast_to(a[None], (1, *a.shape))[0],
+    }.get(kind, lambda a: a.astype(kind))
+    density = ParzenWindow(5.0).fit(convert(s))
+    np.testing.assert_allclose(density.score_samples(convert(x)), direct(x, s, 5.0), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("rule", "n"), [("scott", 100), ("silverman", 100 * 5 / 4)])
+@pytest.mark.parametrize("kernel", ["gaussian", "tophat"])
+def test_rules_choose_the_bandwidth_of_lists_too(rule, n, kernel):
+    assert ParzenWindow(rule, kernel=kernel).fit(S.tolist()).bandwidth_ == pytest.approx(n ** (-1 / 7), rel=1e-15)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "l2", "minkowski", "p"])
+@pytest.mark.parametrize("weights", [W, W * 1e-3, np.where(W > 3, 1e-300, W), np.exp(RNG.normal(size=100) * 50)])
+def test_weights_enter_exactly(metric, weights):
+    params = {"p": 2} if metric == "p" else None
+    density = ParzenWindow(0.3, metric=metric, metric_params=params).fit(S, sample_weight=weights)
+    np.testing.assert_allclose(density.score_samples(X), direct(X, S, 0.3, weights), rtol=1e-12, atol=1e-10)
+
+
+def test_weights_are_repetitions():
+    weighted, repeated = ParzenWindow(0.3).fit(S, None, W), ParzenWindow(0.3).fit(S.repeat(W, axis=0))
+    np.testing.assert_allclose(weighted.score_samples(X), repeated.score_samples(X), rtol=1e-12)
+    np.testing.assert_array_equal(weighted.sample(50, 3), repeated.sample(50, 3))
+
+
+def test_samples_of_weight_zero_are_as_if_absent():
+    weights = np.where(np.arange(100) < 90, 0.0, 0.7)
+    some, rest = ParzenWindow(0.3).fit(S, sample_weight=weights), ParzenWindow(0.3).fit(S[90:])
+    np.testing.assert_allclose(some.score_samples(S), rest.score_samples(S), rtol=1e-12)
+    assert some.fit(S, sample_weight=3).score(X) == pytest.approx(some.fit(S).score(X), rel=1e-14)
+
+
+@pytest.mark.parametrize("weights", [None, W, np.exp(RNG.normal(size=100) * 5)])
+@pytest.mark.parametrize("state", [0, 12345, np.random.RandomState(1), None])
+def test_draws_are_scikit_learns_bit_for_bit(weights, state):
+    drawn = []
+    for kind in (ParzenWindow, sklearn.neighbors.KernelDensity):
+        np.random.seed(5)  # noqa: NPY002  (what random_state=None draws from)
+        own = np.random.RandomState(1) if isinstance(state, np.random.RandomState) else state
+        drawn.append(kind(bandwidth=0.2).fit(S, sample_weight=weights).sample(500, own))
+    np.testing.assert_array_equal(*drawn)
+
+
+def test_no_draws():
+    assert ParzenWindow().fit(S).sample(0).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"kernel": "tophat"}, {"metric": "manhattan"}, {"metric": "minkowski", "metric_params": {"p": 3}, "rtol": 1e-9}],
+)
+def test_the_rest_is_left_to_scikit_learn(params):
+    ours, theirs = (k(bandwidth=2.0, **params).fit(S) for k in (ParzenWindow, sklearn.neighbors.KernelDensity))
+    np.testing.assert_array_equal(ours.score_samples(X), theirs.score_samples(X))
+    np.testing.assert_array_equal(ours.sample(5, 0), theirs.sample(5, 0))
+    ours.set_params(kernel="gaussian", metric="euclidean", metric_params=None).fit(S)
+    np.testing.assert_allclose(ours.score_samples(X), direct(X, S, 2.0))
+
+
+def test_works_without_scikit_learn():
+    done = run("-c", WITHOUT)
+    assert not done.returncode, done.stderr
+    x = np.arange(12.0).reshape(6, 2)
+    density = sklearn.neighbors.KernelDensity(bandwidth=0.5).fit(x[[0, 2, 3, 4, 5]], sample_weight=[1, 2, 1, 1, 3])
+    expected = [*density.score_samples(x + 0.3), *density.sample(2, 7).ravel()]
+    np.testing.assert_allclose(np.array(done.stdout.split(), float), expected, rtol=1e-9)
+
+
+def test_pickle_and_read_only_memory(tmp_path):
+    density = ParzenWindow(0.3).fit(S, sample_weight=W)
+    joblib.dump(density, tmp_path / "density")
+    for copy in (pickle.loads(pickle.dumps(density)), joblib.load(tmp_path / "density", mmap_mode="r")):
+        np.testing.assert_array_equal(copy.score_samples(X), density.score_samples(X))
+        np.testing.assert_array_equal(copy.sample(3, 0), density.sample(3, 0))
+
+
+def test_clone_and_set_params():
+    density = ParzenWindow(0.3, kernel="tophat")
+    copy = clone(density.fit(S))
+    assert copy.get_params() == density.get_params() and not hasattr(copy, "bandwidth_")
+    assert copy.set_params(kernel="gaussian", bandwidth=2) is copy
+    assert copy.fit(S) is copy and copy.bandwidth_ == 2
+
+
+def test_grid_search_over_a_pipeline_finds_scikit_learns_bandwidth():
+    grid, best = {"kerneldensity__bandwidth": np.logspace(-2, 1, 13)}, []
+    for kind in (KernelDensity, sklearn.neighbors.KernelDensity):
+        best.append(GridSearchCV(make_pipeline(StandardScaler(), kind()), grid, cv=3).fit(S))
+    assert best[0].best_params_ == best[1].best_params_
+    np.testing.assert_allclose(*(b.cv_results_["mean_test_score"] for b in best), rtol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("params", "s", "weights", "message"),
+    [
+        ({"bandwidth": -1.0}, S, None, r"bandwidth=-1.0: expected a positive number, 'scott' or 'silverman'"),
+        ({"bandwidth": 0}, S, None, "bandwidth=0"),
+        ({"bandwidth": np.nan}, S, None, "bandwidth=nan"),
+        ({"bandwidth": "wide"}, S, None, "bandwidth='wide'"),
+        ({"bandwidth": None}, S, None, "bandwidth=None"),
+        ({"algorithm": "tree"}, S, None, "algorithm='tree': expected 'auto'"),
+        ({"atol": -1}, S, None, "atol=-1"),
+        ({"rtol": "0"}, S, None, "rtol='0'"),
+        ({"leaf_size": 0}, S, None, "leaf_size=0"),
+        ({"kernel": "cubic"}, S, None, "kernel"),
+        ({"metric": "haversine", "algorithm": "kd_tree"}, S, None, "invalid metric"),
+        ({}, S[0], None, "2D array"),
+        ({}, S[:0], None, "0 sample"),
+        ({}, np.where(S > 2, np.nan, S), None, "NaN"),
+        ({}, S * 1e153, None, "magnitude .*e.153: squared distances overflow"),
+        ({}, S, W[:99], r"sample_weight has shape \[99\], X has 100 rows"),
+        ({}, S, np.stack([W, W], 1), "sample_weight has shape"),
+        ({}, S, W - 1, "sample_weight: expected numbers from zero"),
+        ({}, S, W * np.nan, "sample_weight"),
+        ({}, S, W * 0, "not all zero"),
+        ({}, S, np.full(100, 1e308), "finite sum"),
+    ],
+)
+def test_fit_refuses(params, s, weights, message):
+    density = ParzenWindow(**params)
+    with pytest.raises(ValueError, match=message):
+        density.fit(s, sample_weight=weights)
+    with pytest.raises(NotFittedError, match="this ParzenWindow is not fitted yet"):
+        density.score_samples(S)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (S[:, :2], "2 features"),
+        (S[0], "2D array"),
+        (np.where(S > 1, np.inf, S), "infinity|NaN"),
+        (S * 1e153, "overflow"),
+    ],
+)
+def test_score_refuses(x, message):
+    with pytest.raises(ValueError, match=message):
+        ParzenWindow().fit(S).score_samples(x)
+
+
+@pytest.mark.parametrize("method", ["score_samples", "score", "sample"])
+def test_nothing_before_fit(method):
+    with pytest.raises(NotFittedError, match="call fit first"):
+        getattr(KernelDensity(), method)(*([] if method == "sample" else [X]))
