@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .kernels.pairs import PairSums, double
+from .kernels.bounds import double
+from .kernels.pairs import PairSums
 from .networks import find_device
 
 METHODS = ("auto", "pruned", "dense")

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .kernels.pairs import LIMIT, PairSums
+from .kernels.bounds import LIMIT
+from .kernels.pairs import PairSums
 
 try:
     from sklearn.base import BaseEstimator

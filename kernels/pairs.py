@@ -23,19 +23,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, distributed
 
-from . import onednn
+from .bounds import CHUNK, U32, U64, Bounds, Features, double, pair_products, some
 
-U32, U64 = 2.0**-24, 2.0**-53  # unit roundoff
-CHUNK = 64  # neighbouring samples whose smallest bound decides whether any of them is looked at
 TILE = 256  # queries per product: a tile of bounds, 256 x 4096 float32, stays in cache
-COARSE, FINE = 32, 128  # coordinates of the first and of the second bound
-STRIP = 128  # columns per product of the projection: short sums, little rounding
-LIMIT = 1e15  # magnitude up to which float32 squares are far from overflow
 PLENTY = 1e9  # samples for which T is made; more of them only widen the certificate, which counts them
 PENDING = 2**17  # pairs collected before their distances are computed
 
@@ -268,143 +262,6 @@ class Pairs:
         taken = torch.cat(self.rows), torch.cat(self.columns)
         self.__init__()
         return taken
-
-
-class Level(NamedTuple):
-    """Vectors whose distances bound those of the data from below, one level of Bounds."""
-
-    values: Tensor  # [n, k], float32
-    square: Tensor  # [n], float64, their squared norms
-    error: Tensor  # [n], float64: how far a row may lie from the true vector
-
-
-class Features(NamedTuple):
-    """What Bounds needs of one block of samples, in an order that keeps neighbours in one chunk."""
-
-    order: Tensor  # [n'], n rounded up to a multiple of CHUNK: which sample a row is
-    product: Tensor  # [n', k + 1]: first level, then its squared norm; infinitely far where there is no sample
-    levels: list[Level]
-
-
-class Bounds:
-    """Lower bounds of |x - s| by projection, safe against their own rounding.
-
-    For orthonormal directions P and the length r(v) of what they leave of v, |x - s|² >= |Px - Ps|² + (r(x) - r(s))².
-    So projection and r together are coordinates in which every distance is a lower bound. The first level has about
-    COARSE of them, the second FINE.
-
-    Args:
-        x: centered queries [M, D], float64.
-        first: centered samples [n, D], float64. With the queries they choose the directions; any are valid.
-    """
-
-    def __init__(self, x: Tensor, first: Tensor):
-        d = x.shape[1]
-        self.sizes = sorted({d if d <= COARSE else COARSE - 1, d if d <= FINE else FINE - 1})
-        self.directions = principal_directions(torch.cat([some(x, 2048), some(first, 2048)]), self.sizes[-1]).float()
-        p = self.directions.double()
-        self.stretch = torch.linalg.matrix_norm(p.T @ p - torch.eye(self.sizes[-1], device=p.device)).item()
-        self.far = x.square().sum(1) > LIMIT**2  # nothing is dropped for these queries
-        self.queries = self._levels(torch.where(self.far[:, None], 0, x).float())
-        first_level = self.queries[0].values
-        self.product = torch.cat([-2 * first_level, torch.ones_like(first_level[:, :1])], 1)
-
-    def features(self, samples: Tensor, center: Tensor) -> Features | None:
-        """Of samples [n, D]; None if some lie too far out for float32."""
-        if samples.dtype in (torch.float64, torch.uint8):
-            t = (double(samples) - center).float()
-        else:
-            t = samples.float() - center.float()
-        if not torch.linalg.vector_norm(t, math.inf) < LIMIT:
-            return None
-        levels = self._levels(t)
-        n = len(t)
-        order = torch.arange(-(-n // CHUNK) * CHUNK, device=t.device)
-        for level in range(min(int(math.log2(max(n // CHUNK, 1))), self.sizes[0])):  # a k-d tree, all its leaves full
-            if n != CHUNK << int(math.log2(n // CHUNK)):
-                break
-            nodes = order.view(2**level, -1)
-            order = nodes.gather(1, levels[0].values[:, level][nodes].argsort(1)).flatten()
-        order[n:] = 0
-        coarse = levels[0]
-        product = torch.cat([coarse.values, coarse.square[:, None].float()], 1)[order]
-        product[n:] = 0
-        product[n:, -1] = 3e38
-        return Features(order, product, levels)
-
-    def coarse(self, start: int, stop: int, features: Features) -> Tensor:
-        """|b|² - 2 a·b of queries' and samples' first-level vectors, [stop - start, n'] in the features' order."""
-        return product(self.product[start:stop], features.product)
-
-    def fine(self, start: int, stop: int, features: Features, rows: Tensor, samples: Tensor) -> Tensor:
-        """|b|² - 2 a·b of second-level vectors for pairs (start + rows, samples), rows ascending."""
-        level = features.levels[-1]
-        dots = pair_products(rows, samples, self.queries[-1].values[start:stop], level.values)
-        return level.square[samples] - 2 * dots.double()
-
-    def limit(self, level: int, start: int, stop: int, features: Features, reach: Tensor) -> Tensor:
-        """Above this, |b|² - 2 a·b proves d² > reach. [stop - start], float64."""
-        a, b = (Level(*(t[start:stop] for t in self.queries[level])), features.levels[level])
-        farthest, norm = b.square.max().sqrt(), a.square.sqrt()
-        distance = (reach * (1 + self.stretch)).sqrt() + a.error + b.error.max()
-        product = 1.01 * U32 * (a.values.shape[1] + 8) * (norm + farthest).square() + 1e-30
-        return torch.where(self.far[start:stop], math.inf, distance.square() - a.square + product)
-
-    def _levels(self, t: Tensor) -> list[Level]:
-        """Of centered vectors [n, D], float32, each coordinate of which carries at most one rounding."""
-        d = t.shape[1]
-        p = t.new_zeros(len(t), self.sizes[-1])
-        for k in range(0, d, STRIP):
-            p.add_(product(t[:, k : k + STRIP], self.directions[k : k + STRIP].T))
-        length = torch.linalg.vector_norm(t, dim=1, dtype=torch.float64)
-        levels = []
-        for size in self.sizes:
-            values, error = p[:, :size], 1.02 * U32 * (1 + (STRIP + d / STRIP + 4) * math.sqrt(size)) * length
-            square = torch.linalg.vector_norm(values, dim=1, dtype=torch.float64).square()
-            if size < d:
-                rest = (length.square() - square).clamp_min(0).sqrt()
-                slack = (4 * U32 + self.stretch) * length.square() + 2 * length * error + error.square()
-                error = error + torch.minimum(slack.sqrt(), slack / rest) + U32 * rest
-                values = torch.cat([values, rest[:, None].float()], 1)
-                square = torch.linalg.vector_norm(values, dim=1, dtype=torch.float64).square()
-            levels.append(Level(values.contiguous(), square, error))
-        return levels
-
-
-def double(values: Tensor) -> Tensor:
-    """Values in float64, bytes as k / 255."""
-    return values.double() / 255 if values.dtype == torch.uint8 else values.double()
-
-
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """a bᵀ by the fastest library there is."""
-    return onednn.product(a, b) if onednn.fits(a) else a @ b.T
-
-
-def principal_directions(v: Tensor, k: int) -> Tensor:
-    """k orthonormal columns [D, k] near the leading principal directions of v [n, D], by subspace iteration."""
-    d = v.shape[1]
-    if k < d:
-        q = torch.randn(d, k, dtype=v.dtype, generator=torch.Generator().manual_seed(0)).to(v.device)
-        for _ in range(2):
-            q = torch.linalg.qr(v.T @ (v @ q)).Q
-    else:
-        q = torch.eye(d, dtype=v.dtype, device=v.device)
-    projected = v @ q
-    return torch.linalg.qr(q @ torch.linalg.eigh(projected.T @ projected).eigenvectors.flip(1)).Q
-
-
-def some(v: Tensor, n: int) -> Tensor:
-    """At most n rows of v, evenly spread."""
-    return v[:: -(-len(v) // n)]
-
-
-def pair_products(rows: Tensor, columns: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """a[rows] · b[columns], [L], for rows in ascending order, without gathering them."""
-    ends = torch.zeros(len(a) + 1, dtype=torch.int64, device=a.device)
-    ends[1:] = torch.bincount(rows, minlength=len(a)).cumsum(0)
-    pattern = torch.sparse_csr_tensor(ends, columns, a.new_zeros(len(rows)), (len(a), len(b)))
-    return torch.sparse.sampled_addmm(pattern, a, b.T, beta=0).values()
 
 
 @contextmanager
