@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from . import onednn
 
@@ -15,22 +17,23 @@ CHUNK = 64  # neighbouring samples whose smallest bound decides whether any of t
 COARSE, FINE = 32, 128  # coordinates of the first and of the second bound
 STRIP = 128  # columns per product of the projection: short sums, little rounding
 LIMIT = 1e15  # magnitude up to which float32 squares are far from overflow
+ROOM = 2.0**9  # scaled to fp16 queries are at most this: samples may lie 100 times farther out
 
 
 class Level(NamedTuple):
     """Vectors whose distances bound those of the data from below, one level of Bounds."""
 
-    values: Tensor  # [n, k], float32
+    values: Tensor  # [n, k], float32; fp16 for tensor cores, scaled
     square: Tensor  # [n], float64, their squared norms
     error: Tensor  # [n], float64: how far a row may lie from the true vector
 
 
 class Features(NamedTuple):
-    """What Bounds needs of one block of samples, in an order that keeps neighbours in one chunk."""
+    """What Bounds needs of one block of samples. Tensor cores use the levels only."""
 
-    order: Tensor  # [n'], n rounded up to a multiple of CHUNK: which sample a row is
-    product: Tensor  # [n', k + 1]: first level, then its squared norm; infinitely far where there is no sample
     levels: list[Level]
+    order: Tensor | None = None  # [n'], n rounded up to a multiple of CHUNK: which sample a row of product is
+    product: Tensor | None = None  # [n', k + 1]: first level, then its squared norm; infinitely far: no sample
 
 
 class Bounds:
@@ -38,23 +41,28 @@ class Bounds:
 
     For orthonormal directions P and the length r(v) of what they leave of v, |x - s|² >= |Px - Ps|² + (r(x) - r(s))².
     So projection and r together are coordinates in which every distance is a lower bound. The first level has about
-    COARSE of them, the second FINE.
+    COARSE of them, the second FINE; tensor cores are fast enough to start with the second, in fp16.
 
     Args:
         x: centered queries [M, D], float64.
         first: centered samples [n, D], float64. With the queries they choose the directions; any are valid.
+        cores: the module parzen, where there are tensor cores, or None.
     """
 
-    def __init__(self, x: Tensor, first: Tensor):
-        d = x.shape[1]
-        self.sizes = sorted({d if d <= COARSE else COARSE - 1, d if d <= FINE else FINE - 1})
+    def __init__(self, x: Tensor, first: Tensor, cores: ModuleType | None):
+        d, self.cores = x.shape[1], cores
+        self.sizes = sorted({d if d <= most else most - 1 for most in ((FINE,) if cores else (COARSE, FINE))})
         self.directions = principal_directions(torch.cat([some(x, 2048), some(first, 2048)]), self.sizes[-1]).float()
         p = self.directions.double()
         self.stretch = torch.linalg.matrix_norm(p.T @ p - torch.eye(self.sizes[-1], device=p.device)).item()
         self.far = x.square().sum(1) > LIMIT**2  # nothing is dropped for these queries
         self.queries = self._levels(torch.where(self.far[:, None], 0, x).float())
         first_level = self.queries[0].values
-        self.product = torch.cat([-2 * first_level, torch.ones_like(first_level[:, :1])], 1)
+        if cores:
+            self.scale = scale_for(first_level)
+            self.queries = [self._half(level) for level in self.queries]
+        else:
+            self.product = torch.cat([-2 * first_level, torch.ones_like(first_level[:, :1])], 1)
 
     def features(self, samples: Tensor, center: Tensor) -> Features | None:
         """Of samples [n, D]; None if some lie too far out for float32."""
@@ -65,6 +73,9 @@ class Bounds:
         if not torch.linalg.vector_norm(t, math.inf) < LIMIT:
             return None
         levels = self._levels(t)
+        if self.cores:
+            level = self._half(levels[0])
+            return Features([level]) if level.values.isfinite().all() else None
         n = len(t)
         order = torch.arange(-(-n // CHUNK) * CHUNK, device=t.device)
         for level in range(min(int(math.log2(max(n // CHUNK, 1))), self.sizes[0])):  # a k-d tree, all its leaves full
@@ -77,7 +88,36 @@ class Bounds:
         product = torch.cat([coarse.values, coarse.square[:, None].float()], 1)[order]
         product[n:] = 0
         product[n:, -1] = 3e38
-        return Features(order, product, levels)
+        return Features(levels, order, product)
+
+    def nearest(self, start: int, stop: int, features: Features) -> Tensor:
+        """A sample that looks near, for each query, int64 [stop - start]."""
+        if not self.cores:
+            return features.order[self.coarse(start, stop, features).argmin(1)]
+        a, b = (
+            level.values[rows].float()
+            for level, rows in ((self.queries[0], slice(start, stop)), (features.levels[0], slice(4096)))
+        )
+        return (b.square().sum(1) - 2 * a @ b.T).argmin(1)
+
+    def near(
+        self, start: int, stop: int, features: Features, reach: Tensor, most: float
+    ) -> tuple[Tensor, Tensor] | None:
+        """Pairs (start + row, sample), rows ascending, for which the first level does not prove d² > reach
+        [stop - start]; None where they are more than `most`."""
+        limit = self.limit(0, start, stop, features, reach)
+        limit = limit + 8 * U32 * limit.abs()
+        if self.cores:
+            level, unit = features.levels[0], self.scale**2
+            square = (level.square * unit).float()
+            return self.cores.near_pairs(
+                self.queries[0].values[start:stop], level.values, square, (limit * unit).float(), most
+            )
+        bound = self.coarse(start, stop, features).view(stop - start, -1, CHUNK)
+        limit = limit.float()
+        row, chunk = (bound.amin(2) <= limit[:, None]).nonzero().unbind(1)
+        hit, column = (bound[row, chunk] <= limit[row, None]).nonzero().unbind(1)
+        return (row[hit], features.order[chunk[hit] * CHUNK + column]) if len(hit) <= most else None
 
     def coarse(self, start: int, stop: int, features: Features) -> Tensor:
         """|b|² - 2 a·b of queries' and samples' first-level vectors, [stop - start, n'] in the features' order."""
@@ -94,7 +134,8 @@ class Bounds:
         a, b = (Level(*(t[start:stop] for t in self.queries[level])), features.levels[level])
         farthest, norm = b.square.max().sqrt(), a.square.sqrt()
         distance = (reach * (1 + self.stretch)).sqrt() + a.error + b.error.max()
-        product = 1.01 * U32 * (a.values.shape[1] + 8) * (norm + farthest).square() + 1e-30
+        each = 4 * U32 if self.cores else 1.01 * U32  # tensor cores truncate
+        product = each * (a.values.shape[1] + 8) * (norm + farthest).square() + 1e-30
         return torch.where(self.far[start:stop], math.inf, distance.square() - a.square + product)
 
     def _levels(self, t: Tensor) -> list[Level]:
@@ -117,6 +158,15 @@ class Bounds:
             levels.append(Level(values.contiguous(), square, error))
         return levels
 
+    def _half(self, level: Level) -> Level:
+        """A level in fp16, scaled, with a power of two of columns; infinite where it reaches beyond fp16."""
+        k = level.values.shape[1]
+        values = (level.values * self.scale).half()
+        kept = values.float() / self.scale
+        error = level.error + 1.01 * torch.linalg.vector_norm(level.values - kept, dim=1, dtype=torch.float64)
+        square = torch.linalg.vector_norm(kept, dim=1, dtype=torch.float64).square()
+        return Level(pad(values, (0, max(16, 1 << (k - 1).bit_length()) - k)), square, error)
+
 
 def double(values: Tensor) -> Tensor:
     """Values in float64, bytes as k / 255."""
@@ -126,6 +176,14 @@ def double(values: Tensor) -> Tensor:
 def product(a: Tensor, b: Tensor) -> Tensor:
     """a bᵀ by the fastest library there is."""
     return onednn.product(a, b) if onednn.fits(a) else a @ b.T
+
+
+def scale_for(v: Tensor, step: float | None = None) -> float:
+    """Factor that brings v [n, D] to fp16's range: a power of two, or 1 / step, if v lies on a grid of that step."""
+    largest = max(torch.linalg.vector_norm(v, math.inf).item(), 1e-30)
+    if step is not None and largest < ROOM * step:
+        return 1 / step
+    return 2.0 ** math.floor(math.log2(ROOM / largest))
 
 
 def principal_directions(v: Tensor, k: int) -> Tensor:

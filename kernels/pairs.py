@@ -23,13 +23,18 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from importlib.util import find_spec
+from types import ModuleType
 
 import torch
 from torch import Tensor, distributed
 
-from .bounds import CHUNK, U32, U64, Bounds, Features, double, pair_products, some
+from .bounds import CHUNK, U64, Bounds, Features, double, pair_products, scale_for, some
+from .halves import Halves, halves, product_error, product_rows
 
 TILE = 256  # queries per product: a tile of bounds, 256 x 4096 float32, stays in cache
+STRIP = 1024  # queries whose distances to a whole block are held at a time
+SINGLE = 2.0**-15  # nats: float32 exponentials and their sums on tensor cores
 PLENTY = 1e9  # samples for which T is made; more of them only widen the certificate, which counts them
 PENDING = 2**17  # pairs collected before their distances are computed
 
@@ -61,8 +66,13 @@ class PairSums:
         self.sums = self.x.new_zeros(len(sigmas), m)
         self.dropped = self.x.new_zeros(len(sigmas))  # sum of exp(-R / (2 sigma²)) over dropped pairs, of any query
         self.n, self.reach, self.retry = 0, 0.0, 0  # samples; largest R; samples at which pruning is tried again
+        self.inexact = torch.zeros_like(self.minimum)  # bound on the error of d² left by tensor cores
         self.bounds: Bounds | None = None
-        self.block = min(max(2 ** int(math.log2(4e6 / d)), 512), 4096)  # samples that add() takes at most
+        self.cores = tensor_cores(self.x.device)
+        self.scale = scale_for(self.x, 1 / 255 if queries.dtype == torch.uint8 else None)
+        self.tile = m if self.cores else TILE
+        most, values = (2**16, 6e7) if self.cores else (4096, 4e6)
+        self.block = min(max(2 ** int(math.log2(values / d)), 512), most)  # samples that add() takes at most
 
     def add(self, samples: Tensor) -> None:
         """Count samples [n, D], n <= block, finite, of a dtype as the queries may have."""
@@ -71,19 +81,21 @@ class PairSums:
             features = None
             if self.method != "dense" and self.n >= self.retry:
                 if self.bounds is None:
-                    self.bounds = Bounds(self.x, block.s)
+                    self.bounds = Bounds(self.x, block.s, self.cores)
                 features = self.bounds.features(samples, self.center)
             if self.n == 0:
                 self._seed(block, features)
             radius = self._radius()
             self.dropped += len(samples) * torch.exp(-radius * self.weights)
             missed, pending = 0, Pairs()
-            for start in range(0, len(self.x), TILE):
-                stop = min(start + TILE, len(self.x))
+            for start in range(0, len(self.x), self.tile):
+                stop = min(start + self.tile, len(self.x))
                 pairs = None if features is None else self._prune(start, stop, features, radius, len(samples))
                 if pairs is None:
                     missed += stop - start
-                    self._dense(start, stop, block, radius)
+                    if not (self.cores and self._sum_on_cores(block, radius)):
+                        for k in range(start, stop, STRIP):
+                            self._dense(k, min(k + STRIP, stop), block, radius)
                 else:
                     pending.append(*pairs)
                     if pending.count > PENDING:
@@ -100,15 +112,16 @@ class PairSums:
         What a rank has left out is small beside its own nearest sample, hence beside the nearest of all.
         """
         counts = self.minimum.new_tensor([self.n, self.reach, *map(float, self.live)])
-        held = torch.cat([counts, self.dropped, self.minimum, self.sums.flatten()])
+        held = torch.cat([counts, self.dropped, self.inexact, self.minimum, self.sums.flatten()])
         ranks = [torch.empty_like(held) for _ in range(distributed.get_world_size())]
         distributed.all_gather(ranks, held)
         s, m = self.sums.shape
-        parts = [rank.split([2, s, s, m, s * m]) for rank in ranks]
+        parts = [rank.split([2, s, s, m, m, s * m]) for rank in ranks]
         self.n = int(sum(counts[0] for counts, *_ in parts))
         self.reach = max(counts[1].item() for counts, *_ in parts)
         self.live = torch.stack([live for _, live, *_ in parts]).amin(0).bool().tolist()
         self.dropped = torch.stack([dropped for _, _, dropped, *_ in parts]).sum(0)
+        self.inexact = torch.stack([inexact for *_, inexact, _, _ in parts]).amax(0)
         self.minimum = torch.stack([minimum for *_, minimum, _ in parts]).amin(0)
         self.sums = torch.zeros_like(self.sums)
         for *_, minimum, sums in parts:
@@ -123,7 +136,8 @@ class PairSums:
         missing = torch.where(live, torch.log1p(1.01 * self.dropped[:, None] / sums), math.log(self.n) - sums.log())
         value = sums.log() - self.minimum * w - log_norm
         rounding = U64 * (4 * self.n + 256 + 8 * self.minimum * w + 8 * log_norm.abs())
-        return value, missing + self._distance_error()[0] * w + rounding
+        distance = torch.maximum(self._distance_error()[0], self.inexact)
+        return value, missing + distance * w + rounding + SINGLE * (self.inexact > 0)
 
     def _radius(self) -> float:
         """R for the bandwidths still in play, after retiring those that are not.
@@ -155,9 +169,8 @@ class PairSums:
         rows = torch.arange(len(self.x), device=self.x.device)
         nearest = torch.zeros_like(rows)
         if features is not None:
-            for start in range(0, len(rows), TILE):
-                coarse = self.bounds.coarse(start, start + TILE, features)
-                nearest[start : start + TILE] = features.order[coarse.argmin(1)]
+            for start in range(0, len(rows), STRIP):
+                nearest[start : start + STRIP] = self.bounds.nearest(start, start + STRIP, features)
         self.minimum.copy_(self._distances(rows, nearest, block))
 
     def _prune(self, start: int, stop: int, features: Features, radius: float, n: int) -> tuple[Tensor, Tensor] | None:
@@ -165,14 +178,10 @@ class PairSums:
         d, b = self.x.shape[1], self.bounds
         reach = self.minimum[start:stop] + radius
         budget = (stop - start) * n * (d + 24) if self.method == "auto" else math.inf  # in float64 multiply-adds
-        bound = b.coarse(start, stop, features).view(stop - start, -1, CHUNK)
-        limit = b.limit(0, start, stop, features, reach)
-        limit = (limit + 4 * U32 * limit.abs()).float()
-        row, chunk = (bound.amin(2) <= limit[:, None]).nonzero().unbind(1)
-        hit, column = (bound[row, chunk] <= limit[row, None]).nonzero().unbind(1)
-        row, sample = row[hit], features.order[chunk[hit] * CHUNK + column]
-        if len(row) * 1000 > budget:
+        found = b.near(start, stop, features, reach, budget / 1000)
+        if found is None:
             return None
+        row, sample = found
         if len(b.sizes) > 1:
             near = b.fine(start, stop, features, row, sample) <= b.limit(1, start, stop, features, reach)[row]
             row, sample = row[near], sample[near]
@@ -215,6 +224,38 @@ class PairSums:
         reach = torch.minimum(self.minimum[start:stop], nearest.amin(1)) + radius
         row, chunk = (nearest <= reach[:, None]).nonzero().unbind(1)
         self._count(row + start, chunks[row, chunk])
+
+    def _sum_on_cores(self, block: Block, radius: float) -> bool:
+        """The dense way on tensor cores, for all queries; False where that might cost more than the tolerance."""
+        x, s = self.halves, halves(block.s, self.scale)
+        if x is None or s is None:
+            return False
+        farthest = (self.minimum + self.reach).sqrt()
+        for terms in (1, 2, 3):
+            error = product_error(x, s, terms, farthest)
+            if (error * self.weights[0]).max() < self.tolerance:
+                break
+        else:
+            return False
+        live, unit = [k for k, live in enumerate(self.live) if live], self.scale**2
+        x_square = x.square[:, int(terms == 3)]
+        lowest, sums = self.cores.pair_sums(
+            *product_rows(x, s, terms),
+            (s.square[:, int(terms > 1)] * unit).float(),
+            ((self.minimum - x_square) * unit).float(),
+            self.weights[live] / unit,
+            radius * unit,
+        )
+        found = lowest / unit + x_square
+        minimum = torch.minimum(self.minimum, found)
+        self.sums *= torch.exp((minimum - self.minimum) * self.weights[:, None])
+        self.sums[live] += sums * torch.exp((minimum - found) * self.weights[live, None])
+        self.minimum, self.inexact = minimum, torch.maximum(self.inexact, error)
+        return True
+
+    @cached_property
+    def halves(self) -> Halves | None:
+        return halves(self.x, self.scale)
 
     def _count(self, rows: Tensor, d2: Tensor) -> None:
         """Add the terms of d² [L, C], row l belonging to query rows[l]."""
@@ -262,6 +303,15 @@ class Pairs:
         taken = torch.cat(self.rows), torch.cat(self.columns)
         self.__init__()
         return taken
+
+
+def tensor_cores(device: torch.device) -> ModuleType | None:
+    """The module parzen where the device has fp16 tensor cores and Triton is installed."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < 8 or find_spec("triton") is None:
+        return None
+    from . import parzen
+
+    return parzen
 
 
 @contextmanager

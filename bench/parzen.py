@@ -1,0 +1,326 @@
+"""How long is a Parzen-window evaluation, and what would it be with the tools people reach for?
+
+    python bench/parzen.py                                    under a minute on two cores, trains nothing
+    python bench/parzen.py --source runs/aae --samples 10000000 --choose-sigma
+    python bench/parzen.py --source samples.npy --queries 1000 --sigma 0.2 --method dense
+    torchrun --nproc-per-node 2 bench/parzen.py --others     every rank scores its share of the samples
+
+Queries are the MNIST test images (scikit-learn's digits where MNIST cannot be had). Samples come from a trained run
+(--source DIR), a .npy file, or a decoder that needs no training: mixtures of two training images of one class through
+32 principal components. First, fastaae is compared with float64 differences on a few queries; a mismatch beyond its own
+certificate stops. The others see the first --samples-others samples, and each only as many queries as it can do in
+seconds; its time for all pairs, which it is proportional to, is scaled up from that. Every round times all of them:
+
+- block-skip: float32 products in chunks, exponentials only of blocks that matter; a fast dense evaluation.
+- logsumexp: float32 products in chunks and torch.logsumexp, as one would write it.
+- broadcast: the difference of every pair, as in the original Theano script.
+- scikit-learn: KernelDensity as it comes, and with leaf_size=N, which makes it exact.
+- pykeops, where it can be imported.
+
+The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, distributed
+
+import fastaae
+from fastaae import data, provenance
+from fastaae.kernels import reference
+
+
+def mixtures(images: data.Data) -> Callable[[int, int], Iterator[Tensor]]:
+    """A decoder without training: a function that streams n samples for a seed, [<= 4096, D] at a time."""
+    x, y = images.x_train, images.y_train
+    some = as_float(x[:10_000])
+    mean = some.mean(0)
+    basis = torch.linalg.eigh((some - mean).T @ (some - mean)).eigenvectors[:, -32:]
+    codes = torch.cat([(as_float(part) - mean) @ basis for part in x.split(4096)])
+    order, size = y.argsort(stable=True), torch.bincount(y)
+    first = size.cumsum(0) - size
+
+    def stream(n: int, seed: int, share: tuple[int, int]) -> Iterator[Tensor]:
+        g = torch.Generator().manual_seed(seed)
+        for start in range(0, n, 4096):
+            rows = min(4096, n - start)
+            a = torch.randint(len(x), (rows,), generator=g)
+            b = order[first[y[a]] + (torch.rand(rows, generator=g) * size[y[a]]).long()]
+            mix = torch.rand(rows, 1, generator=g)
+            if start // 4096 % share[1] == share[0]:
+                yield (torch.lerp(codes[a], codes[b], mix) @ basis.T).add_(mean).clamp_(0, 1)
+
+    return stream
+
+
+def as_float(x: Tensor) -> Tensor:
+    return x.float() / 255 if x.dtype == torch.uint8 else x.float()
+
+
+def block_skip(x: Tensor, samples: Tensor, sigma: float) -> Tensor:
+    """Log-likelihoods by float32 products, exponentials only of blocks within 30 nats of the best."""
+    m, d = x.shape
+    weight = 0.5 / sigma**2
+    shift = samples[:1000].mean(0)
+    x = x - shift
+    square, best, total = x.square().sum(1), x.new_full((m,), math.inf), x.new_zeros(m)
+    for s in samples.split(4096):
+        s = s - shift
+        d2 = torch.addmm(s.square().sum(1), x, s.T, alpha=-2)
+        nearest = d2.amin(1) + square
+        live = (nearest <= best + 30 / weight).nonzero()[:, 0]
+        low = torch.minimum(nearest[live], best[live])
+        terms = ((low - square[live])[:, None] - d2[live]).mul_(weight).clamp_(min=-80).exp_().sum(1)
+        total[live] = total[live] * torch.exp((low - best[live]) * weight) + terms
+        best[live] = low
+    return total.log() - best * weight - math.log(len(samples)) - d * math.log(sigma * math.sqrt(2 * math.pi))
+
+
+def chunked_logsumexp(x: Tensor, samples: Tensor, sigma: float) -> Tensor:
+    square = x.square().sum(1, keepdim=True)
+    parts = []
+    for s in samples.split(4096):
+        d2 = square + s.square().sum(1) - 2 * x @ s.T
+        parts.append(torch.logsumexp(d2 / (-2 * sigma**2), 1))
+    log_norm = math.log(len(samples)) + x.shape[1] * math.log(sigma * math.sqrt(2 * math.pi))
+    return torch.logsumexp(torch.stack(parts), 0) - log_norm
+
+
+def broadcast(x: Tensor, samples: Tensor, sigma: float) -> Tensor:
+    parts = [torch.logsumexp((x[:, None] - s).square().sum(2) / (-2 * sigma**2), 1) for s in samples.split(4096)]
+    log_norm = math.log(len(samples)) + x.shape[1] * math.log(sigma * math.sqrt(2 * math.pi))
+    return torch.logsumexp(torch.stack(parts), 0) - log_norm
+
+
+def scikit(**options) -> Callable[[Tensor, Tensor, float], Tensor]:
+    def run(x: Tensor, samples: Tensor, sigma: float) -> Tensor:
+        from sklearn.neighbors import KernelDensity
+
+        options_ = {k: len(samples) if v == "N" else v for k, v in options.items()}
+        return torch.from_numpy(KernelDensity(bandwidth=sigma, **options_).fit(samples).score_samples(x))
+
+    return run
+
+
+def keops(x: Tensor, samples: Tensor, sigma: float) -> Tensor:
+    from pykeops.torch import LazyTensor
+
+    d2 = ((LazyTensor(x[:, None].contiguous()) - LazyTensor(samples[None])) ** 2).sum(2)
+    log_norm = math.log(len(samples)) + x.shape[1] * math.log(sigma * math.sqrt(2 * math.pi))
+    return (d2 * (-0.5 / sigma**2)).logsumexp(1).view(-1) - log_norm
+
+
+OTHERS: dict[str, tuple[Callable[[Tensor, Tensor, float], Tensor], int]] = {  # and the queries each can do in seconds
+    "block-skip": (block_skip, 1000),
+    "logsumexp": (chunked_logsumexp, 250),
+    "broadcast": (broadcast, 4),
+    "scikit-learn": (scikit(), 4),
+    "scikit-learn leaf_size=N": (scikit(leaf_size="N"), 4),
+    "pykeops": (keops, 50),
+}
+
+
+def source(options: argparse.Namespace, images: data.Data) -> Callable[[tuple[int, int]], Iterator[Tensor]]:
+    """A function that starts the stream of samples anew: of every K blocks the k-th, for a share (k, K)."""
+    name, n, seed = options.source, options.samples, options.seed
+    if name == "mixtures":
+        stream = mixtures(images)
+        return lambda share: stream(n, seed, share)
+    if name.endswith(".npy"):
+        rows = np.load(name, mmap_mode="r")
+        if len(rows) < n:
+            raise SystemExit(f"{name} holds {len(rows)} samples: give --samples {len(rows)} or fewer")
+        starts = range(0, n, 4096)
+        return lambda share: (torch.tensor(rows[k : min(k + 4096, n)]) for k in starts[share[0] :: share[1]])
+    model = fastaae.load(name, device=options.device)
+    return lambda share: model.stream(n, seed, share=share)
+
+
+def peak_memory() -> float:
+    """MB that this process has held at most since reset; NaN where the system does not tell."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(next(s for s in status.splitlines() if s.startswith("VmHWM")).split()[1]) / 1024
+    except (OSError, StopIteration):
+        return math.nan
+
+
+def reset_peak_memory() -> float:
+    """Forget the peak so far; MB held now."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return peak_memory()
+
+
+def product_rate() -> float:
+    """float32 GFLOP/s of a large matrix product: the roof of every dense evaluation."""
+    a, b = torch.rand(1024, 784), torch.rand(784, 4096)
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        torch.mm(a, b)
+        times.append(time.perf_counter() - started)
+    return 2e-9 * 1024 * 784 * 4096 / min(times)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", default="mixtures", help="run directory, .npy file [N, ...] or 'mixtures'")
+    parser.add_argument("--samples", type=int, default=50_000)
+    parser.add_argument("--samples-others", type=int, default=10_000, help="how many of them the others see")
+    parser.add_argument("--queries", type=int, default=10_000, help="test images, the first ones")
+    parser.add_argument("--sigma", type=float, nargs="+", default=[0.2], help="several are scored in one pass")
+    parser.add_argument("--choose-sigma", action="store_true", help="on 1,000 validation images, the default grid")
+    parser.add_argument("--method", default="auto")
+    parser.add_argument("--dataset", default=None, help="mnist, digits or a .npz file")
+    parser.add_argument("--others", nargs="*", default=list(OTHERS), choices=list(OTHERS))
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.set_grad_enabled(False)
+    share = (int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+    if share[1] > 1:
+        if options.device == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        distributed.init_process_group("nccl" if options.device == "cuda" else "gloo")
+    if share[0]:
+        sys.stdout, options.others = open(os.devnull, "w"), []  # the first rank reports, and runs the others
+
+    try:
+        images = data.load(options.dataset or "mnist")
+    except data.DataUnavailable as error:
+        if options.dataset:
+            raise
+        print(f"{error}; using digits")
+        images = data.load("digits")
+    machine = provenance.describe()
+    print(" ".join(f"{k}={v}" for part in machine.values() for k, v in part.items()))
+    rate = product_rate()
+    print(f"float32 products: {rate:.0f} GFLOP/s, {rate / 2 * 1e9:.2e} pairs x dimensions per second")
+
+    x = images.x_test[: options.queries]
+    m, d = x.shape
+    n = options.samples
+    restart = source(options, images)
+    sigma = options.sigma[0]
+
+    few = x[:: max(m // 10, 1)][:10]
+    head = first(restart((0, 1)), 5000)
+    result = fastaae.parzen_log_likelihood(few, head, sigma, method=options.method, device=options.device)
+    floats = few.double() / 255 if few.dtype == torch.uint8 else few
+    error = np.abs(result.per_query - reference.parzen_log_likelihood(floats, head.cpu(), sigma).numpy()).max()
+    print(f"against float64 differences: {error:.1e} nats, certificate {result.error_bound:.1e}")
+    if not error <= result.error_bound + 1e-9:
+        print("beyond the certificate: no timing", file=sys.stderr)
+        return 1
+
+    arguments = {"sigma": sigma, "method": options.method, "device": options.device, "distributed": share[1] > 1}
+    if options.choose_sigma or len(options.sigma) > 1:
+        arguments |= {
+            "sigma": None,
+            "validation": images.x_valid[:1000],
+            "sigmas": None if options.choose_sigma else options.sigma,
+        }
+    head = as_float(first(restart((0, 1)), min(options.samples_others, n))).cpu()
+    floats = as_float(x)
+    contenders = {name: OTHERS[name] for name in options.others}
+    times: dict[str, list[float]] = {}
+    values: dict[str, np.ndarray] = {}
+
+    def clock(name: str, call: Callable[[], object]) -> object:
+        started = time.perf_counter()
+        returned = call()
+        times.setdefault(name, []).append(time.perf_counter() - started)
+        return returned
+
+    for _ in range(options.rounds):
+        clock("drawing", lambda: [None for _ in restart(share)])
+        before = reset_peak_memory()
+        result = clock(
+            "fastaae",
+            lambda: fastaae.parzen_log_likelihood(x, restart(share), **arguments),
+        )
+        memory = peak_memory() - before
+        for name, (run, some) in list(contenders.items()):
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    run(floats[:2], head[:100], result.sigma)  # compiles, where that is needed
+            except ImportError:
+                print(f"{name}: not installed")
+                del contenders[name]
+                continue
+            values[name] = clock(name, lambda: run(floats[:some], head, result.sigma)).double().numpy()  # noqa: B023
+    print(result)
+
+    drawing = float(np.median(times["drawing"]))
+    exact = fastaae.parzen_log_likelihood(floats, head, result.sigma).per_query
+
+    def row(name: str, seconds: float, queries: int, samples: int, nats: float, error: float) -> dict:
+        pairs = queries * samples * d
+        return {
+            "contender": name,
+            "queries": queries,
+            "samples": samples,
+            "seconds": seconds,
+            "seconds_all": seconds * m * n * d / pairs,
+            "pair_dimensions_per_second": pairs / seconds,
+            "share_of_products": 2e-9 * pairs / seconds / rate,
+            "nats": nats,
+            "error": error,
+        }
+
+    scoring = float(np.median(np.array(times["fastaae"]) - np.array(times["drawing"])))
+    rows = [row("fastaae", scoring, m, n, result.mean, result.error_bound)]
+    for name, (_, some) in contenders.items():
+        error = float(np.abs(values[name] - exact[:some]).max())
+        rows.append(
+            row(name, float(np.median(times[name])), min(some, m), len(head), float(values[name].mean()), error)
+        )
+    print(f"\n{m} queries x {n} samples x {d} dimensions, sigma {result.sigma:.4g}")
+    print(f"{'':26}{'measured on':>17}{'seconds':>10}{'for all':>10}{'x fastaae':>11}{'pd/s':>10}{'error':>10}")
+    for r in rows:
+        ran = f"{r['queries']} x {r['samples']}"
+        ratio = r["seconds_all"] / rows[0]["seconds_all"]
+        print(
+            f"{r['contender']:26}{ran:>17}{r['seconds']:10.2f}{r['seconds_all']:10.1f}{ratio:11.1f}"
+            f"{r['pair_dimensions_per_second']:10.1e}{r['error']:10.1e}"
+        )
+    print(
+        f"fastaae: {rows[0]['share_of_products']:.1f} times the rate of dense float32 products at their best; ", end=""
+    )
+    print(f"besides, {drawing:.1f} s for drawing the samples; {memory:.0f} MB beyond what was held before")
+    report = {"sigma": result.sigma, "sem": result.sem, "drawing_seconds": drawing, "memory_mb": memory, "rows": rows}
+    print(json.dumps({"machine": machine, "gflops": rate, **report}))
+    if share[1] > 1:
+        distributed.destroy_process_group()
+    return 0
+
+
+def first(blocks: Iterator[Tensor], n: int) -> Tensor:
+    """The first n rows of a stream."""
+    held = []
+    for block in blocks:
+        held.append(block.flatten(1)[: n - sum(map(len, held))])
+        if sum(map(len, held)) == n:
+            break
+    return torch.cat(held)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
