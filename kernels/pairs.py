@@ -69,7 +69,6 @@ class PairSums:
         self.inexact = torch.zeros_like(self.minimum)  # bound on the error of d² left by tensor cores
         self.bounds: Bounds | None = None
         self.cores = tensor_cores(self.x.device)
-        self.scale = scale_for(self.x, 1 / 255 if queries.dtype == torch.uint8 else None)
         self.tile = m if self.cores else TILE
         most, values = (2**16, 6e7) if self.cores else (4096, 4e6)
         self.block = min(max(2 ** int(math.log2(values / d)), 512), most)  # samples that add() takes at most
@@ -227,7 +226,8 @@ class PairSums:
 
     def _sum_on_cores(self, block: Block, radius: float) -> bool:
         """The dense way on tensor cores, for all queries; False where that might cost more than the tolerance."""
-        x, s = self.halves, halves(block.s, self.scale)
+        x, scale = self.halves
+        s = halves(block.s, scale)
         if x is None or s is None:
             return False
         farthest = (self.minimum + self.reach).sqrt()
@@ -237,7 +237,7 @@ class PairSums:
                 break
         else:
             return False
-        live, unit = [k for k, live in enumerate(self.live) if live], self.scale**2
+        live, unit = [k for k, live in enumerate(self.live) if live], scale**2
         x_square = x.square[:, int(terms == 3)]
         lowest, sums = self.cores.pair_sums(
             *product_rows(x, s, terms),
@@ -254,8 +254,10 @@ class PairSums:
         return True
 
     @cached_property
-    def halves(self) -> Halves | None:
-        return halves(self.x, self.scale)
+    def halves(self) -> tuple[Halves | None, float]:
+        """The queries in fp16, and what they are scaled by."""
+        scale = scale_for(self.x, 1 / 255 if self.queries.dtype == torch.uint8 else None)
+        return halves(self.x, scale), scale
 
     def _count(self, rows: Tensor, d2: Tensor) -> None:
         """Add the terms of d² [L, C], row l belonging to query rows[l]."""
