@@ -1,0 +1,266 @@
+"""The Triton kernels of kernels/parzen.py against float64, and what the compiler makes of them.
+
+Triton decides at import whether it interprets, so the tests of values run in a pytest of their own with
+TRITON_INTERPRET=1, which the first test here starts; with a CUDA device they also run here, compiled.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+TRITON = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+OUTSIDE = pytest.mark.skipif(INTERPRETED, reason="has been started by this test")
+RUNS = find_spec("triton") is not None and (INTERPRETED or torch.cuda.is_available())
+VALUES = pytest.mark.skipif(not RUNS, reason="runs in the interpreter's own pytest, or on a CUDA device")
+if RUNS:
+    from fastaae import parzen_log_likelihood
+    from fastaae.kernels import pairs, parzen, reference
+
+DEVICE = "cpu" if INTERPRETED else "cuda"
+D64 = torch.float64
+M, N = [1, 127, 128, 129, 131], [1, 31, 32, 33, 65, 129, 513]  # tiles are 128 x 64, 128 or 256, slices here 512
+SHAPES = [(m, 33) for m in M] + [(129, n) for n in N] + [(1, 1)]
+
+
+def shapes(*columns, large):
+    """All of SHAPES for each number of columns; two of them for the large number, which the interpreter is slow at."""
+    return [(*shape, k) for k in columns for shape in SHAPES] + [(131, 129, large), (1, 1, large)]
+
+
+@TRITON
+@OUTSIDE
+def test_values_in_the_interpreter():
+    if tuple(map(int, version("triton").split(".")[:2])) < (3, 7):
+        pytest.skip("the interpreter of Triton 3.6 needs an older NumPy, and warns with that")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    done = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+    assert " passed" in done.stdout and "failed" not in done.stdout
+
+
+@TRITON
+@OUTSIDE
+def test_report_nothing_spills_and_tensor_cores_are_used(tmp_path):
+    """Compiled anew, in an empty cache, for GPUs that need not be there."""
+    script = Path(__file__).resolve().parent.parent / "bench" / "kernels.py"
+    env = os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads(done.stdout.splitlines()[-1])["rows"]
+    assert {(r["kernel"], r["arch"]) for r in rows} == {(k, a) for k in ("near", "sums") for a in (80, 90, 100)}
+    for row in rows:
+        assert row["spill"] == [0, 0, 0] and row["tensor"] > 0 and row["programs"] > 0 and row["registers"] <= 255
+
+
+@pytest.fixture(params=[8, 9], ids=["pointers", "descriptors"])
+def pinned(request, monkeypatch):
+    """Both ways of loading, and slices and runs so short that there are several."""
+    monkeypatch.setattr(parzen, "_pinned", lambda table, _: table[request.param])
+    monkeypatch.setattr(parzen, "SPLIT", 512)
+    monkeypatch.setattr(parzen, "RUN", 256)
+
+
+def half(*shape):
+    return torch.randn(*shape).half().to(DEVICE)
+
+
+def integers(*shape):
+    """Numbers of which all that the kernels form is exact, and of which many pairs tie."""
+    return torch.randint(-2, 3, shape).half().to(DEVICE)
+
+
+def distances(x, s):
+    """Float64 t [M, N] of the given numbers, float32 |s|², and a bound of what float32 makes of the product, [M, N].
+
+    Products of fp16 are exact. Their sum: (K/4 + 8) 2^-23 |x||s|, twice that in t.
+    """
+    square = s.double().square().sum(1).float()
+    t = square.double() - 2 * x.double() @ s.double().T
+    bound = (x.shape[1] / 4 + 8) * 2**-23 * 2 * x.double().norm(dim=1)[:, None] * s.double().norm(dim=1)
+    return t, square, bound
+
+
+def near(x, s, square, limit):
+    """near_pairs as a table of booleans."""
+    rows, columns = parzen.near_pairs(x, s, square, limit)
+    flat = rows * len(s) + columns
+    assert (flat.diff() > 0).all()  # ordered, none twice
+    table = torch.zeros(len(x), len(s), dtype=torch.bool, device=x.device)
+    table[rows, columns] = True
+    return table
+
+
+@VALUES
+@pytest.mark.parametrize("m,n,k", shapes(16, 64, large=128))
+def test_near_pairs(m, n, k, pinned):
+    x, s = half(m, k), half(n, k)
+    x[0] = s[-1]
+    t, square, bound = distances(x, s)
+    limit = (t.amin(1) + 0.3 * k * torch.rand(m, device=DEVICE)).float()
+    slack = bound + 2**-24 * (square.double() - limit.double()[:, None]).abs()
+    table = near(x, s, square, limit)
+    below = limit.double()[:, None] - t
+    assert table[below >= slack].all() and not table[below < -slack].any()
+    assert torch.equal(table, near(x, s, square, limit))
+
+    x, s = integers(m, k), integers(n, k)
+    t, square, _ = distances(x, s)
+    limit = t[:, n // 2].float()
+    assert torch.equal(near(x, s, square, limit), t <= limit[:, None])
+
+
+@VALUES
+def test_near_pairs_at_extreme_limits(pinned):
+    x, s = integers(5, 16), integers(70, 16)
+    t, square, _ = distances(x, s)
+    limit = torch.tensor([math.inf, -math.inf, 3.4e38, -3.4e38, t[4].median()], dtype=torch.float32, device=DEVICE)
+    assert torch.equal(near(x, s, square, limit), t <= limit[:, None])
+    far = 60000 * torch.ones(1, 16, dtype=torch.float16, device=DEVICE)
+    t, square, bound = distances(far, s)
+    limit = t.amin(1).float()
+    table = near(far, s, square, limit)
+    assert table[t <= limit[:, None] - 2 * bound].all() and not table[t > limit[:, None] + 2 * bound].any()
+
+
+def sums(x, s, start, weights, radius=math.inf):
+    """pair_sums, compared with float64; twice, bit by bit. Returns them."""
+    t, square, bound = distances(x, s)
+    minimum, total = parzen.pair_sums(x, s, square, start, weights, radius)
+    again = parzen.pair_sums(x, s, square, start, weights, radius)
+    assert torch.equal(minimum, again[0]) and torch.equal(total, again[1])
+    lowest = torch.minimum(t.amin(1), start.double())
+    error = (bound + 2**-24 * t.abs()).amax(1)  # of any t of a query, and so of its minimum
+    assert ((minimum - lowest).abs() <= error).all()
+
+    # A term's exponent is wrong by the errors of t and of the minimum, and by four roundings of relative size 2^-24
+    # (difference, weight, product, and t again where the minimum moves). exp2 is good to 2^-22, so is each of the moves
+    # of the minimum; adding N terms costs N 2^-24.
+    w = weights[:, None, None]
+    exponent = (lowest[:, None] - t) * w
+    terms = exponent.exp()
+    wrong = (exponent.abs() * 2**-22 + 2 * error[:, None] * w).expm1() * terms
+    moves = 1 + len(s) / 128
+    rounding = (terms * (len(s) * 2**-24 + moves * 2**-21)).sum(2)
+    omitted = len(s) * (-radius * weights)[:, None].exp() if radius < math.inf else 0
+    floor = len(s) * 2**-126  # terms that float32 flushes to zero
+    assert ((total - terms.sum(2)).abs() <= wrong.nan_to_num(posinf=math.inf).sum(2) + rounding + omitted + floor).all()
+    return minimum, total
+
+
+@VALUES
+@pytest.mark.parametrize("m,n,k", shapes(8, 72, large=784))
+def test_pair_sums(m, n, k, pinned):
+    x, s = half(m, k), half(n, k)
+    x[0] = s[-1]
+    weights = torch.tensor([0.02, 0.5, 3], dtype=D64, device=DEVICE)
+    _, total = sums(x, s, torch.full((m,), math.inf, device=DEVICE), weights)
+    assert total.isfinite().all() and (n > 1 or torch.equal(total, torch.ones_like(total)))
+
+
+@VALUES
+def test_pair_sums_of_extreme_weights(pinned):
+    x, s = integers(130, 8), integers(600, 8)
+    t, *_ = distances(x, s)
+    weights = torch.tensor([1e-30, 1e-3, 1e6], dtype=D64, device=DEVICE)
+    start = torch.full((130,), math.inf, device=DEVICE)
+    minimum, total = sums(x, s, start, weights)
+    assert torch.equal(minimum, t.amin(1))
+    assert torch.equal(total[0], torch.full_like(total[0], 600))
+    assert torch.equal(total[2], (t == minimum[:, None]).sum(1).double())  # exact, as all is
+
+
+@VALUES
+def test_pair_sums_from_a_known_minimum(pinned):
+    x, s = half(130, 72), half(600, 72)
+    x[1] = 300  # so far that all its terms but the nearest's underflow
+    t, *_ = distances(x, s)
+    weights = torch.tensor([0.1, 1], dtype=D64, device=DEVICE)
+    sums(x, s, (t.amin(1) - 2).float(), weights)  # lower, by another set of samples
+    sums(x, s, t.median(1).values.float(), weights)  # of no help
+    minimum, total = sums(x, s, (t.amin(1) - 1e6).float(), weights, 50.0)  # so low that everything underflows
+    assert (total == 0).all() and torch.equal(minimum, (t.amin(1) - 1e6).float().double())
+
+
+@VALUES
+def test_pair_sums_leave_out_what_is_far(pinned):
+    x, s = half(130, 72) / 8, half(600, 72) / 8
+    s[256:] += 4
+    t, *_ = distances(x, s)
+    weights = torch.tensor([0.002, 0.1], dtype=D64, device=DEVICE)
+    start = torch.full((130,), math.inf, device=DEVICE)
+    radius = 100.0
+    assert (t[:, 256:].amin(1) > t[:, :256].amin(1) + 2 * radius).all()
+    minimum, total = sums(x, s, start, weights, radius)
+    kept = ((minimum[:, None] - t[:, :256]) * weights[:, None, None]).exp().sum(2)
+    all_ = ((minimum[:, None] - t) * weights[:, None, None]).exp().sum(2)
+    # The first slice leaves out its second tile; the second slice knows no minimum but its own.
+    known, rest = sums(x, s, minimum.float(), weights, radius)
+    torch.testing.assert_close(rest, kept, rtol=1e-4, atol=0)
+    assert torch.equal(known, minimum) and (total[0] < all_[0] - 0.1).all()
+
+
+@VALUES
+def test_near_pairs_may_be_too_many(pinned):
+    x, s = half(5, 16), half(70, 16)
+    _, square, _ = distances(x, s)
+    everything = torch.full((5,), 1e30, device=DEVICE)  # 3 words of 32 samples for each query
+    assert parzen.near_pairs(x, s, square, everything, 14) is None
+    assert len(parzen.near_pairs(x, s, square, everything, 15)[0]) == 350
+
+
+@VALUES
+@pytest.mark.parametrize("kind", ["floats", "bytes", "a far query", "a far sample"])
+@pytest.mark.parametrize("method", ["auto", "pruned", "dense"])
+@pytest.mark.parametrize("d", [3, 130])
+def test_the_estimator_on_tensor_cores_is_within_its_bound(d, method, kind, monkeypatch):
+    """All of the GPU's way through kernels/pairs.py; where it interprets, on tensors of the CPU."""
+    monkeypatch.setattr(pairs, "tensor_cores", lambda device: parzen)
+    g = np.random.default_rng(d)
+    basis = g.normal(size=(4, d))
+    queries, samples = (1 / (1 + np.exp(-g.normal(size=(n, 4)) @ basis)) for n in (20, 400))
+    queries[3] = samples[7]
+    if kind == "bytes":
+        queries = np.round(queries * 255).astype(np.uint8)
+    elif kind.startswith("a far"):
+        {"a far query": queries, "a far sample": samples}[kind][5] = 1e9
+    exact_queries = torch.from_numpy(queries).double() / (255 if kind == "bytes" else 1)
+    for sigma in (0.15, 1.0):
+        exact = reference.parzen_log_likelihood(exact_queries, torch.from_numpy(samples), sigma).numpy()
+        for tolerance in (1e-4, 0.5):
+            result = parzen_log_likelihood(queries, samples, sigma, method=method, tolerance=tolerance, device=DEVICE)
+            error = np.abs(result.per_query - exact) - 1e-13 * np.abs(exact)
+            assert error.max() <= result.error_bound, (sigma, tolerance)
+            assert result.error_bound < 2 * tolerance or kind == "a far query"
+
+
+@VALUES
+def test_tensor_cores_sum_where_the_tolerance_lets_them(monkeypatch):
+    monkeypatch.setattr(pairs, "tensor_cores", lambda device: parzen)
+    ran, pair_sums = [], parzen.pair_sums
+    monkeypatch.setattr(parzen, "pair_sums", lambda x, *rest: ran.append(x.shape[1]) or pair_sums(x, *rest))
+    g = np.random.default_rng(0)
+    queries, samples = g.random((20, 32)), g.random((300, 32))
+    for tolerance, columns in ((0.3, [32]), (3e-4, [96]), (1e-9, [])):
+        ran.clear()
+        parzen_log_likelihood(queries, samples, 1.0, method="dense", tolerance=tolerance, device=DEVICE)
+        assert ran == columns
+
+
+@VALUES
+def test_configurations():
+    assert all(parzen.SPLIT % c["BN"] == 0 for c in parzen.SUMS.values())
+    assert all(parzen.RUN % c["BN"] == 0 and c["BN"] % 32 == 0 for c in parzen.NEAR.values())
+    if INTERPRETED:
+        assert parzen._pinned(parzen.SUMS, torch.ones(1)) is parzen.SUMS[9]
