@@ -175,6 +175,7 @@ def product_rate() -> float:
     return 2e-9 * 1024 * 784 * 4096 / min(times)
 
 
+@torch.no_grad()
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", default="mixtures", help="run directory, .npy file [N, ...] or 'mixtures'")
@@ -192,7 +193,6 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    torch.set_grad_enabled(False)
     share = (int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
     if share[1] > 1:
         if options.device == "cuda":

@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import fastaae
 from fastaae import data
@@ -21,6 +24,15 @@ def module(path):
     loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)
     return loaded
+
+
+def test_density_shows_who_is_wrong(monkeypatch, capsys):
+    module(ROOT / "examples" / "density.py").main()
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines()[2:]]
+    errors = {row[1].strip(): [float(cell.split()[0]) for cell in row[3:6]] for row in rows}
+    assert len(errors) == 6 and all(max(e[1:]) < 1e-9 for e in errors.values())
+    assert errors["digits, 80 samples, 64-D"][0] < 1e-9  # scikit-learn's tree has one leaf
+    assert errors["digits, 81 samples, 64-D"][0] > 1 and errors["uniform, 2000 samples, 784-D"][0] > 1
 
 
 @pytest.mark.parametrize("available", [True, False], ids=["mnist", "no-mnist"])
@@ -66,3 +78,45 @@ def test_bench_step_refuses_to_time_a_wrong_step(bench_step, monkeypatch, capsys
     monkeypatch.setattr(sys, "argv", ["step.py", "--rounds", "1", "--replicas", "1"])
     assert bench_step.main() == 1
     assert "differ" in capsys.readouterr().err
+
+
+DIGITS = ["--dataset", "digits", "--samples", "3000", "--samples-others", "500", "--queries", "50"]
+
+
+def run_bench_parzen(*options, ranks=1):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    command = [sys.executable, *launcher, str(ROOT / "bench" / "parzen.py"), *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_bench_parzen_prints_a_table_and_json(tmp_path):
+    np.save(tmp_path / "s.npy", np.random.default_rng(0).random((5000, 64), np.float32))
+    for source in ("mixtures", str(tmp_path / "s.npy")):
+        done = run_bench_parzen(*DIGITS, "--source", source)
+        assert done.returncode == 0, done.stderr
+        rows = {r["contender"]: r for r in json.loads(done.stdout.splitlines()[-1])["rows"]}
+        assert {"fastaae", "block-skip", "logsumexp", "broadcast", "scikit-learn leaf_size=N"} <= rows.keys()
+        assert all(r["seconds"] > 0 for r in rows.values()) and rows["fastaae"]["error"] < 1e-6
+        assert all(rows[name]["error"] < 0.05 for name in ("block-skip", "logsumexp", "broadcast"))
+
+
+def test_bench_parzen_over_ranks():
+    alone, two = (run_bench_parzen(*DIGITS, "--others", "--choose-sigma", ranks=r) for r in (1, 2))
+    assert two.returncode == 0, two.stderr
+    alone, two = (json.loads(done.stdout.splitlines()[-1]) for done in (alone, two))
+    assert two["sigma"] == alone["sigma"] and two["rows"][0]["samples"] == 3000
+    assert abs(two["rows"][0]["nats"] - alone["rows"][0]["nats"]) < 1e-4
+
+
+def test_bench_parzen_stops_on_a_wrong_result(monkeypatch, capsys):
+    bench = module(ROOT / "bench" / "parzen.py")
+    monkeypatch.setattr(bench.reference, "parzen_log_likelihood", lambda x, s, sigma: torch.zeros(len(x)))
+    monkeypatch.setattr(sys, "argv", ["parzen.py", *DIGITS])
+    assert bench.main() == 1
+    assert "beyond the certificate" in capsys.readouterr().err
+
+
+def test_regression_cases_run():
+    command = [sys.executable, "-m", "pytest", "-q", str(ROOT / "bench" / "test_regression.py"), "-k", "decoder"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout
