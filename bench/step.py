@@ -169,13 +169,14 @@ def products(step: Step, as_step: bool = True) -> tuple[Callable[[], None], int]
             x, y, gx, gy = tape.x[i], tape.x[i + 1], tape.g[i], tape.g[i + 1]
             cost = 2 * x.shape[1] * weight.numel()
             multiply = by_onednn if as_step and onednn.takes(weight) else by_torch
+            back = by_onednn if as_step and onednn.takes(weight, onednn.SMALLEST_BACKWARD) else by_torch
             m = torch.zeros_like(weight)
             forwards = [lambda f=multiply, x=x, w=weight, y=y: f(x, w.transpose(1, 2), y)] * forward
             backwards = []
             if update:
                 backwards.append(lambda f=multiply, g=gy, x=x, m=m: f(g.transpose(1, 2), x, m))
             if update is not None and (i > 0 or input_gradient):
-                backwards.append(lambda f=multiply, g=gy, w=weight, gx=gx: f(g, w, gx))
+                backwards.append(lambda f=back, g=gy, w=weight, gx=gx: f(g, w, gx))
             calls.extend(forwards + backwards)
             flops += cost * (len(forwards) + len(backwards))
 

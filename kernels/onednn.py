@@ -15,6 +15,7 @@ from . import reference
 
 AVAILABLE = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 SMALLEST = 2**15  # weights of a layer from which on a call of oneDNN is worth its overhead of about 10 us
+SMALLEST_BACKWARD = 2**12  # the same for gradients of inputs, where MKL is slow at few outputs
 
 
 def fits(t: Tensor) -> bool:
@@ -22,9 +23,9 @@ def fits(t: Tensor) -> bool:
     return AVAILABLE and t.dtype == torch.float32 and t.device.type == "cpu"
 
 
-def takes(weight: Tensor) -> bool:
+def takes(weight: Tensor, smallest: int = SMALLEST) -> bool:
     """Whether the products of a layer of weight [R, O, I] are computed here."""
-    return weight.shape[1] * weight.shape[2] >= SMALLEST and fits(weight)
+    return weight.shape[1] * weight.shape[2] >= smallest and fits(weight)
 
 
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -48,7 +49,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, relu: bool) -> 
 
 def linear_backward(grad: Tensor, weight: Tensor, out: Tensor, activation: Tensor | None) -> None:
     """As reference.linear_backward."""
-    if not takes(weight):
+    if not takes(weight, SMALLEST_BACKWARD):
         return reference.linear_backward(grad, weight, out, activation)
     for r in range(len(weight)):
         g = product(grad[r], weight[r].T)
