@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .kernels.bounds import double
+from .kernels.bounds import double, extent
 from .kernels.pairs import PairSums
 from .networks import find_device
 
@@ -188,7 +188,7 @@ def _array(name: str, values: Any, d: int | None = None) -> Tensor:
     t = t.flatten(1)
     if d is not None and t.shape[1] != d:
         raise ValueError(f"{name} has {t.shape[1]} values per row, the queries have {d}")
-    if not t.is_floating_point() or torch.linalg.vector_norm(t, math.inf) < LARGEST:
+    if not t.is_floating_point() or extent(t) < LARGEST:
         return t
     row = int((~(t.double().abs() < LARGEST)).any(1).nonzero()[0])
     raise ValueError(f"{name}: row {row} holds NaN, infinite values or values beyond {LARGEST:g}")

@@ -6,14 +6,13 @@ known distance of its vector, bounds the distance of the vectors themselves.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .bounds import U32
+from .bounds import U32, extent, lengths
 
 LARGEST = 6e4  # fp16 ends at 65,504
 
@@ -32,14 +31,14 @@ class Halves(NamedTuple):
 def halves(v: Tensor, scale: float) -> Halves | None:
     """Of v [n, D], float64; None where it reaches beyond fp16."""
     scaled = v * scale
-    if not torch.linalg.vector_norm(scaled, math.inf) < LARGEST:
+    if not extent(scaled) < LARGEST:
         return None
     high = scaled.half()
     rest = scaled - high
     low = rest.half()
     both = high.double() + low
-    parts = (scaled, low.double(), rest, rest - low, high.double(), both)
-    norm, low_norm, *lost, kept, kept_both = (torch.linalg.vector_norm(t, dim=1) / scale for t in parts)
+    parts = (scaled, low, rest, rest - low, high, both)
+    norm, low_norm, *lost, kept, kept_both = (lengths(t) / scale for t in parts)
     return Halves(high, low, norm, low_norm, torch.stack(lost, 1), torch.stack([kept, kept_both], 1).square())
 
 

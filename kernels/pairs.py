@@ -29,7 +29,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, distributed
 
-from .bounds import CHUNK, U64, Bounds, Features, double, pair_products, scale_for, some
+from .bounds import CHUNK, U64, Bounds, Features, double, lengths, pair_products, scale_for, some
 from .halves import Halves, halves, product_error, product_rows
 
 TILE = 256  # queries per product: a tile of bounds, 256 x 4096 float32, stays in cache
@@ -59,7 +59,7 @@ class PairSums:
         # centered with a single rounding.
         self.center = double(some(queries, 1024)).median(0).values.float().double()
         self.x = double(queries) - self.center
-        self.x_square = self.x.square().sum(1)
+        self.x_square = lengths(self.x).square()
         self.weights = 0.5 / sigmas.square()
         self.live = [True] * len(sigmas)
         self.minimum = self.x.new_full((m,), math.inf)
@@ -199,7 +199,7 @@ class PairSums:
         if expands.any():
             r, c, s = rows[expands], columns[expands], double(block.samples[used]) - self.center
             dots = pair_products(r, c, self.x, s)
-            d2[expands] = (self.x_square[r] + s.square().sum(1)[c] - 2 * dots).clamp_min_(0)
+            d2[expands] = (self.x_square[r] + lengths(s).square()[c] - 2 * dots).clamp_min_(0)
         if not expands.all():
             hard = (~expands).nonzero()[:, 0]
             for part in hard.split(1024):
@@ -285,7 +285,7 @@ class Block:
 
     @cached_property
     def square(self) -> Tensor:
-        return self.s.square().sum(1)
+        return lengths(self.s).square()
 
 
 class Pairs:

@@ -36,7 +36,9 @@ def quick(monkeypatch, tmp_path):
     monkeypatch.setattr(cli, "preset", preset)
 
 
-@pytest.mark.parametrize("code", [text for kind, text in BLOCKS if kind == "python"], ids=["quickstart", "own-data", "log-likelihood"])
+@pytest.mark.parametrize(
+    "code", [text for kind, text in BLOCKS if kind == "python"], ids=["quickstart", "own-data", "log-likelihood"]
+)
 def test_python_blocks_run(code, quick):
     exec(compile(code, "README.md", "exec"), {})
 
