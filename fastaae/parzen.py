@@ -108,11 +108,13 @@ def parzen_log_likelihood(
     for name, value in (("block", block), ("n_samples", n_samples)):
         if value is not None and not (isinstance(value, int) and 0 < value < 2**53):
             raise ValueError(f"{name}={value!r}: expected a positive integer below 2**53")
+    if distributed and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        raise ValueError("distributed=True: call torch.distributed.init_process_group first")
     if choosing:
         chooser = _array("validation", validation, x.shape[1])
         x = torch.cat([chooser, x]) if chooser.dtype == x.dtype else torch.cat([double(chooser), double(x)])
         choosing = len(chooser)
-    _check_memory(len(x), x.shape[1], len(grid))
+    _check_memory(len(x), x.shape[1], len(grid), torch.device(where))
 
     sums = PairSums(x.to(where), torch.tensor(grid, dtype=torch.float64, device=where), choosing, tolerance, method)
     if hasattr(samples, "shape"):
@@ -219,9 +221,11 @@ def _blocks(parts: Iterable[Any], d: int, size: int) -> Iterator[Tensor]:
         yield torch.cat(held)
 
 
-def _check_memory(m: int, d: int, s: int) -> None:
+def _check_memory(m: int, d: int, s: int, device: torch.device) -> None:
     """Raise if what is kept per query is larger than the memory that is free."""
-    each, free = 8 * d + 1300 + 16 * s, _free_memory()
+    each, free = 8 * d + 1300 + 16 * s, _free_memory(device)
+    if device.type == "cuda":
+        each += 30_000  # one bit for each sample of a block, and what becomes of it
     if m * each > 0.9 * free:
         raise MemoryError(
             f"{m} queries of {d} values with {s} bandwidths take {m * each / 1e9:.1f} GB, {free / 1e9:.1f} GB are "
@@ -229,8 +233,10 @@ def _check_memory(m: int, d: int, s: int) -> None:
         )
 
 
-def _free_memory() -> float:
+def _free_memory(device: torch.device) -> float:
     """Bytes, where the system tells."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))

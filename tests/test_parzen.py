@@ -312,6 +312,7 @@ X, S = np.zeros((4, 3)), np.ones((5, 3))
         (dict(block=2**60), "block=1152921504606846976"),
         (dict(n_samples=-1), "n_samples=-1"),
         (dict(device="tpu"), "device='tpu'"),
+        (dict(distributed=True), "distributed=True: call torch.distributed.init_process_group"),
     ],
 )
 def test_bad_arguments(arguments, message):
@@ -320,6 +321,6 @@ def test_bad_arguments(arguments, message):
 
 
 def test_too_little_memory_says_what_would_fit(monkeypatch):
-    monkeypatch.setattr(parzen, "_free_memory", lambda: 10_000)
+    monkeypatch.setattr(parzen, "_free_memory", lambda device: 10_000)
     with pytest.raises(MemoryError, match=r"40 queries of 3 values .* at most 5 at a time"):
         parzen_log_likelihood(np.zeros((40, 3)), S, 1.0)
