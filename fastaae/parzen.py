@@ -10,6 +10,7 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from .networks import find_device
 
 METHODS = ("auto", "pruned", "dense")
 LARGEST = 1e150  # magnitude whose square is far from overflow
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8)
 
 
 class SigmaCurve(NamedTuple):
@@ -103,10 +105,10 @@ def parzen_log_likelihood(
     grid, choosing = _bandwidths(sigma, sigmas, validation, x.shape[1])
     if method not in METHODS:
         raise ValueError(f"method={method!r}: expected one of {', '.join(METHODS)}")
-    if not (isinstance(tolerance, float | int) and 0 < tolerance < 1):
-        raise ValueError(f"tolerance={tolerance!r}: expected nats between 0 and 1")
+    if not (isinstance(tolerance, Real) and 1e-100 < tolerance < 1):
+        raise ValueError(f"tolerance={tolerance!r}: expected nats between 1e-100 and 1")
     for name, value in (("block", block), ("n_samples", n_samples)):
-        if value is not None and not (isinstance(value, int) and 0 < value < 2**53):
+        if value is not None and (isinstance(value, bool) or not (isinstance(value, Integral) and 0 < value < 2**53)):
             raise ValueError(f"{name}={value!r}: expected a positive integer below 2**53")
     if distributed and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         raise ValueError("distributed=True: call torch.distributed.init_process_group first")
@@ -117,7 +119,9 @@ def parzen_log_likelihood(
     _check_memory(len(x), x.shape[1], len(grid), torch.device(where))
 
     sums = PairSums(x.to(where), torch.tensor(grid, dtype=torch.float64, device=where), choosing, tolerance, method)
-    if hasattr(samples, "shape"):
+    if isinstance(samples, np.ndarray | Tensor):
+        if not isinstance(samples, np.memmap):  # which may be too large to read twice
+            samples = _array("samples", samples, x.shape[1])
         samples, given = [samples], len(samples)
         if n_samples not in (None, given):
             raise ValueError(f"n_samples={n_samples}, but there are {given} samples")
@@ -126,6 +130,8 @@ def parzen_log_likelihood(
         for part in _blocks(samples, x.shape[1], block or sums.block):
             sums.add(part.to(where))
             bar.update(len(part))
+            if n_samples is not None and sums.n > n_samples:
+                raise ValueError(f"samples: there are more than n_samples={n_samples}")
     if n_samples not in (None, sums.n):
         raise ValueError(f"samples ended after {sums.n}, expected n_samples={n_samples}")
     if distributed:
@@ -143,9 +149,11 @@ def parzen_log_likelihood(
             warnings.warn(f"best bandwidth {grid[best]:g} is the {end} tried: pass sigmas= beyond it", stacklevel=2)
     per_query = value[best, choosing:]
     scale = max(np.abs(per_query).max(), 1.0)  # far queries are finite, their squares need not be
+    with np.errstate(invalid="ignore"):  # a likelihood below every float is -inf
+        sem = float((per_query / scale).std() * scale / math.sqrt(len(per_query)))
     return ParzenResult(
         mean=float(per_query.mean()),
-        sem=float((per_query / scale).std() * scale / math.sqrt(len(per_query))),
+        sem=sem,
         error_bound=float(bound[best, choosing:].max()),
         sigma=float(grid[best]),
         n_samples=sums.n,
@@ -159,15 +167,15 @@ def _bandwidths(sigma: Any, sigmas: Any, validation: Any, d: int) -> tuple[list[
     if sigma is not None:
         if sigmas is not None or validation is not None:
             raise ValueError("sigma is given: validation and sigmas would choose it")
-        values = [sigma]
+        values = [sigma.item() if getattr(sigma, "ndim", None) == 0 else sigma]
     elif validation is None:
         raise ValueError("give sigma, or validation data to choose it on")
     elif sigmas is not None:
-        values = np.asarray(sigmas).ravel().tolist()
+        values = np.asarray(sigmas.detach().cpu() if isinstance(sigmas, Tensor) else sigmas).ravel().tolist()
     else:  # near its top the curve falls by D (ln sigma - ln best)² nats
         between = max(1, math.ceil(math.log(10) / 9 / 2 * math.sqrt(d / 0.1)))
         values = np.logspace(-1, 0, 9 * between + 1).tolist()
-    wrong = [s for s in values if isinstance(s, bool) or not isinstance(s, float | int) or not 1e-100 < s < 1e100]
+    wrong = [s for s in values if isinstance(s, bool) or not isinstance(s, Real) or not 1e-100 < s < 1e100]
     if wrong or not values:
         raise ValueError(f"bandwidth {wrong[0] if wrong else values!r}: expected positive numbers")
     return sorted({float(s) for s in values}), sigma is None
@@ -175,16 +183,18 @@ def _bandwidths(sigma: Any, sigmas: Any, validation: Any, d: int) -> tuple[list[
 
 def _array(name: str, values: Any, d: int | None = None) -> Tensor:
     """Checked values as a tensor [n, D] of floats or bytes."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise ValueError(f"{name} is a masked array: fill it or leave rows out first")
     try:
         if isinstance(values, np.ndarray):  # torch takes no negative strides, and warns of read-only memory
-            values = np.require(values, requirements="CW")
-        t = torch.as_tensor(values)
+            values = np.require(values.copy() if min(values.strides, default=0) < 0 else values, requirements="CW")
+        t = torch.as_tensor(values).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name}: expected an array or tensor ({error})") from None
-    if t.ndim < 2 or not (t.is_floating_point() or t.dtype == torch.uint8):
-        raise ValueError(
-            f"{name} is {str(t.dtype).removeprefix('torch.')} {list(t.shape)}: expected floats or uint8, [n, ...]"
-        )
+    if t.ndim < 2 or t.dtype not in DTYPES or t.layout != torch.strided or t.device.type == "meta":
+        kind = f"{t.layout} on {t.device.type}, " if t.layout != torch.strided or t.device.type == "meta" else ""
+        kind += str(t.dtype).removeprefix("torch.")
+        raise ValueError(f"{name} is {kind} {list(t.shape)}: expected floats or uint8, [n, ...]")
     if not len(t) or not t[0].numel():
         raise ValueError(f"{name} is empty: {list(t.shape)}")
     t = t.flatten(1)
@@ -206,15 +216,18 @@ def _blocks(parts: Iterable[Any], d: int, size: int) -> Iterator[Tensor]:
     held: list[Tensor] = []
     first, n, waiting = None, 0, 0
     for k, part in enumerate(parts):
-        for start in range(0, max(len(part), 1), size):
+        if not getattr(part, "ndim", 1) or not hasattr(part, "__len__"):
+            raise ValueError(f"samples: block {k} is {part!r}, expected an array or tensor [n, ...]")
+        for start in range(0, len(part), size):
             t = _array(f"samples: block {k}, from sample {n}", part[start : start + size], d)
             first = first or t.dtype
             if t.dtype != first:
                 raise ValueError(f"samples: block {k} is {t.dtype}, the blocks before {first}")
-            held.append(t)
             n, waiting = n + len(t), waiting + len(t)
-            if waiting >= size:
-                joined = torch.cat(held)
+            if waiting < size:
+                held.append(t.clone())  # a stream may fill the same memory again
+            else:
+                joined = torch.cat([*held, t])
                 yield joined[:size]
                 held, waiting = [joined[size:]], waiting - size
     if waiting:

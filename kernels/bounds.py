@@ -17,6 +17,7 @@ CHUNK = 64  # neighbouring samples whose smallest bound decides whether any of t
 COARSE, FINE = 32, 128  # coordinates of the first and of the second bound
 STRIP = 128  # columns per product of the projection: short sums, little rounding
 LIMIT = 1e15  # magnitude up to which float32 squares are far from overflow
+NOWHERE = 3e38  # in float32, the bound of a sample that is none
 ROOM = 2.0**9  # scaled to fp16 queries are at most this: samples may lie 100 times farther out
 
 
@@ -87,7 +88,7 @@ class Bounds:
         coarse = levels[0]
         product = torch.cat([coarse.values, coarse.square[:, None].float()], 1)[order]
         product[n:] = 0
-        product[n:, -1] = 3e38
+        product[n:, -1] = NOWHERE
         return Features(levels, order, product)
 
     def nearest(self, start: int, stop: int, features: Features) -> Tensor:
@@ -114,7 +115,7 @@ class Bounds:
                 self.queries[0].values[start:stop], level.values, square, (limit * unit).float(), most
             )
         bound = self.coarse(start, stop, features).view(stop - start, -1, CHUNK)
-        limit = limit.float()
+        limit = limit.float().clamp(max=NOWHERE / 2)
         row, chunk = (bound.amin(2) <= limit[:, None]).nonzero().unbind(1)
         hit, column = (bound[row, chunk] <= limit[row, None]).nonzero().unbind(1)
         return (row[hit], features.order[chunk[hit] * CHUNK + column]) if len(hit) <= most else None
@@ -136,7 +137,8 @@ class Bounds:
         distance = (reach * (1 + self.stretch)).sqrt() + a.error + b.error.max()
         each = 4 * U32 if self.cores else 1.01 * U32  # tensor cores truncate
         product = each * (a.values.shape[1] + 8) * (norm + farthest).square() + 1e-30
-        return torch.where(self.far[start:stop], math.inf, distance.square() - a.square + product)
+        limit = torch.where(self.far[start:stop], math.inf, distance.square() - a.square + product)
+        return limit.nan_to_num(math.inf, math.inf)  # what cannot be bounded is kept
 
     def _levels(self, t: Tensor) -> list[Level]:
         """Of centered vectors [n, D], float32, each coordinate of which carries at most one rounding."""
@@ -152,7 +154,8 @@ class Bounds:
             if size < d:
                 rest = (length.square() - square).clamp_min(0).sqrt()
                 slack = (4 * U32 + self.stretch) * length.square() + 2 * length * error + error.square()
-                error = error + torch.minimum(slack.sqrt(), slack / rest) + U32 * rest
+                wrong = torch.minimum(slack.sqrt(), slack / rest)  # of rest
+                error = error + torch.where(slack > 0, wrong, 0) + U32 * rest  # at the center itself 0 / 0
                 values = torch.cat([values, rest[:, None].float()], 1)
                 square = lengths(values).square()
             levels.append(Level(values.contiguous(), square, error))
@@ -191,10 +194,10 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 def scale_for(v: Tensor, step: float | None = None) -> float:
     """Factor that brings v [n, D] to fp16's range: a power of two, or 1 / step, if v lies on a grid of that step."""
-    largest = max(extent(v).item(), 1e-30)
+    largest = extent(v).item() or 1.0
     if step is not None and largest < ROOM * step:
         return 1 / step
-    return 2.0 ** math.floor(math.log2(ROOM / largest))
+    return 2.0 ** max(-400, min(400, math.floor(math.log2(ROOM / largest))))
 
 
 def principal_directions(v: Tensor, k: int) -> Tensor:

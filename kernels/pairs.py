@@ -57,11 +57,12 @@ class PairSums:
         m, d = queries.shape
         # Any center is right. A median, since one far query must not shift it; in float32, so that float32 samples are
         # centered with a single rounding.
-        self.center = double(some(queries, 1024)).median(0).values.float().double()
+        self.center = double(some(queries, 1024)).median(0).values.clamp(-1e38, 1e38).float().double()
         self.x = double(queries) - self.center
         self.x_square = lengths(self.x).square()
         self.weights = 0.5 / sigmas.square()
         self.live = [True] * len(sigmas)
+        self.bytes = queries.dtype == torch.uint8  # or samples
         self.minimum = self.x.new_full((m,), math.inf)
         self.sums = self.x.new_zeros(len(sigmas), m)
         self.dropped = self.x.new_zeros(len(sigmas))  # sum of exp(-R / (2 sigma²)) over dropped pairs, of any query
@@ -75,6 +76,7 @@ class PairSums:
 
     def add(self, samples: Tensor) -> None:
         """Count samples [n, D], n <= block, finite, of a dtype as the queries may have."""
+        self.bytes = self.bytes or samples.dtype == torch.uint8
         with exact_arithmetic():
             block = Block(samples, self.center)
             features = None
@@ -110,14 +112,15 @@ class PairSums:
 
         What a rank has left out is small beside its own nearest sample, hence beside the nearest of all.
         """
-        counts = self.minimum.new_tensor([self.n, self.reach, *map(float, self.live)])
+        counts = self.minimum.new_tensor([self.n, self.reach, self.bytes, *self.live])
         held = torch.cat([counts, self.dropped, self.inexact, self.minimum, self.sums.flatten()])
         ranks = [torch.empty_like(held) for _ in range(distributed.get_world_size())]
         distributed.all_gather(ranks, held)
         s, m = self.sums.shape
-        parts = [rank.split([2, s, s, m, m, s * m]) for rank in ranks]
+        parts = [rank.split([3, s, s, m, m, s * m]) for rank in ranks]
         self.n = int(sum(counts[0] for counts, *_ in parts))
         self.reach = max(counts[1].item() for counts, *_ in parts)
+        self.bytes = any(counts[2] for counts, *_ in parts)
         self.live = torch.stack([live for _, live, *_ in parts]).amin(0).bool().tolist()
         self.dropped = torch.stack([dropped for _, _, dropped, *_ in parts]).sum(0)
         self.inexact = torch.stack([inexact for *_, inexact, _, _ in parts]).amax(0)
@@ -161,7 +164,10 @@ class PairSums:
         farthest = (self.minimum + self.reach).sqrt()
         expansion = (2 * d + 32) * U64 * (2 * self.x_square.sqrt() + farthest).square()
         expands = expansion * self.weights[0] <= self.tolerance / 4
-        return torch.where(expands, expansion, (2 * d + 16) * U64 * farthest.square()), expands
+        error = torch.where(expands, expansion, (2 * d + 16) * U64 * farthest.square())
+        if self.bytes:  # k / 255 is rounded; the difference of two of them may be small beside that
+            error = error + (2 * farthest + math.sqrt(d) * U64) * math.sqrt(d) * U64
+        return error, expands
 
     def _seed(self, block: Block, features: Features | None) -> None:
         """A first upper bound of every minimum: the distance of the sample that looks nearest, else of any sample."""
@@ -238,12 +244,15 @@ class PairSums:
         else:
             return False
         live, unit = [k for k, live in enumerate(self.live) if live], scale**2
+        weights = self.weights[live] / unit
+        if not 1e-30 < weights[-1] <= weights[0] < 1e30:  # the kernel has them in float32
+            return False
         x_square = x.square[:, int(terms == 3)]
         lowest, sums = self.cores.pair_sums(
             *product_rows(x, s, terms),
             (s.square[:, int(terms > 1)] * unit).float(),
             ((self.minimum - x_square) * unit).float(),
-            self.weights[live] / unit,
+            weights,
             radius * unit,
         )
         found = lowest / unit + x_square
@@ -260,17 +269,17 @@ class PairSums:
         return halves(self.x, scale), scale
 
     def _count(self, rows: Tensor, d2: Tensor) -> None:
-        """Add the terms of d² [L, C], row l belonging to query rows[l]."""
+        """Add the terms of d² [L, C], row l belonging to query rows[l]; rows ascending."""
         minimum = self.minimum.scatter_reduce(0, rows, d2.amin(1), "amin")
         fell = (minimum < self.minimum).nonzero()[:, 0]
         drop = minimum[fell] - self.minimum[fell]
         self.minimum = minimum
-        gap = minimum[rows, None] - d2
+        gap, counts = minimum[rows, None] - d2, torch.bincount(rows, minlength=len(minimum))
         for k, live in enumerate(self.live):
             self.sums[k, fell] *= torch.exp(drop * self.weights[k])
             if live:
                 terms = (gap * self.weights[k]).clamp_min_(-700).exp_()  # far below, exp is slow and adds nothing
-                self.sums[k].index_add_(0, rows, terms.sum(1))
+                self.sums[k] += torch.segment_reduce(terms.sum(1), "sum", lengths=counts, unsafe=True)
 
 
 class Block:
@@ -319,12 +328,15 @@ def tensor_cores(device: torch.device) -> ModuleType | None:
 @contextmanager
 def exact_arithmetic() -> Iterator[None]:
     """Products in their operands' precision, whatever autocast or float32 setting the caller has chosen."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    before = [backend.fp32_precision for backend in backends]
     try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.filterwarnings("ignore", "Sparse", UserWarning)
             with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
                 yield
     finally:
-        torch.set_float32_matmul_precision(precision)
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision

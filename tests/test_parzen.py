@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 import tracemalloc
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -132,6 +133,101 @@ def test_same_bits_however_the_stream_is_cut(sigma):
             cut = (samples[k : k + size] for k in range(0, len(samples), size))
             assert np.array_equal(parzen_log_likelihood(queries, cut, sigma).per_query, whole), size
     assert np.array_equal(parzen_log_likelihood(torch.tensor(queries), torch.tensor(samples), sigma).per_query, whole)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("d", [3, 31, 32, 33, 40, 128, 129, 784])
+def test_vectors_at_the_center_itself(d, method):
+    """Their projections and what is left of them are exactly zero."""
+    g = np.random.default_rng(d)
+    query = g.normal(size=(1, d)).astype(np.float32)
+    check(query, query + 0.1 * g.normal(size=(300, d)).astype(np.float32), 0.3, method=method)
+    check(np.zeros((1, d)), 0.1 * g.normal(size=(300, d)), 0.3, method=method)
+    check(np.zeros((5, d)), np.zeros((70, d)), 1.0, method=method)
+    queries, samples = g.normal(size=(31, d)).astype(np.float32), g.normal(size=(300, d)).astype(np.float32)
+    samples[3] = np.median(queries, 0)
+    check(queries, samples, 0.3, method=method)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_bound_can_be_told_from_no_sample(method):
+    """100 samples are padded to 128: where no bound holds, the other 28 are still none."""
+    g = np.random.default_rng(0)
+    queries, samples = np.zeros((40, 3)), np.zeros((100, 3))
+    queries[2], samples[0] = 2e15, 9e14
+    check(queries, samples, 1e14, method=method)
+    for sigma in (1e19, 1e90):
+        for tolerance in (1e-4, 1e-14):
+            check(g.normal(size=(40, 3)), g.normal(size=(100, 3)), sigma, method=method, tolerance=tolerance)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scale", [1e-90, 1e-30, 1e39, 1e100, 1e140])
+def test_data_of_any_scale(scale, method):
+    g = np.random.default_rng(0)
+    queries, samples = scale * g.normal(size=(20, 40)), scale * g.normal(size=(200, 40))
+    for sigma in (0.3 * scale, 10 * scale):
+        if 1e-100 < sigma < 1e100:
+            check(queries, samples, sigma, method=method)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("sigma", [1e-2, 1e-4, 1e-6])
+def test_bytes_are_rounded_and_the_bound_says_so(sigma, method):
+    """Exactly: (1 / 255)² and not the square of a difference of rounded numbers."""
+    for d in (1, 2, 96):
+        queries, samples = np.full((2, d), 252, np.uint8), np.full((3, d), 251, np.uint8)
+        result = parzen_log_likelihood(queries, samples, sigma, method=method)
+        square = Fraction(d, 255**2) / (2 * Fraction(sigma) ** 2)
+        exact_value = -float(square) - d * math.log(sigma * math.sqrt(2 * math.pi))
+        assert np.abs(result.per_query - exact_value).max() <= result.error_bound + 1e-15 * abs(exact_value)
+
+
+def test_a_stream_may_fill_the_same_memory_again():
+    samples, buffer = images(900, 64), np.empty((100, 64), np.float32)
+
+    def refilled():
+        for k in range(0, 900, 100):
+            buffer[:] = samples[k : k + 100]
+            yield buffer
+
+    queries = images(20, 64, 1)
+    expected = parzen_log_likelihood(queries, samples, 0.2).per_query
+    assert np.array_equal(parzen_log_likelihood(queries, refilled(), 0.2).per_query, expected)
+
+
+def test_unusual_but_harmless_arguments():
+    queries, samples = images(20, 30, 1), images(500, 30)
+    plain = parzen_log_likelihood(queries, samples, 0.2).per_query
+    for sigma in (np.float64(0.2), np.array(0.2), torch.tensor(0.2, dtype=torch.float64)):
+        assert np.array_equal(parzen_log_likelihood(queries, samples, sigma).per_query, plain)
+    assert np.array_equal(
+        parzen_log_likelihood(torch.tensor(queries, requires_grad=True), samples, 0.2).per_query, plain
+    )
+    backwards = parzen_log_likelihood(queries, samples[::-1], 0.2, block=np.int64(499))
+    assert np.array_equal(
+        backwards.per_query, parzen_log_likelihood(queries, samples[::-1].copy(), 0.2, block=499).per_query
+    )
+    cut = parzen_log_likelihood(queries, [samples[:0], samples[:100], samples[:0], samples[100:]], 0.2)
+    assert np.array_equal(cut.per_query, plain)
+    grid = torch.tensor([0.1, 0.2, 0.3], requires_grad=True)
+    assert parzen_log_likelihood(queries, samples, validation=queries, sigmas=grid).sigma == pytest.approx(
+        0.2, abs=0.11
+    )
+
+
+@pytest.mark.filterwarnings("ignore:best bandwidth")
+@pytest.mark.parametrize("precision", ["cuda", "mkldnn"])
+def test_whatever_precision_of_a_backend_the_caller_has_set(precision):
+    backend = {"cuda": torch.backends.cuda, "mkldnn": torch.backends.mkldnn}[precision].matmul
+    queries, samples = images(50, 300, 1), images(500, 300)
+    plain, before = parzen_log_likelihood(queries, samples, 0.2).per_query, backend.fp32_precision
+    backend.fp32_precision = "tf32"
+    try:
+        assert np.array_equal(parzen_log_likelihood(queries, samples, 0.2).per_query, plain)
+        assert backend.fp32_precision == "tf32"
+    finally:
+        backend.fp32_precision = before
 
 
 @settings(max_examples=40, deadline=None)
@@ -286,7 +382,7 @@ X, S = np.zeros((4, 3)), np.ones((5, 3))
         (dict(queries=np.zeros((4, 3), bool)), "queries is bool"),
         (dict(queries="x"), "queries: expected an array"),
         (dict(queries=np.array([[0, 0, 0], [0, np.nan, 0]])), "queries: row 1 holds NaN"),
-        (dict(samples=np.array([[0, 0, 0], [0, np.inf, 0]])), "samples: block 0, from sample 0: row 1 holds NaN"),
+        (dict(samples=np.array([[0, 0, 0], [0, np.inf, 0]])), "samples: row 1 holds NaN"),
         (dict(samples=[S, np.full((1, 3), 1e200)]), "samples: block 1, from sample 5: row 0 holds"),
         (dict(samples=np.zeros((5, 4))), "has 4 values per row, the queries have 3"),
         (dict(samples=[S, np.ones((5, 4))]), "samples: block 1, from sample 5 has 4 values per row"),
@@ -295,7 +391,7 @@ X, S = np.zeros((4, 3)), np.ones((5, 3))
         (dict(samples=[]), "samples: there are none"),
         (dict(samples=3), "samples: expected an array, a tensor or an iterable of blocks, got int"),
         (dict(samples=iter([S]), n_samples=6), "ended after 5, expected n_samples=6"),
-        (dict(samples=iter([S, S]), n_samples=6), "n_samples=6"),
+        (dict(samples=iter([S, S]), n_samples=6), "there are more than n_samples=6"),
         (dict(samples=S, n_samples=4), "n_samples=4, but there are 5"),
         (dict(sigma=0), "bandwidth 0: expected positive"),
         (dict(sigma=-1.0), "bandwidth -1.0"),
@@ -312,6 +408,16 @@ X, S = np.zeros((4, 3)), np.ones((5, 3))
         (dict(block=2**60), "block=1152921504606846976"),
         (dict(n_samples=-1), "n_samples=-1"),
         (dict(device="tpu"), "device='tpu'"),
+        (dict(queries=np.ma.masked_less(X, 1)), "queries is a masked array"),
+        (dict(queries=torch.zeros(4, 3, device="meta")), "queries is .*meta"),
+        (dict(queries=torch.zeros(4, 3).to_sparse()), "queries is torch.sparse_coo"),
+        (dict(samples=[1, 2, 3]), "samples: block 0 is 1, expected an array"),
+        (dict(samples=np.float64(3.0)), "samples: expected an array"),
+        (dict(samples=np.array(3.0)), r"samples is float64 \[\]"),
+        (dict(samples=[S, None]), "samples: block 1 is None"),
+        (dict(block=True), "block=True"),
+        (dict(n_samples=True), "n_samples=True"),
+        (dict(tolerance=1e-320), "tolerance=1e-320"),
         (dict(distributed=True), "distributed=True: call torch.distributed.init_process_group"),
     ],
 )

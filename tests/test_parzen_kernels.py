@@ -221,7 +221,7 @@ def test_near_pairs_may_be_too_many(pinned):
 
 
 @VALUES
-@pytest.mark.parametrize("kind", ["floats", "bytes", "a far query", "a far sample"])
+@pytest.mark.parametrize("kind", ["floats", "bytes", "a far query", "a far sample", "one query", "zeros"])
 @pytest.mark.parametrize("method", ["auto", "pruned", "dense"])
 @pytest.mark.parametrize("d", [3, 130])
 def test_the_estimator_on_tensor_cores_is_within_its_bound(d, method, kind, monkeypatch):
@@ -233,10 +233,14 @@ def test_the_estimator_on_tensor_cores_is_within_its_bound(d, method, kind, monk
     queries[3] = samples[7]
     if kind == "bytes":
         queries = np.round(queries * 255).astype(np.uint8)
+    elif kind == "one query":  # which is the center
+        queries = queries[:1].astype(np.float32)
+    elif kind == "zeros":
+        queries, samples = np.zeros((2, d)), np.zeros((70, d))
     elif kind.startswith("a far"):
         {"a far query": queries, "a far sample": samples}[kind][5] = 1e9
     exact_queries = torch.from_numpy(queries).double() / (255 if kind == "bytes" else 1)
-    for sigma in (0.15, 1.0):
+    for sigma in (0.15, 1.0, 1e20, 1e90):
         exact = reference.parzen_log_likelihood(exact_queries, torch.from_numpy(samples), sigma).numpy()
         for tolerance in (1e-4, 0.5):
             result = parzen_log_likelihood(queries, samples, sigma, method=method, tolerance=tolerance, device=DEVICE)
