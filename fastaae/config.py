@@ -31,11 +31,12 @@ class Config:
     task: Literal["unsupervised", "semi_supervised"] = "unsupervised"
     """unsupervised: autoencoder and a discriminator; semi_supervised: a label head and its discriminator as well."""
     dataset: str = "mnist"
-    """"mnist", "digits" (8x8, ships with scikit-learn) or the path of a .npz file with x, y, x_test, y_test."""
+    """"mnist", "svhn" or "tfd" (the user's own .mat files), "digits" (8x8, ships with scikit-learn) or the path of a
+    .npz file with x, y, x_test, y_test."""
     data_dir: str | None = None
     """Folder of the data set's files; searched before $FASTAAE_DATA and the user's cache."""
     n_validation: int | None = None
-    """Training examples held out for validation; None: one in six (10,000 of MNIST's 60,000)."""
+    """Training examples held out for validation; None: one in six (10,000 of MNIST's 60,000), or TFD's own."""
     n_labeled: int | None = None
     """Labelled training examples, balanced over classes, drawn per replica; None: all. semi_supervised only."""
 

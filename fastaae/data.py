@@ -1,4 +1,4 @@
-"""Training data: MNIST, scikit-learn's digits, or the user's own arrays, checked and split.
+"""Training data: MNIST, SVHN, the Toronto Face Database, scikit-learn's digits or own arrays, checked and split.
 
 Every way in ends in a `Data`: flat uint8 or float32 examples on the CPU, split into train, validation and test.
 """
@@ -14,7 +14,7 @@ import tempfile
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from . import matfiles
+from .errors import DataError
+
 MAX_NPZ_BYTES = 8 * 2**30  # what a .npz file may declare as its uncompressed size
+MAX_MAT_BYTES = 4 * 2**30  # what a .mat file may declare for its arrays; SVHN's largest has 1.6e9
 MAX_DOWNLOAD_BYTES = 64 * 2**20
 MAX_CLASSES = 10_000
 SPLIT_SEED = 0  # of the random train/validation split of user arrays: the same for every run
@@ -30,12 +34,8 @@ SPLIT_SEED = 0  # of the random train/validation split of user arrays: the same 
 MIRRORS = "https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"
 
 
-class DataError(ValueError):
-    """Data that cannot be used; the message names the value and what was expected."""
-
-
 class DataUnavailable(DataError):
-    """A standard data set that is nowhere on disk and could not be downloaded."""
+    """A standard data set that is nowhere on disk and could not be, or never is, downloaded."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Data:
     int64 [N] in [0, n_classes). Labels are None where there are none, `x_test` is None without a test set.
     """
 
-    name: str  # "mnist", "digits", the .npz path or "arrays"
+    name: str  # "mnist", "svhn", "svhn subset", "tfd", "... (TFD layout)", "digits", the .npz path or "arrays"
     shape: tuple[int, ...]  # of one example; prod(shape) == D
     n_classes: int  # 0 without labels, else the largest training label + 1; all occur in training or validation
     sha256: str  # digest of all splits: dtypes, shapes and bytes
@@ -59,23 +59,34 @@ class Data:
 
 
 def load(dataset: str, data_dir: str | None = None, n_validation: int | None = None) -> Data:
-    """Load "mnist", "digits" or a .npz file.
+    """Load "mnist", "svhn", "tfd", "digits" or a .npz file.
 
     MNIST (uint8 [N, 784]) is looked for in `data_dir`, then in $FASTAAE_DATA, then in the user's cache, and
     otherwise downloaded to the cache. Digits (float32 [N, 64]) comes with scikit-learn; its last 297 examples are
-    the test set. A .npz file holds the arrays that `from_arrays` takes as a mapping. `data_dir` matters to MNIST only.
+    the test set. A .npz file holds the arrays that `from_arrays` takes as a mapping.
 
-    `n_validation` examples of the training set (None: a sixth) become the validation set: the last ones for MNIST
-    and digits, random ones as in `from_arrays` for a .npz file.
+    SVHN (uint8 [N, 3072]) and TFD (uint8 [N, 2304]) are looked for like MNIST, but not downloaded; SciPy reads them and
+    the cache keeps them. SVHN is train_32x32.mat, followed by extra_32x32.mat if that is there, and test_32x32.mat, or
+    these names after "subset_". TFD is TFD_48x48.mat or another *_48x48.mat in that layout, split by its first fold:
+    unlabelled and training images train. Its labels are the expressions, or None if any image has none.
+
+    `n_validation` examples of the training set (None: a sixth) become the validation set: the last ones for MNIST,
+    SVHN and digits, random ones as in `from_arrays` for a .npz file. For TFD it must be None.
 
     Raises:
-        DataUnavailable: MNIST is nowhere on disk and could not be downloaded.
+        DataUnavailable: the data set is nowhere on disk and could not be downloaded.
         DataError: anything else about the data or the arguments is wrong.
     """
     if data_dir is not None and not Path(data_dir).is_dir():
         raise DataError(f"data_dir={data_dir!r} is not a folder")
     if dataset == "mnist":
         return _build("mnist", *_mnist(data_dir), n_validation, shuffle=False)
+    if dataset == "svhn":
+        return _build(*_svhn(data_dir), n_validation, shuffle=False)
+    if dataset == "tfd":
+        if n_validation is not None:
+            raise DataError(f"n_validation={n_validation}, expected None: the folds of TFD say what is for validation")
+        return _build(*_tfd(data_dir), shuffle=False)
     if dataset == "digits":
         return _build("digits", *_digits(), n_validation, shuffle=False)
     if dataset.endswith(".npz"):
@@ -86,7 +97,7 @@ def load(dataset: str, data_dir: str | None = None, n_validation: int | None = N
             raise DataError(f"{dataset}: {error}") from None
     if dataset == "arrays":
         raise DataError("dataset='arrays': this run was trained on the caller's own arrays; pass them again as data=")
-    raise DataError(f"dataset={dataset!r}: expected 'mnist', 'digits' or the path of a .npz file")
+    raise DataError(f"dataset={dataset!r}: expected 'mnist', 'svhn', 'tfd', 'digits' or the path of a .npz file")
 
 
 def from_arrays(data: Any, n_validation: int | None = None, name: str = "arrays") -> Data:
@@ -300,14 +311,19 @@ _MNIST = (
 
 def _mnist(data_dir: str | None) -> list[np.ndarray]:
     """MNIST's x, y, x_test and y_test, from the first folder that holds any of its files, else downloaded."""
-    bases = [Path(base) for base in (data_dir, os.environ.get("FASTAAE_DATA")) if base] + [_cache()]
-    folders = [base / sub for base in bases for sub in ("", "mnist", "MNIST/raw")]
+    folders = _folders(data_dir, "mnist", "MNIST/raw")
     for folder in folders:
         if paths := _find(folder):
             break
     else:
         paths = _download(_cache() / "mnist", folders)
     return [_read_idx(path, file) for path, file in zip(paths, _MNIST, strict=True)]
+
+
+def _folders(data_dir: str | None, *subfolders: str) -> list[Path]:
+    """Where to look for a data set, in this order."""
+    bases = [Path(base) for base in (data_dir, os.environ.get("FASTAAE_DATA")) if base] + [_cache()]
+    return [base / sub for base in bases for sub in ("", *subfolders)]
 
 
 def _cache() -> Path:
@@ -319,14 +335,19 @@ def _cache() -> Path:
         return Path(tempfile.gettempdir()) / "fastaae"
 
 
+def _listing(folder: Path, what: str) -> set[str]:
+    """The names in `folder`, none if it does not exist."""
+    try:
+        return {entry.name for entry in folder.iterdir()}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+    except OSError as error:
+        raise DataError(f"{folder}: cannot look for {what} here ({error})") from error
+
+
 def _find(folder: Path) -> list[Path]:
     """The paths of the four files in `folder`, or [] if it holds none of them (or does not exist)."""
-    try:
-        present = {entry.name for entry in folder.iterdir()}
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise DataError(f"{folder}: cannot look for MNIST here ({error})") from error
+    present = _listing(folder, "MNIST")
     found = {file: folder / name for file in _MNIST for name in file.names() if name in present}
     missing = [file.names()[0] for file in _MNIST if file not in found]
     if found and missing:
@@ -387,3 +408,80 @@ def _fetch(file: _IdxFile, path: Path) -> None:
         except (OSError, http.client.HTTPException, DataError) as error:
             failures.append(f"{url}: {error}")
     raise DataError("; ".join(failures))
+
+
+def _svhn(data_dir: str | None) -> tuple[Any, ...]:
+    """SVHN's name, x, y, x_test and y_test, from the first folder that holds any of its files."""
+    folders = _folders(data_dir, "svhn", "SVHN")
+    for folder in folders:
+        present = _listing(folder, "SVHN")
+        for prefix in ("", "subset_"):
+            names = [f"{prefix}{split}_32x32.mat" for split in ("train", "test", "extra")]
+            if not present.intersection(names):
+                continue
+            if missing := [name for name in names[:2] if name not in present]:
+                raise DataError(f"{folder}: holds a part of SVHN, but not {', '.join(missing)}")
+            paths = [folder / name for name in names if name in present]
+            train, test, *extra = (_mat(path, ("X", "y"), _svhn_arrays) for path in paths)
+            x, y = (np.concatenate([train[key], extra[0][key]]) if extra else train[key] for key in "xy")
+            return f"svhn{' subset' if prefix else ''}", x, y, test["x"], test["y"]
+    raise DataUnavailable(
+        f"SVHN is in none of {', '.join(map(str, folders))}. Put train_32x32.mat, test_32x32.mat and, if wanted, "
+        "extra_32x32.mat in a folder, and name it as data_dir or in FASTAAE_DATA=DIR. They are the cropped digits "
+        "(format 2) of http://ufldl.stanford.edu/housenumbers."
+    )
+
+
+def _svhn_arrays(given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """x, uint8 [N, 32, 32, 3], and y, int64 [N] in 0..9, of X, uint8 [32, 32, 3, N], and y, [N, 1] in 1..10."""
+    images, labels = given["X"], given["y"]
+    n = images.shape[-1]
+    _expect("X", images, (32, 32, 3, n), "uint8 [32, 32, 3, N]")
+    _expect("y", labels, (n, 1), f"integers [{n}, 1]", range(1, 11))
+    return {"x": np.ascontiguousarray(images.transpose(3, 0, 1, 2)), "y": labels[:, 0].astype(np.int64) % 10}
+
+
+def _tfd(data_dir: str | None) -> tuple[Any, ...]:
+    """TFD's name, x, y, x_test, y_test and n_validation, from the first folder that holds a *_48x48.mat."""
+    folders = _folders(data_dir, "tfd", "TFD", "faces")
+    for folder in folders:
+        if found := [name for name in _listing(folder, "TFD") if name.endswith("_48x48.mat")]:
+            break
+    else:
+        raise DataUnavailable(
+            f"TFD is in none of {', '.join(map(str, folders))}. Its authors give it out on request: put TFD_48x48.mat "
+            "in a folder, and name it as data_dir or in FASTAAE_DATA=DIR."
+        )
+    file = min(found, key=lambda name: (name != "TFD_48x48.mat", name))
+    stem = file.removesuffix("_48x48.mat")
+    arrays = _mat(folder / file, ("images", "folds", "labs_ex"), _tfd_arrays)
+    x, y, part = arrays["x"], arrays["y"], arrays["part"]
+    order, test = np.argsort(part, kind="stable")[: np.sum(part < 3)], part == 3
+    y, y_test = (None, None) if y.min() < 0 else (y[order], y[test])
+    name = "tfd" if stem.lower().startswith("tfd") else f"{stem} (TFD layout)"
+    return name, x[order], y, x[test], y_test, int(np.sum(part == 2))
+
+
+def _tfd_arrays(given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """x, uint8 [N, 48, 48]; y, int64 [N] in 0..6, or -1 for none; part, [N]: 1 train, 2 validation, 3 test."""
+    images, folds, labels = given["images"], given["folds"], given["labs_ex"]
+    n = len(images)
+    _expect("images", images, (n, 48, 48), "uint8 [N, 48, 48]")  # upright: the second axis counts rows
+    _expect("folds", folds, (n, 5), f"integers [{n}, 5]", range(4))
+    _expect("labs_ex", labels, (n, 1), f"integers [{n}, 1]", (-1, *range(1, 8)))
+    part, y = np.maximum(folds[:, 0], 1), labels[:, 0].astype(np.int64)
+    if absent := {1, 2, 3}.difference(part.tolist()):
+        raise DataError(f"folds has no {min(absent)} in its first column, expected 1 (train), 2 (validation), 3 (test)")
+    return {"x": np.ascontiguousarray(images), "y": np.where(y < 0, -1, y - 1), "part": part}
+
+
+def _expect(name: str, array: np.ndarray, shape: tuple[int, ...], expected: str, values: Sequence[int] = ()) -> None:
+    """Refuse an array that is not uint8, or integers in `values` where these are given, of `shape`, or is empty."""
+    if array.shape != shape or not array.size or not np.issubdtype(array.dtype, np.integer if values else np.uint8):
+        raise DataError(f"{name} is {array.dtype} of shape {array.shape}, expected {expected}")
+    if values and (others := np.setdiff1d(array, values)).size:
+        raise DataError(f"{name} has values {others[:5].tolist()}, expected {', '.join(map(str, values))}")
+
+
+def _mat(path: Path, names: Sequence[str], convert: Callable[..., dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return matfiles.converted(path, names, MAX_MAT_BYTES, convert, _cache() / "mat")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -30,3 +32,52 @@ def bench_step():
     module = sys.modules["bench_step"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+FORKING_READER = """
+import json, os, signal, sys, scipy.io
+from fastaae import matfiles
+for line in sys.stdin:
+    folder, arguments = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        os.chdir(folder)
+        os.dup2(os.open("stderr", os.O_WRONLY | os.O_CREAT), 2)
+        try:
+            matfiles._main(*arguments)
+        except SystemExit as error:
+            os.write(2, str(error).encode())
+            os._exit(1)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def forking_reader():
+    """A process that has imported SciPy and forks once for each .mat file: 0.4 s faster than a new interpreter."""
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKING_READER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield process
+        process.stdin.close()
+
+
+@pytest.fixture
+def fast_reader(monkeypatch, request):
+    """fastaae.matfiles reads by forking; a list of the exit statuses so far."""
+    statuses = []
+
+    def run(command: list[str], cwd: str, **options):
+        assert command[:3] == [sys.executable, "-m", "fastaae.matfiles"] and options["timeout"] > 0
+        process.stdin.write(json.dumps([cwd, command[3:]]) + "\n")
+        process.stdin.flush()
+        statuses.append(int(process.stdout.readline()))
+        return subprocess.CompletedProcess(command, statuses[-1], None, Path(cwd, "stderr").read_bytes())
+
+    if not hasattr(os, "fork"):
+        pytest.skip("needs os.fork")
+    process = request.getfixturevalue("forking_reader")
+    monkeypatch.setattr(subprocess, "run", run)
+    return statuses

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.io import savemat
 
 from fastaae import data
 from fastaae.data import DataError, DataUnavailable, from_arrays, labeled_subset, load
@@ -21,7 +22,9 @@ from fastaae.data import DataError, DataUnavailable, from_arrays, labeled_subset
 RNG = np.random.default_rng(0)
 X = RNG.random((60, 2, 3)).astype(np.float32)
 Y = np.arange(60) % 4
+SVHN_SUBSET, FACES = "svhn/subset_train_32x32.mat", "faces/faces_48x48.mat"
 MNIST_DIR = os.environ.get("FASTAAE_DATA", "")
+HAS_SVHN, HAS_FACES = (bool(MNIST_DIR) and Path(MNIST_DIR, name).is_file() for name in (SVHN_SUBSET, FACES))
 HAS_MNIST = any(Path(MNIST_DIR).glob("**/train-images*")) if MNIST_DIR else False
 
 
@@ -192,7 +195,7 @@ def test_digits_without_scikit_learn(monkeypatch):
 
 
 def test_unknown_dataset():
-    with pytest.raises(DataError, match="dataset='cifar': expected 'mnist', 'digits' or the path of a .npz file"):
+    with pytest.raises(DataError, match="dataset='cifar': expected 'mnist', 'svhn', 'tfd', 'digits' or the path of"):
         load("cifar")
 
 
@@ -421,3 +424,187 @@ def test_real_mnist():
     assert [len(x) for x in (result.x_train, result.x_valid, result.x_test)] == [50_000, 10_000, 10_000]
     assert result.y_train[:5].tolist() == [5, 0, 4, 1, 9] and result.y_test[:3].tolist() == [7, 2, 1]
     assert torch.bincount(result.y_train[labeled_subset(result.y_train, 1000, 10, seed=0)]).tolist() == [100] * 10
+
+
+# load: SVHN and TFD, from .mat files
+
+
+def svhn(n: int, **changes) -> dict[str, np.ndarray]:
+    """The variables of a file with n images, whose labels are 1, 2, ..., 10, 1, ..."""
+    images = np.random.default_rng(n).integers(0, 256, (32, 32, 3, n), np.uint8)
+    return {"X": images, "y": (np.arange(n, dtype=np.uint8) % 10 + 1)[:, None], **changes}
+
+
+def put_svhn(folder: Path, prefix: str = "", **files: dict[str, np.ndarray]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, variables in files.items():
+        savemat(folder / f"{prefix}{split}_32x32.mat", variables)
+    return folder
+
+
+@pytest.fixture
+def mat(tmp_path, monkeypatch, fast_reader) -> list[int]:
+    """A fresh cache and no other data; the exit statuses of the processes that read .mat files."""
+    monkeypatch.delenv("FASTAAE_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return fast_reader
+
+
+@pytest.mark.parametrize("prefix, name", [("", "svhn"), ("subset_", "svhn subset")])
+@pytest.mark.parametrize("sub", ["", "svhn"])
+def test_svhn(mat, tmp_path, prefix, name, sub):
+    train, test = svhn(36), svhn(20)
+    put_svhn(tmp_path / "given" / sub, prefix, train=train, test=test)
+    result = load("svhn", str(tmp_path / "given"))
+    assert (result.name, result.shape, result.n_classes) == (name, (32, 32, 3), 10)
+    x = np.stack([train["X"][..., k].ravel() for k in range(36)])
+    assert np.array_equal(result.x_train, x[:30]) and np.array_equal(result.x_valid, x[30:])
+    assert result.x_train.dtype == torch.uint8 and result.y_train.dtype == torch.int64
+    assert result.y_train[:12].tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2]
+    assert np.array_equal(result.x_test[7].view(32, 32, 3), test["X"][..., 7]) and result.y_test[9] == 0
+    assert load("svhn", str(tmp_path / "given"), n_validation=1).x_train.shape == (35, 3072)
+    assert mat == [0, 0], "the second time comes from the cache"
+    assert sorted(path.suffix for path in (tmp_path / "given" / sub).iterdir()) == [".mat", ".mat"]
+
+
+def test_svhn_extra_comes_after_train(mat, tmp_path):
+    files = {"train": svhn(36), "test": svhn(20), "extra": svhn(14)}
+    put_svhn(tmp_path / "cache" / "fastaae" / "svhn", **files)
+    result = load("svhn", n_validation=13)
+    assert (result.name, len(result.x_train), len(result.x_valid), len(result.x_test)) == ("svhn", 37, 13, 20)
+    assert np.array_equal(result.x_train[36].view(32, 32, 3), files["extra"]["X"][..., 0])
+    assert result.y_train[35:].tolist() == [6, 1] and result.y_valid.tolist() == [2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3, 4]
+
+
+def test_svhn_files_that_are_missing(mat, tmp_path):
+    with pytest.raises(DataUnavailable) as error:
+        load("svhn", str(tmp_path))
+    for part in (f"{tmp_path}/svhn", "train_32x32.mat", "http://ufldl.stanford.edu/housenumbers", "FASTAAE_DATA=DIR"):
+        assert part in str(error.value)
+    put_svhn(tmp_path, extra=svhn(10))
+    with pytest.raises(DataError, match="holds a part of SVHN, but not train_32x32.mat, test_32x32.mat"):
+        load("svhn", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"X": svhn(20)["X"] / 255}, r"X is float64 of shape \(32, 32, 3, 20\), expected uint8 \[32, 32, 3, N\]"),
+        ({"X": svhn(20)["X"].transpose(3, 0, 1, 2)}, r"X is uint8 of shape \(20, 32, 32, 3\)"),
+        ({"X": svhn(20)["X"][..., 0]}, r"X is uint8 of shape \(32, 32, 3\)"),
+        ({"X": svhn(0)["X"]}, r"X is uint8 of shape \(32, 32, 3, 0\)"),
+        ({"y": svhn(19)["y"]}, r"y is uint8 of shape \(19, 1\), expected integers \[20, 1\]"),
+        ({"y": svhn(20)["y"].T}, r"y is uint8 of shape \(1, 20\)"),
+        ({"y": svhn(20)["y"] / 1}, "y is float64 of shape"),
+        ({"y": svhn(20)["y"] - 1}, r"y has values \[0\], expected 1, 2, 3, 4, 5, 6, 7, 8, 9, 10"),
+        ({"y": svhn(20)["y"] + 1}, r"y has values \[11\]"),
+        ({"y": "text"}, "'y' is char of shape"),
+    ],
+)
+def test_svhn_unusable_variables(mat, tmp_path, changes, message):
+    put_svhn(tmp_path, train=svhn(36), test=svhn(20, **changes))
+    with pytest.raises(DataError, match=f"^{tmp_path}/test_32x32.mat: {message}"):
+        load("svhn", str(tmp_path))
+
+
+def test_mat_files_that_cannot_be_read(mat, tmp_path):
+    put_svhn(tmp_path, train={"X": X}, test=svhn(20))
+    with pytest.raises(DataError, match=r"/train_32x32.mat: no variables \['y'\], it has \['X'\]"):
+        load("svhn", str(tmp_path))
+    (tmp_path / "train_32x32.mat").write_bytes(b"<html>a login page</html>" * 6)
+    with pytest.raises(DataError, match="/train_32x32.mat: not a MATLAB file of version 4 to 7.2"):
+        load("svhn", str(tmp_path))
+    (tmp_path / "train_32x32.mat").unlink()
+    (tmp_path / "train_32x32.mat").mkdir()
+    with pytest.raises(DataError, match="/train_32x32.mat: unreadable file"):
+        load("svhn", str(tmp_path))
+
+
+FOLDS = [0, 1, 3, 2, 1, 0, 1, 2, 3, 1, 0, 1]
+
+
+def tfd(**changes) -> dict[str, np.ndarray]:
+    n = len(FOLDS)
+    images = np.random.default_rng(0).integers(0, 256, (n, 48, 48), np.uint8)
+    folds = np.tile(np.array(FOLDS, np.uint8)[:, None], 5)
+    folds[:, 1:] = 3
+    labels = (np.arange(n, dtype=np.int16) % 7 + 1)[:, None]
+    return {"images": images, "folds": folds, "labs_ex": labels, "labs_id": -labels, **changes}
+
+
+@pytest.mark.parametrize(
+    "file, name",
+    [
+        ("TFD_48x48.mat", "tfd"),
+        ("tfd/TFD_ranzato_48x48.mat", "tfd"),
+        ("faces/faces_48x48.mat", "faces (TFD layout)"),
+    ],
+)
+def test_tfd(mat, tmp_path, file, name):
+    path, given = tmp_path / "given" / file, tfd()
+    path.parent.mkdir(parents=True)
+    savemat(path, given)
+    for _ in range(2):
+        result = load("tfd", str(tmp_path / "given"))
+        assert (result.name, result.shape, result.n_classes) == (name, (48, 48), 7)
+        for split, chosen in (("train", [0, 1, 4, 5, 6, 9, 10, 11]), ("valid", [3, 7]), ("test", [2, 8])):
+            x, y = getattr(result, f"x_{split}"), getattr(result, f"y_{split}")
+            assert np.array_equal(x.view(-1, 48, 48), given["images"][chosen]) and x.dtype == torch.uint8
+            assert y.tolist() == [k % 7 for k in chosen]
+    assert mat == [0]
+
+
+def test_tfd_with_unlabelled_images_has_no_labels(mat, tmp_path):
+    labels = tfd()["labs_ex"]
+    labels[0] = -1
+    savemat(tmp_path / "TFD_48x48.mat", tfd(labs_ex=labels))
+    savemat(tmp_path / "A_48x48.mat", {"not": "looked at"})
+    result = load("tfd", str(tmp_path))
+    assert result.name == "tfd" and result.n_classes == 0 and len(result.x_train) == 8
+    assert result.y_train is result.y_valid is result.y_test is None
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"images": tfd()["images"] / 255}, r"images is float64 of shape \(12, 48, 48\), expected uint8 \[N, 48, 48\]"),
+        ({"images": tfd()["images"].reshape(12, -1)}, r"images is uint8 of shape \(12, 2304\)"),
+        ({"folds": tfd()["folds"][:, :1]}, r"folds is uint8 of shape \(12, 1\), expected integers \[12, 5\]"),
+        ({"folds": tfd()["folds"] + 1}, r"folds has values \[4\], expected 0, 1, 2, 3"),
+        ({"folds": tfd()["folds"] * 0}, "folds has no 2 in its first column, expected 1"),
+        ({"labs_ex": tfd()["labs_ex"][:4]}, r"labs_ex is int16 of shape \(4, 1\), expected integers \[12, 1\]"),
+        ({"labs_ex": tfd()["labs_ex"] - 1}, r"labs_ex has values \[0\], expected -1, 1, 2"),
+    ],
+)
+def test_tfd_unusable_variables(mat, tmp_path, changes, message):
+    savemat(tmp_path / "TFD_48x48.mat", tfd(**changes))
+    with pytest.raises(DataError, match=f"^{tmp_path}/TFD_48x48.mat: {message}"):
+        load("tfd", str(tmp_path))
+
+
+def test_tfd_is_split_already_and_not_downloaded(mat, tmp_path):
+    with pytest.raises(DataError, match="n_validation=5, expected None"):
+        load("tfd", n_validation=5)
+    with pytest.raises(DataUnavailable, match=f"TFD is in none of {tmp_path}, .*put TFD_48x48.mat in a folder"):
+        load("tfd", str(tmp_path))
+
+
+@pytest.mark.skipif(not HAS_SVHN, reason="FASTAAE_DATA does not name a folder with the subset of SVHN")
+def test_real_svhn_subset(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    result = load("svhn")
+    assert (result.name, result.shape, result.n_classes) == ("svhn subset", (32, 32, 3), 10)
+    assert [len(x) for x in (result.x_train, result.x_valid, result.x_test)] == [5834, 1166, 3000]
+    assert result.y_train[:8].tolist() == [5, 2, 1, 0, 6, 1, 9, 1] and result.y_test[:4].tolist() == [4, 3, 2, 4]
+    assert load("svhn").sha256 == result.sha256
+
+
+@pytest.mark.skipif(not HAS_FACES, reason="FASTAAE_DATA does not name a folder with faces_48x48.mat")
+def test_real_faces_are_upright(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    result = load("tfd")
+    assert (result.name, result.shape, result.n_classes) == ("faces (TFD layout)", (48, 48), 7)
+    assert [len(x) for x in (result.x_train, result.x_valid, result.x_test)] == [14_000, 1_000, 2_000]
+    mean = result.x_train.view(-1, 48, 48).float().mean(0)
+    mirrored = (mean - mean.flip(1)).abs().mean(), (mean - mean.flip(0)).abs().mean()
+    assert mirrored[0] < 0.2 * mirrored[1], "the mean face is symmetric, left to right but not top to bottom"

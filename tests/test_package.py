@@ -18,8 +18,8 @@ KERNELS = sorted((ROOT / "kernels").glob("**/*.py"))
 
 # From bottom to top. A module imports from its own layer or a lower one.
 LAYERS = [
-    {"config", "profiling", "provenance", "kernels"},
-    {"networks", "priors", "data"},
+    {"config", "errors", "profiling", "provenance", "kernels"},
+    {"networks", "priors", "matfiles", "data"},
     {"phases", "graph", "checkpoint", "parzen", "window"},
     {"training", "evaluation", "figures", "model"},
     {"cli", "__main__"},

@@ -474,7 +474,7 @@ def again(**fields):
         (new(**SEMI, data=X), "task='semi_supervised': expected labels with the training data, arrays has none"),
         (new(n_validation=300), "n_validation=300 of 300 training examples, expected *fewer than 300"),
         (new(data=X * 2), "x has values from 0 to 2, expected [0, 1]*"),
-        (new(data=None, dataset="cifar"), "dataset='cifar': expected 'mnist', 'digits' or *"),
+        (new(data=None, dataset="cifar"), "dataset='cifar': expected 'mnist', 'svhn', 'tfd', 'digits' or *"),
         (new(data=None, dataset="arrays"), "dataset='arrays': *pass them again as data="),
         (new(device="cuda"), "device='cuda': not available here; expected 'auto', 'cpu' *"),
         (new(device="tpu"), "device='tpu': expected 'auto', 'cpu', 'cuda' *"),

@@ -1,0 +1,5 @@
+"""The error that reading data raises, in a module without imports: the process that reads .mat files needs no torch."""
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names the value and what was expected."""

@@ -1,0 +1,164 @@
+"""Numeric arrays of a MATLAB file, read by SciPy in a process of its own: damaged files crash SciPy's reader.
+
+That process (`python -m fastaae.matfiles`) leaves the arrays as .npy files in a temporary folder. What is made of them
+can be kept in a cache, since SciPy takes a minute for SVHN.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .errors import DataError
+
+TIME_LIMIT = 600  # seconds for one file
+CLASSES = {"double": 8, "single": 4, "logical": 1, **{f"{u}int{8 * n}": n for u in ("", "u") for n in (1, 2, 4, 8)}}
+
+
+def read(path: str | Path, names: Sequence[str], limit_bytes: int) -> dict[str, np.ndarray]:
+    """The variables `names` of the MATLAB file (version 4 to 7.2) `path`, in the shapes and dtypes they are stored in.
+
+    Raises:
+        DataError: not such a file, a variable is missing or not a full array of real numbers, they declare more than
+            `limit_bytes` together, the file is damaged, or SciPy is missing. The message names the file.
+    """
+    path = Path(path).absolute()
+    try:
+        if not path.is_file():
+            raise DataError("no such file")
+        with path.open("rb") as file:
+            _check_header(file.read(520))
+        with tempfile.TemporaryDirectory() as folder:
+            paths = [*map(os.path.abspath, sys.path), str(Path(__file__).parents[1])]
+            # One thread: the pools of the others would take address space, which is limited.
+            settings = {"PYTHONPATH": os.pathsep.join(paths), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+            command = [sys.executable, "-m", "fastaae.matfiles", str(path), str(limit_bytes), *names]
+            done = subprocess.run(
+                command,
+                cwd=folder,
+                env={**os.environ, **settings},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                timeout=TIME_LIMIT,
+            )
+            if done.returncode < 0:
+                raise DataError(f"the process reading it died of {_signal(-done.returncode)}: a damaged file?")
+            if done.returncode:
+                lines = done.stderr.decode(errors="backslashreplace").strip().splitlines() or ["no message"]
+                raise DataError(lines[-1][:1000] + ("" if done.returncode == 1 else f" (status {done.returncode})"))
+            return {name: np.load(Path(folder, f"{k}.npy"), allow_pickle=False) for k, name in enumerate(names)}
+    except subprocess.TimeoutExpired:
+        raise DataError(f"{path}: not read after {TIME_LIMIT} s: a damaged file?") from None
+    except (OSError, ValueError, EOFError, MemoryError) as error:  # np.load of what a broken process left, and above
+        raise DataError(f"{path}: {error}") from None
+
+
+def converted(
+    path: Path,
+    names: Sequence[str],
+    limit_bytes: int,
+    convert: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]],
+    cache: Path,
+) -> dict[str, np.ndarray]:
+    """`convert(read(path, names, limit_bytes))`, kept as .npz in the folder `cache` by the file's SHA-256.
+
+    Raises:
+        DataError: from `read` or `convert`; the message names the file.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    except OSError as error:
+        raise DataError(f"{path}: unreadable file ({error})") from error
+    kept = cache / f"{convert.__name__.strip('_')}-{digest.hexdigest()}.npz"
+    try:
+        with kept.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except Exception:  # not there, or damaged, which can raise nearly anything
+        pass
+    given = read(path, names, limit_bytes)
+    try:
+        arrays = convert(given)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            np.savez(Path(folder, "arrays.npz"), **arrays)
+            os.replace(Path(folder, "arrays.npz"), kept)
+    except OSError:
+        pass  # no cache then: the next time takes as long as this one
+    return arrays
+
+
+def _check_header(head: bytes) -> None:
+    """Refuse what is not a MATLAB file of version 4 to 7.2, by its first 520 bytes."""
+    if b"\x89HDF\r\n\x1a\n" in (head[:8], head[512:520]):
+        hint = "in MATLAB, save it again with save(..., '-v7')"
+        raise DataError(f"an HDF5 file (MATLAB 7.3), expected MATLAB 4 to 7.2: {hint}")
+    if head[124:128] in (b"\x00\x01IM", b"\x01\x00MI"):
+        return
+    for order, code in (("<", 0), (">", 1)):  # version 4: a number type, rows, columns, complex or not, length of name
+        if len(head) >= 20:
+            kind, rows, columns, is_complex, length = struct.unpack(f"{order}5i", head[:20])
+            if kind // 100 == 10 * code and is_complex in (0, 1) and rows >= 0 <= columns and 0 < length < 1000:
+                return
+    raise DataError(f"not a MATLAB file of version 4 to 7.2, begins with {head[:16]!r}")
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _main(path: str, limit: str, *names: str) -> None:
+    """Write the variables to 0.npy, 1.npy, ... in the working directory; exits with a one-line message otherwise."""
+    limit_bytes = int(limit)
+    try:
+        import resource
+
+        for what, most in ((resource.RLIMIT_AS, 2 * limit_bytes + 2**30), (resource.RLIMIT_CORE, 0)):
+            hard = resource.getrlimit(what)[1]
+            resource.setrlimit(what, (most if hard < 0 else min(most, hard), hard))
+    except (ImportError, OSError, ValueError):
+        pass  # not on this platform: the declared sizes are all there is to go by
+    try:
+        import scipy.io
+    except ImportError as error:
+        sys.exit(f"reading a .mat file needs SciPy ({error}): pip install 'fastaae[demo]'")
+    try:
+        declared = scipy.io.whosmat(path, appendmat=False)
+        wanted = [variable for variable in declared if variable[0] in names]
+        if missing := [name for name in names if name not in [variable[0] for variable in wanted]]:
+            sys.exit(f"no variables {missing}, it has {[variable[0] for variable in declared][:20]}")
+        for name, shape, kind in wanted:
+            if kind not in CLASSES or min(shape, default=1) < 0:
+                sys.exit(f"{name!r} is {kind} of shape {shape}, expected a full numeric array")
+        if (size := sum(math.prod(shape) * CLASSES[kind] for _, shape, kind in wanted)) > limit_bytes:
+            sys.exit(f"{', '.join(names)} declare {size} bytes, at most {limit_bytes} are accepted")
+        arrays = scipy.io.loadmat(path, appendmat=False, variable_names=names)
+        for k, name in enumerate(names):
+            if not isinstance(arrays[name], np.ndarray) or arrays[name].dtype.kind not in "biuf":
+                sys.exit(f"{name!r} cannot be read as real numbers")
+            np.save(f"{k}.npy", arrays[name], allow_pickle=False)
+    except Exception as error:  # a damaged file can raise nearly anything
+        sys.exit(" ".join(f"not readable ({type(error).__name__}: {error})".split()))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])
