@@ -109,7 +109,8 @@ def scikit(**options) -> Callable[[Tensor, Tensor, float], Tensor]:
         from sklearn.neighbors import KernelDensity
 
         options_ = {k: len(samples) if v == "N" else v for k, v in options.items()}
-        return torch.from_numpy(KernelDensity(bandwidth=sigma, **options_).fit(samples).score_samples(x))
+        density = KernelDensity(bandwidth=sigma, **options_).fit(samples.cpu().numpy())
+        return torch.from_numpy(density.score_samples(x.cpu().numpy()))
 
     return run
 
@@ -148,8 +149,10 @@ def source(options: argparse.Namespace, images: data.Data) -> Callable[[tuple[in
     return lambda share: model.stream(n, seed, share=share)
 
 
-def peak_memory() -> float:
-    """MB that this process has held at most since reset; NaN where the system does not tell."""
+def peak_memory(device: torch.device) -> float:
+    """MB that this process has held at most since reset, on the device; NaN where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii")
         return int(next(s for s in status.splitlines() if s.startswith("VmHWM")).split()[1]) / 1024
@@ -157,22 +160,32 @@ def peak_memory() -> float:
         return math.nan
 
 
-def reset_peak_memory() -> float:
+def reset_peak_memory(device: torch.device) -> float:
     """Forget the peak so far; MB held now."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return peak_memory()
+    return peak_memory(device)
 
 
-def product_rate() -> float:
-    """float32 GFLOP/s of a large matrix product: the roof of every dense evaluation."""
-    a, b = torch.rand(1024, 784), torch.rand(784, 4096)
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def product_rate(device: torch.device) -> float:
+    """GFLOP/s of a large matrix product, float32 on a CPU and fp16 on a GPU: the roof of every dense evaluation."""
+    m, n, dtype = (8192, 65536, torch.float16) if device.type == "cuda" else (1024, 4096, torch.float32)
+    a, b = (torch.rand(*shape, device=device).to(dtype) for shape in ((m, 784), (784, n)))
     times = []
     for _ in range(5):
+        synchronize(device)
         started = time.perf_counter()
         torch.mm(a, b)
+        synchronize(device)
         times.append(time.perf_counter() - started)
-    return 2e-9 * 1024 * 784 * 4096 / min(times)
+    return 2e-9 * m * 784 * n / min(times)
 
 
 @torch.no_grad()
@@ -208,10 +221,10 @@ def main() -> int:
             raise
         print(f"{error}; using digits")
         images = data.load("digits")
-    machine = provenance.describe()
+    machine, device = provenance.describe(options.device), torch.device(options.device)
     print(" ".join(f"{k}={v}" for part in machine.values() for k, v in part.items()))
-    rate = product_rate()
-    print(f"float32 products: {rate:.0f} GFLOP/s, {rate / 2 * 1e9:.2e} pairs x dimensions per second")
+    rate, kind = product_rate(device), "fp16" if device.type == "cuda" else "float32"
+    print(f"{kind} products: {rate:.0f} GFLOP/s, {rate / 2 * 1e9:.2e} pairs x dimensions per second")
 
     x = images.x_test[: options.queries]
     m, d = x.shape
@@ -236,26 +249,25 @@ def main() -> int:
             "validation": images.x_valid[:1000],
             "sigmas": None if options.choose_sigma else options.sigma,
         }
-    head = as_float(first(restart((0, 1)), min(options.samples_others, n))).cpu()
-    floats = as_float(x)
+    head = as_float(first(restart((0, 1)), min(options.samples_others, n))).to(device)
+    floats = as_float(x).to(device)
     contenders = {name: OTHERS[name] for name in options.others}
     times: dict[str, list[float]] = {}
     values: dict[str, np.ndarray] = {}
 
     def clock(name: str, call: Callable[[], object]) -> object:
+        synchronize(device)
         started = time.perf_counter()
         returned = call()
+        synchronize(device)
         times.setdefault(name, []).append(time.perf_counter() - started)
         return returned
 
     for _ in range(options.rounds):
         clock("drawing", lambda: [None for _ in restart(share)])
-        before = reset_peak_memory()
-        result = clock(
-            "fastaae",
-            lambda: fastaae.parzen_log_likelihood(x, restart(share), **arguments),
-        )
-        memory = peak_memory() - before
+        before = reset_peak_memory(device)
+        result = clock("fastaae", lambda: fastaae.parzen_log_likelihood(x, restart(share), **arguments))
+        memory = peak_memory(device) - before
         for name, (run, some) in list(contenders.items()):
             try:
                 with warnings.catch_warnings():
@@ -265,7 +277,7 @@ def main() -> int:
                 print(f"{name}: not installed")
                 del contenders[name]
                 continue
-            values[name] = clock(name, lambda: run(floats[:some], head, result.sigma)).double().numpy()  # noqa: B023
+            values[name] = clock(name, lambda: run(floats[:some], head, result.sigma)).double().cpu().numpy()  # noqa: B023
     print(result)
 
     drawing = float(np.median(times["drawing"]))
@@ -302,7 +314,7 @@ def main() -> int:
             f"{r['pair_dimensions_per_second']:10.1e}{r['error']:10.1e}"
         )
     print(
-        f"fastaae: {rows[0]['share_of_products']:.1f} times the rate of dense float32 products at their best; ", end=""
+        f"fastaae: {rows[0]['share_of_products']:.1f} times the rate of dense {kind} products at their best; ", end=""
     )
     print(f"besides, {drawing:.1f} s for drawing the samples; {memory:.0f} MB beyond what was held before")
     report = {"sigma": result.sigma, "sem": result.sem, "drawing_seconds": drawing, "memory_mb": memory, "rows": rows}
