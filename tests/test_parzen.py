@@ -251,6 +251,71 @@ def test_properties(n, d, sigma, scale, seed, method, block):
         assert (np.abs(result.per_query - first.per_query) <= slack + result.error_bound).all()
 
 
+def random_data(g):
+    """Queries and samples of one of the kinds that bounds, roundings or scales may trip over."""
+    d, n, m = (
+        int(g.choice(v)) for v in ([1, 2, 3, 31, 32, 33, 40, 127, 128, 130], [1, 2, 5, 63, 64, 65, 100], [1, 2, 6])
+    )
+    a = g.normal(size=(n + m, d))
+    kinds = {
+        "plain": lambda: a,
+        "low rank": lambda: a[:, :2] @ g.normal(size=(2, d))[: a[:, :2].shape[1]],
+        "near constant": lambda: (
+            np.where(g.random((n + m, 1)) < 0.2, a * 10.0 ** -g.integers(0, 9), 0) + g.normal(size=d)
+        ),
+        "duplicates": lambda: a[g.integers(0, 3, n + m) % (n + m)],
+        "columns of all scales": lambda: a * 10.0 ** g.uniform(-8, 8, d),
+        "rows of all scales": lambda: a * 10.0 ** g.uniform(-6, 6, (n + m, 1)),
+        "outliers": lambda: a * np.where(g.random((n + m, 1)) < 0.2, 10.0 ** g.uniform(0, 12), 1),
+        "offset": lambda: a + 10.0 ** g.uniform(0, 9) * g.normal(size=d),
+        "grid": lambda: np.round(a),
+        "sparse": lambda: a * (g.random((n + m, d)) < 0.1),
+        "bytes": lambda: np.clip(np.round(128 + 40 * g.normal(size=d) + a * 10.0 ** g.uniform(0, 1.7)), 0, 255),
+    }
+    kind = str(g.choice(list(kinds)))
+    x = kinds[kind]()
+    if kind == "bytes":
+        x = x.astype(np.uint8)
+        convert = [lambda b: b, lambda b: (b / 255).astype(g.choice([np.float16, np.float32, np.float64]))]
+        return kind, *(convert[int(g.random() < 0.3)](part) for part in (x[:m], x[m:]))
+    x = x * 10.0 ** (g.uniform(-3, 3) if g.random() < 0.85 else g.choice([-90, -38, -22, 14, 19, 38, 90, 130]))
+    kinds_of_float = [np.float64, np.float32][: 1 + (np.abs(x).max() < 1e38)]
+    return kind, *(part.astype(g.choice(kinds_of_float)) for part in (x[:m], x[m:]))
+
+
+def long_double(queries, samples, sigma):
+    """The likelihood from differences in 64-bit mantissas; those of bytes are exact."""
+    wide = [a.astype(np.longdouble) for a in (queries, samples)]
+    scales = [255 if a.dtype == np.uint8 else 1 for a in (queries, samples)]
+    if scales[0] == scales[1]:
+        difference = (wide[0][:, None] - wide[1]) / scales[0]
+    else:
+        difference = wide[0][:, None] / scales[0] - wide[1] / scales[1]
+    exponent = -np.square(difference).sum(2) / (2 * np.longdouble(sigma) ** 2)
+    best = exponent.max(1)
+    terms = np.exp(exponent - best[:, None]).sum(1)
+    log_norm = np.log(np.longdouble(sigma)) + np.log(2 * np.longdouble(np.pi)) / 2
+    return best + np.log(terms) - np.log(np.longdouble(len(samples))) - queries.shape[1] * log_norm
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(np.finfo(np.longdouble).nmant < 63, reason="long double is no wider than float64 here")
+@pytest.mark.parametrize("seed", range(20))
+def test_campaign(seed):
+    """200 random data sets a seed, of any scale, bandwidth, tolerance and method: always within the bound."""
+    for case in range(200):
+        g = np.random.default_rng([seed, case])
+        kind, queries, samples = random_data(g)
+        as_float = [a / 255 if a.dtype == np.uint8 else a.astype(float) for a in (queries, samples)]
+        spread = np.median(np.linalg.norm(as_float[0][:, None] - as_float[1], axis=2)) or 1.0
+        sigma = float(np.clip(spread / np.sqrt(queries.shape[1]) * 10.0 ** g.uniform(-2, 1.5), 1e-99, 1e99))
+        options = {"method": str(g.choice(METHODS)), "tolerance": 10.0 ** g.uniform(-12, -0.05)}
+        result = parzen_log_likelihood(queries, samples, sigma, block=int(g.choice([1, 7, 64, 128])), **options)
+        expected = long_double(queries, samples, sigma)
+        error = np.abs(result.per_query - expected) - 1e-18 * np.abs(expected)
+        assert error.max() <= result.error_bound, (seed, case, kind, sigma, options)
+
+
 def test_whatever_precision_the_caller_has_set():
     queries, samples = images(50, 300, 1), images(500, 300)
     plain = parzen_log_likelihood(queries, samples, 0.2).per_query
