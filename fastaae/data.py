@@ -5,37 +5,22 @@ Every way in ends in a `Data`: flat uint8 or float32 examples on the CPU, split 
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import http.client
-import math
-import os
-import tempfile
-import urllib.request
-import zipfile
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
-from . import matfiles
-from .errors import DataError
+from . import sources
+from .errors import DataError, DataUnavailable
 
-MAX_NPZ_BYTES = 8 * 2**30  # what a .npz file may declare as its uncompressed size
-MAX_MAT_BYTES = 4 * 2**30  # what a .mat file may declare for its arrays; SVHN's largest has 1.6e9
-MAX_DOWNLOAD_BYTES = 64 * 2**20
+__all__ = ["Data", "DataError", "DataUnavailable", "examples", "from_arrays", "labeled_subset", "load"]
+
 MAX_CLASSES = 10_000
 SPLIT_SEED = 0  # of the random train/validation split of user arrays: the same for every run
-
-MIRRORS = "https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"
-
-
-class DataUnavailable(DataError):
-    """A standard data set that is nowhere on disk and could not be, or never is, downloaded."""
 
 
 @dataclass(frozen=True)
@@ -80,17 +65,17 @@ def load(dataset: str, data_dir: str | None = None, n_validation: int | None = N
     if data_dir is not None and not Path(data_dir).is_dir():
         raise DataError(f"data_dir={data_dir!r} is not a folder")
     if dataset == "mnist":
-        return _build("mnist", *_mnist(data_dir), n_validation, shuffle=False)
+        return _build("mnist", *sources.mnist(data_dir), n_validation, shuffle=False)
     if dataset == "svhn":
-        return _build(*_svhn(data_dir), n_validation, shuffle=False)
+        return _build(*sources.svhn(data_dir), n_validation, shuffle=False)
     if dataset == "tfd":
         if n_validation is not None:
             raise DataError(f"n_validation={n_validation}, expected None: the folds of TFD say what is for validation")
-        return _build(*_tfd(data_dir), shuffle=False)
+        return _build(*sources.tfd(data_dir), shuffle=False)
     if dataset == "digits":
-        return _build("digits", *_digits(), n_validation, shuffle=False)
+        return _build("digits", *sources.digits(), n_validation, shuffle=False)
     if dataset.endswith(".npz"):
-        arrays = _read_npz(Path(dataset))
+        arrays = sources.read_npz(Path(dataset))
         try:
             return from_arrays(arrays, n_validation, name=dataset)
         except DataError as error:
@@ -260,228 +245,3 @@ def _digest(tensors: Sequence[torch.Tensor | None]) -> str:
             digest.update(f"{tensor.dtype}{tuple(tensor.shape)};".encode())
             digest.update(tensor.numpy())
     return digest.hexdigest()
-
-
-# Sources
-
-
-def _digits() -> tuple[np.ndarray, ...]:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise DataError("the digits data set needs scikit-learn: pip install 'fastaae[demo]'") from None
-    digits = load_digits()
-    x, y = (digits.images / 16).astype(np.float32), digits.target
-    return x[:-297], y[:-297], x[-297:], y[-297:]
-
-
-def _read_npz(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            declared = sum(member.file_size for member in archive.infolist())
-        if declared > MAX_NPZ_BYTES:
-            raise ValueError(f"{declared} bytes when uncompressed, at most {MAX_NPZ_BYTES} are accepted")
-        with np.load(path, allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in arrays.files}
-    except Exception as error:  # a damaged archive can raise nearly anything
-        raise DataError(f"{path}: not a readable .npz file of plain numeric arrays ({error})") from error
-
-
-class _IdxFile(NamedTuple):
-    """One file of MNIST: big-endian magic number and dimensions, then the values as bytes."""
-
-    stem: str
-    shape: tuple[int, ...]
-    sha256: str  # of the uncompressed file
-
-    def names(self) -> list[str]:
-        """The names it goes by, the usual one first."""
-        return [f"{self.stem}{dot}idx{len(self.shape)}-ubyte{gz}" for gz in (".gz", "") for dot in "-."]
-
-
-_MNIST = (
-    _IdxFile("train-images", (60000, 28, 28), "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"),
-    _IdxFile("train-labels", (60000,), "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"),
-    _IdxFile("t10k-images", (10000, 28, 28), "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"),
-    _IdxFile("t10k-labels", (10000,), "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
-)
-
-
-def _mnist(data_dir: str | None) -> list[np.ndarray]:
-    """MNIST's x, y, x_test and y_test, from the first folder that holds any of its files, else downloaded."""
-    folders = _folders(data_dir, "mnist", "MNIST/raw")
-    for folder in folders:
-        if paths := _find(folder):
-            break
-    else:
-        paths = _download(_cache() / "mnist", folders)
-    return [_read_idx(path, file) for path, file in zip(paths, _MNIST, strict=True)]
-
-
-def _folders(data_dir: str | None, *subfolders: str) -> list[Path]:
-    """Where to look for a data set, in this order."""
-    bases = [Path(base) for base in (data_dir, os.environ.get("FASTAAE_DATA")) if base] + [_cache()]
-    return [base / sub for base in bases for sub in ("", *subfolders)]
-
-
-def _cache() -> Path:
-    if base := os.environ.get("XDG_CACHE_HOME"):
-        return Path(base) / "fastaae"
-    try:
-        return Path.home() / ".cache" / "fastaae"
-    except RuntimeError:  # no HOME, and no such user
-        return Path(tempfile.gettempdir()) / "fastaae"
-
-
-def _listing(folder: Path, what: str) -> set[str]:
-    """The names in `folder`, none if it does not exist."""
-    try:
-        return {entry.name for entry in folder.iterdir()}
-    except (FileNotFoundError, NotADirectoryError):
-        return set()
-    except OSError as error:
-        raise DataError(f"{folder}: cannot look for {what} here ({error})") from error
-
-
-def _find(folder: Path) -> list[Path]:
-    """The paths of the four files in `folder`, or [] if it holds none of them (or does not exist)."""
-    present = _listing(folder, "MNIST")
-    found = {file: folder / name for file in _MNIST for name in file.names() if name in present}
-    missing = [file.names()[0] for file in _MNIST if file not in found]
-    if found and missing:
-        raise DataError(f"{folder}: holds a part of MNIST, but not {', '.join(missing)}")
-    return [found[file] for file in _MNIST if found]
-
-
-def _read_idx(path: Path, file: _IdxFile) -> np.ndarray:
-    """The values of an IDX file, uint8 of `file.shape`, once its content is known to be the genuine one."""
-    header = 4 + 4 * len(file.shape)
-    size, magic = header + math.prod(file.shape), 2048 + len(file.shape)
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            content = stream.read(size + 1)
-    except EOFError as error:
-        raise DataError(f"{path}: truncated gzip file") from error
-    except (OSError, zlib.error) as error:  # BadGzipFile is an OSError
-        raise DataError(f"{path}: corrupt or unreadable file ({error})") from error
-    found = int.from_bytes(content[:4], "big")
-    if len(content) >= 4 and found != magic:
-        raise DataError(f"{path}: magic number {found}, expected {magic}")
-    if len(content) != size:
-        amount = f"only {len(content)}" if len(content) < size else "more"
-        raise DataError(f"{path}: wrong size, expected {size} bytes of (uncompressed) content and found {amount}")
-    if hashlib.sha256(content).hexdigest() != file.sha256:
-        raise DataError(f"{path}: wrong checksum, expected SHA-256 {file.sha256} of the (uncompressed) content")
-    return np.frombuffer(content, np.uint8, offset=header).reshape(file.shape)
-
-
-def _download(folder: Path, searched: Sequence[Path]) -> list[Path]:
-    """Download MNIST to `folder`: all of it or, if anything fails, nothing."""
-    names = [file.names()[0] for file in _MNIST]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:
-            for file, name in zip(_MNIST, names, strict=True):
-                _fetch(file, Path(temporary) / name)
-            for name in names:
-                os.replace(Path(temporary) / name, folder / name)
-    except (OSError, DataError) as error:
-        raise DataUnavailable(
-            f"MNIST is in none of {', '.join(map(str, searched))}, and it could not be downloaded ({error}). "
-            f"Put {', '.join(names)} in a folder, and name it as data_dir or in FASTAAE_DATA=DIR."
-        ) from error
-    return [folder / name for name in names]
-
-
-def _fetch(file: _IdxFile, path: Path) -> None:
-    """Download one file to `path` from the first mirror that serves the genuine one."""
-    failures = []
-    for mirror in MIRRORS:
-        url = mirror + path.name
-        try:
-            with urllib.request.urlopen(url, timeout=10) as response:
-                path.write_bytes(response.read(MAX_DOWNLOAD_BYTES))
-            _read_idx(path, file)
-            return
-        except (OSError, http.client.HTTPException, DataError) as error:
-            failures.append(f"{url}: {error}")
-    raise DataError("; ".join(failures))
-
-
-def _svhn(data_dir: str | None) -> tuple[Any, ...]:
-    """SVHN's name, x, y, x_test and y_test, from the first folder that holds any of its files."""
-    folders = _folders(data_dir, "svhn", "SVHN")
-    for folder in folders:
-        present = _listing(folder, "SVHN")
-        for prefix in ("", "subset_"):
-            names = [f"{prefix}{split}_32x32.mat" for split in ("train", "test", "extra")]
-            if not present.intersection(names):
-                continue
-            if missing := [name for name in names[:2] if name not in present]:
-                raise DataError(f"{folder}: holds a part of SVHN, but not {', '.join(missing)}")
-            paths = [folder / name for name in names if name in present]
-            train, test, *extra = (_mat(path, ("X", "y"), _svhn_arrays) for path in paths)
-            x, y = (np.concatenate([train[key], extra[0][key]]) if extra else train[key] for key in "xy")
-            return f"svhn{' subset' if prefix else ''}", x, y, test["x"], test["y"]
-    raise DataUnavailable(
-        f"SVHN is in none of {', '.join(map(str, folders))}. Put train_32x32.mat, test_32x32.mat and, if wanted, "
-        "extra_32x32.mat in a folder, and name it as data_dir or in FASTAAE_DATA=DIR. They are the cropped digits "
-        "(format 2) of http://ufldl.stanford.edu/housenumbers."
-    )
-
-
-def _svhn_arrays(given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """x, uint8 [N, 32, 32, 3], and y, int64 [N] in 0..9, of X, uint8 [32, 32, 3, N], and y, [N, 1] in 1..10."""
-    images, labels = given["X"], given["y"]
-    n = images.shape[-1]
-    _expect("X", images, (32, 32, 3, n), "uint8 [32, 32, 3, N]")
-    _expect("y", labels, (n, 1), f"integers [{n}, 1]", range(1, 11))
-    return {"x": np.ascontiguousarray(images.transpose(3, 0, 1, 2)), "y": labels[:, 0].astype(np.int64) % 10}
-
-
-def _tfd(data_dir: str | None) -> tuple[Any, ...]:
-    """TFD's name, x, y, x_test, y_test and n_validation, from the first folder that holds a *_48x48.mat."""
-    folders = _folders(data_dir, "tfd", "TFD", "faces")
-    for folder in folders:
-        if found := [name for name in _listing(folder, "TFD") if name.endswith("_48x48.mat")]:
-            break
-    else:
-        raise DataUnavailable(
-            f"TFD is in none of {', '.join(map(str, folders))}. Its authors give it out on request: put TFD_48x48.mat "
-            "in a folder, and name it as data_dir or in FASTAAE_DATA=DIR."
-        )
-    file = min(found, key=lambda name: (name != "TFD_48x48.mat", name))
-    stem = file.removesuffix("_48x48.mat")
-    arrays = _mat(folder / file, ("images", "folds", "labs_ex"), _tfd_arrays)
-    x, y, part = arrays["x"], arrays["y"], arrays["part"]
-    order, test = np.argsort(part, kind="stable")[: np.sum(part < 3)], part == 3
-    y, y_test = (None, None) if y.min() < 0 else (y[order], y[test])
-    name = "tfd" if stem.lower().startswith("tfd") else f"{stem} (TFD layout)"
-    return name, x[order], y, x[test], y_test, int(np.sum(part == 2))
-
-
-def _tfd_arrays(given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """x, uint8 [N, 48, 48]; y, int64 [N] in 0..6, or -1 for none; part, [N]: 1 train, 2 validation, 3 test."""
-    images, folds, labels = given["images"], given["folds"], given["labs_ex"]
-    n = len(images)
-    _expect("images", images, (n, 48, 48), "uint8 [N, 48, 48]")  # upright: the second axis counts rows
-    _expect("folds", folds, (n, 5), f"integers [{n}, 5]", range(4))
-    _expect("labs_ex", labels, (n, 1), f"integers [{n}, 1]", (-1, *range(1, 8)))
-    part, y = np.maximum(folds[:, 0], 1), labels[:, 0].astype(np.int64)
-    if absent := {1, 2, 3}.difference(part.tolist()):
-        raise DataError(f"folds has no {min(absent)} in its first column, expected 1 (train), 2 (validation), 3 (test)")
-    return {"x": np.ascontiguousarray(images), "y": np.where(y < 0, -1, y - 1), "part": part}
-
-
-def _expect(name: str, array: np.ndarray, shape: tuple[int, ...], expected: str, values: Sequence[int] = ()) -> None:
-    """Refuse an array that is not uint8, or integers in `values` where these are given, of `shape`, or is empty."""
-    if array.shape != shape or not array.size or not np.issubdtype(array.dtype, np.integer if values else np.uint8):
-        raise DataError(f"{name} is {array.dtype} of shape {array.shape}, expected {expected}")
-    if values and (others := np.setdiff1d(array, values)).size:
-        raise DataError(f"{name} has values {others[:5].tolist()}, expected {', '.join(map(str, values))}")
-
-
-def _mat(path: Path, names: Sequence[str], convert: Callable[..., dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return matfiles.converted(path, names, MAX_MAT_BYTES, convert, _cache() / "mat")

@@ -1,5 +1,9 @@
-"""The error that reading data raises, in a module without imports: the process that reads .mat files needs no torch."""
+"""The errors that reading data raises, in a module without imports: the process that reads .mat files needs no torch."""
 
 
 class DataError(ValueError):
     """Data that cannot be used; the message names the value and what was expected."""
+
+
+class DataUnavailable(DataError):
+    """A standard data set that is nowhere on disk and could not be, or never is, downloaded."""

@@ -16,7 +16,7 @@ import pytest
 import torch
 from scipy.io import savemat
 
-from fastaae import data
+from fastaae import sources
 from fastaae.data import DataError, DataUnavailable, from_arrays, labeled_subset, load
 
 RNG = np.random.default_rng(0)
@@ -240,7 +240,7 @@ def test_npz_errors_name_the_file(tmp_path, monkeypatch):
     fails("not a readable .npz file")
 
     path.write_bytes(content)
-    monkeypatch.setattr(data, "MAX_NPZ_BYTES", 1000)
+    monkeypatch.setattr(sources, "MAX_NPZ_BYTES", 1000)
     fails("bytes when uncompressed, at most 1000 are accepted")
 
 
@@ -260,9 +260,9 @@ def tiny(monkeypatch, tmp_path) -> dict[str, bytes]:
             high = 256 if kind == "images" else 10
             values = np.random.default_rng(seed).integers(0, high, shape, np.uint8).tobytes()
             content = idx(shape, values)
-            table.append(data._IdxFile(f"{stem}-{kind}", shape, hashlib.sha256(content).hexdigest()))
+            table.append(sources._IdxFile(f"{stem}-{kind}", shape, hashlib.sha256(content).hexdigest()))
             files[f"{stem}-{kind}-idx{len(shape)}-ubyte.gz"] = gzip.compress(content)
-    monkeypatch.setattr(data, "_MNIST", tuple(table))
+    monkeypatch.setattr(sources, "_MNIST", tuple(table))
     monkeypatch.delenv("FASTAAE_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(urllib.request, "urlopen", offline)
@@ -364,7 +364,7 @@ def test_mnist_download_falls_back_to_the_second_mirror(tiny, tmp_path, monkeypa
 
     def urlopen(url: str, timeout: float):
         tried.append(url)
-        if url.startswith(data.MIRRORS[1]):
+        if url.startswith(sources.MIRRORS[1]):
             return io.BytesIO(tiny[url.rpartition("/")[2]])
         if len(tried) > 4:
             return io.BytesIO(b"<html>a login page</html>")
@@ -394,7 +394,7 @@ def test_mnist_failed_download_leaves_nothing_behind(tiny, tmp_path, monkeypatch
 def test_mnist_unavailable_says_where_it_looked_and_what_to_do(tiny, tmp_path):
     with pytest.raises(DataUnavailable) as error:
         load("mnist", str(tmp_path))
-    for part in (f"{tmp_path}/MNIST/raw", "fastaae/mnist", *data.MIRRORS, "no network", *tiny, "FASTAAE_DATA=DIR"):
+    for part in (f"{tmp_path}/MNIST/raw", "fastaae/mnist", *sources.MIRRORS, "no network", *tiny, "FASTAAE_DATA=DIR"):
         assert part in str(error.value)
 
 
@@ -408,13 +408,13 @@ def test_mnist_cache_that_cannot_be_written(tiny, tmp_path, monkeypatch):
 def test_cache_folder(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", "/somewhere")
-    assert data._cache() == Path("/somewhere/.cache/fastaae")
+    assert sources._cache() == Path("/somewhere/.cache/fastaae")
 
     def homeless():
         raise RuntimeError("no home")
 
     monkeypatch.setattr(Path, "home", homeless)
-    assert data._cache() == Path(tempfile.gettempdir()) / "fastaae"
+    assert sources._cache() == Path(tempfile.gettempdir()) / "fastaae"
 
 
 @pytest.mark.skipif(not HAS_MNIST, reason="FASTAAE_DATA does not name a folder with MNIST")

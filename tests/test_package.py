@@ -19,7 +19,7 @@ KERNELS = sorted((ROOT / "kernels").glob("**/*.py"))
 # From bottom to top. A module imports from its own layer or a lower one.
 LAYERS = [
     {"config", "errors", "profiling", "provenance", "kernels"},
-    {"networks", "priors", "matfiles", "data"},
+    {"networks", "priors", "matfiles", "sources", "data"},
     {"phases", "graph", "checkpoint", "parzen", "window"},
     {"training", "evaluation", "figures", "model"},
     {"cli", "__main__"},
