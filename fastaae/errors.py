@@ -1,4 +1,4 @@
-"""The errors that reading data raises, in a module without imports: the process that reads .mat files needs no torch."""
+"""Errors that reading data raises, in a module without imports: the process that reads .mat files needs no torch."""
 
 
 class DataError(ValueError):
