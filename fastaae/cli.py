@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import os
 import sys
@@ -24,7 +25,7 @@ USAGE = """usage: fastaae COMMAND ...
   train --config FILE          repeat the run of a config.json
   resume DIR                   go on with a stopped run
   evaluate DIR                 metrics of a run on its validation and test sets
-  parzen DIR [--samples 10000] [--sigma S] [--seed 0] [--replica 0]
+  parzen DIR [--samples 10000] [--sigma S] [--validation 1000] [--seed 0] [--replica 0]
                                log-likelihood of the test set under samples of the model
   sample DIR [--n 64] [--seed 0] [--out FILE.png]
                                decode draws from the prior to a picture
@@ -51,7 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
         "sample": _sample,
     }
     if command not in commands:
-        print(f"fastaae: unknown command {command!r}\n{USAGE}", file=sys.stderr, end="")
+        close = difflib.get_close_matches(command, commands, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else f"\n{USAGE}".rstrip("\n")
+        print(f"fastaae: unknown command {command!r}{hint}", file=sys.stderr)
         return 2
     try:
         return commands[command](rest)
@@ -64,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"fastaae: {error}", file=sys.stderr)
         return 2
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         print(f"fastaae: {error}", file=sys.stderr)
         return 1
 
@@ -94,7 +97,8 @@ def _train(arguments: list[str]) -> int:
             raise ValueError(f"train: expected a preset ({', '.join(PRESETS)}) or --config FILE first, then flags")
     cfg = tyro.cli(Config, default=base, args=flags, prog=program, description="Fields of the run and their values.")
     if recorded and cfg.dataset == base.dataset and cfg.n_validation == base.n_validation:
-        _same_data(cfg, json.loads(Path(recorded).read_text(encoding="utf-8")).get("data", {}).get("sha256"), recorded)
+        data = json.loads(Path(recorded).read_text(encoding="utf-8")).get("data")
+        _same_data(cfg, data.get("sha256") if isinstance(data, dict) else None, recorded)
     from .training import train
 
     return _report(train(cfg))
@@ -162,6 +166,8 @@ def _parzen(arguments: list[str]) -> int:
     data = _same_data(model.config, info.get("data_sha256"), directory)
     if data.x_test is None:
         raise ValueError(f"parzen: {data.name} has no test set")
+    if options.validation < 1:
+        raise ValueError(f"--validation {options.validation}: expected at least 1 validation example")
     validation = data.x_valid[: options.validation] if options.sigma is None else None
     start = time.perf_counter()
     result = model.log_likelihood(data.x_test, options.samples, options.sigma, seed=options.seed, validation=validation)

@@ -167,7 +167,8 @@ class Config:
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_unique)
             if isinstance(values, dict) and "config" in values:
-                values = {**values["config"], "out_dir": None}
+                values = values["config"]
+                values = {**values, "out_dir": None} if isinstance(values, dict) else values
             return Config.from_dict(values)
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{path}: {error}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -104,12 +105,13 @@ class Model:
         Args:
             share: (k, K) decodes only block k of every K blocks.
         """
-        if not isinstance(n, int) or n < 1:
-            raise ValueError(f"n={n}: expected an integer, at least 1")
+        for name, value, least in (("n", n, 1), ("seed", seed, 0)):
+            if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value < 2**63:
+                raise ValueError(f"{name}={value!r}: expected an integer, at least {least}")
         if labels is not None and not self.n_classes:
             raise ValueError("the model's decoder takes no labels")
         y = None if labels is None else self._labels(labels, n)
-        return self._stream(n, torch.Generator(self.device).manual_seed(seed), y, share)
+        return self._stream(n, torch.Generator(self.device).manual_seed(int(seed)), y, share)
 
     def log_likelihood(
         self, queries: Any, n_samples: int = 10_000, sigma: float | None = None, *, seed: int = 0, **options: Any
@@ -125,7 +127,7 @@ class Model:
             DataError: as encode. ValueError, MemoryError: as parzen_log_likelihood.
         """
         ranks = (0, 1)
-        if options.get("distributed"):
+        if options.get("distributed") and torch.distributed.is_initialized():
             ranks = (torch.distributed.get_rank(), torch.distributed.get_world_size())
         stream = self.stream(n_samples, seed, share=ranks)
         n = sum(min(DRAWN, n_samples - k) for k in range(ranks[0] * DRAWN, n_samples, ranks[1] * DRAWN))
@@ -183,9 +185,12 @@ class Model:
         return x
 
     def _tensor(self, value: Any, dtype: torch.dtype | None = None) -> Tensor:
-        if isinstance(value, np.ndarray):  # torch takes no negative strides, and warns of read-only memory
-            value = np.require(value, requirements="CW")
-        return torch.as_tensor(value, device=self.device, dtype=dtype)
+        try:
+            if isinstance(value, np.ndarray):  # torch takes no negative strides, and warns of read-only memory
+                value = np.require(value, requirements="CW")
+            return torch.as_tensor(value, device=self.device, dtype=dtype)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"got a {type(value).__name__}, expected an array or tensor ({error})") from None
 
     def _labels(self, labels: Any, n: int) -> Tensor:
         dtype = self.encoder.weights[0].dtype

@@ -90,6 +90,8 @@ def train(cfg: Config | None = None, data: Any = None, resume: str | Path | None
         cfg = replace(cfg, dataset=str(Path(cfg.dataset).absolute()))  # a run may be resumed from another folder
     if resume is not None:
         path = Path(resume) / "checkpoint.safetensors"
+        if not path.exists() and (Path(resume) / "config.json").exists():
+            raise checkpoint.CheckpointError(f"{path}: none was saved before the run ended; start it again")
         saved = checkpoint.load(path)
         if not {"step", "data_sha256", "device"} <= saved[1].keys():
             raise checkpoint.CheckpointError(f"{path}: holds a model, expected the checkpoint of a run")
@@ -110,7 +112,8 @@ def train(cfg: Config | None = None, data: Any = None, resume: str | Path | None
     directory = Path(cfg.out_dir)
     if saved is None and directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         resumable = (directory / "checkpoint.safetensors").exists()
-        hint = "; to go on with the run in it use resume" if resumable else ", this one holds no checkpoint to resume"
+        hint = ", this one holds no checkpoint to resume: delete it to start again"
+        hint = "; to go on with the run in it use resume" if resumable else hint
         raise ValueError(f"out_dir={cfg.out_dir!r}: expected a new or empty directory{hint}")
     if saved and saved[1]["device"] != device.type:
         raise ValueError(f"device={cfg.device!r}: the run began on {saved[1]['device']}, whose random numbers differ")
@@ -260,7 +263,10 @@ class _Training:
     def _truncate_metrics(self) -> None:
         """Drop what a killed run logged after its last checkpoint."""
         path = self.directory / "metrics.jsonl"
-        kept = [line for line in _read_lines(path) if _parsed(line, path)["step"] <= self.done]
+        steps = [(_parsed(line, path).get("step"), line) for line in _read_lines(path)]
+        if not all(isinstance(step, int) for step, _ in steps):
+            raise ValueError(f"{path}: damaged (a row without a step); move it away to go on without it")
+        kept = [line for step, line in steps if step <= self.done]
         checkpoint.write_atomic(path, "".join(kept).encode())
 
     def _write_config(self) -> None:

@@ -156,6 +156,8 @@ class ParzenWindow(BaseEstimator):
             NotFittedError: before fit. NotImplementedError: the kernel is neither "gaussian" nor "tophat".
         """
         self._check_fitted()
+        if not isinstance(n_samples, Integral) or n_samples < 0:
+            raise ValueError(f"n_samples={n_samples!r}: expected an integer from 0")
         if self._delegate is not None:
             return self._delegate.sample(n_samples, random_state)
         rng = np.random if random_state is None else random_state

@@ -149,7 +149,7 @@ class PairSums:
         """
         m = self.minimum[: self.choosing].mean().item() if self.choosing else math.inf
         if math.isfinite(m):
-            d, log_n = self.queries.shape[1], math.log(1e15)
+            d, log_n = self.queries.shape[1], math.log(1e15)  # of all n to come
             best = [-m * w - d * math.log(s) for s, w in zip(self.sigmas.tolist(), self.weights.tolist(), strict=True)]
             for k in range(len(best)):
                 self.live[k] = self.live[k] and not any(best[k] + log_n < best[i] for i in range(k))
@@ -312,7 +312,7 @@ class Pairs:
 
     def take(self) -> tuple[Tensor, Tensor]:
         taken = torch.cat(self.rows), torch.cat(self.columns)
-        self.__init__()
+        self.rows, self.columns, self.count = [], [], 0
         return taken
 
 

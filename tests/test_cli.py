@@ -238,7 +238,11 @@ def test_ctrl_c_in_a_real_process(tmp_path):
 # Errors
 
 ERRORS = [
-    ("trian", "fastaae: unknown command 'trian' usage: fastaae COMMAND .*"),
+    ("trian", "fastaae: unknown command 'trian'; did you mean 'train'[?]"),
+    ("learn", "fastaae: unknown command 'learn' usage: fastaae COMMAND .*"),
+    ("parzen run --validation -5", "fastaae: --validation -5: expected at least 1 validation example"),
+    ("train --config null.json", "fastaae: null.json: config: got NoneType, expected an object of Config's fields"),
+    ("resume started", "fastaae: started/checkpoint.safetensors: none was saved before the run ended; start it again"),
     ("train", r"fastaae: train: expected a preset \(digits, .*\) or --config FILE first, then flags"),
     ("train digit", r"fastaae: unknown preset 'digit': expected one of digits, .*; did you mean 'digits'\?"),
     ("train digits --epoch 1", "Unrecognized options .*: --epoch, 1 Perhaps you meant: --epochs INT .*"),
@@ -286,7 +290,8 @@ ERRORS = [
 def test_error_is_one_clear_message(tmp_path, capsys, trained, command, message):
     for name, content in {
         "file": b"", "binary.json": b"\xff\xfe", "list.json": b"[1]", "field.json": b'{"epoch": 1}',
-        "value.json": b'{"config": {"epochs": "many"}}', "broken/checkpoint.safetensors": b"x" * 99,
+        "value.json": b'{"config": {"epochs": "many"}}', "null.json": b'{"config": null}', "started/config.json": b"{}",
+        "broken/checkpoint.safetensors": b"x" * 99,
     }.items():  # fmt: skip
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
@@ -298,7 +303,7 @@ def test_error_is_one_clear_message(tmp_path, capsys, trained, command, message)
     printed = capsys.readouterr()
     assert printed.out == ""
     assert re.fullmatch(message, plain(printed.err)), printed.err
-    assert not printed.err.startswith("fastaae:") or command == "trian" or printed.err.count("\n") == 1
+    assert not printed.err.startswith("fastaae:") or command == "learn" or printed.err.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
 
 

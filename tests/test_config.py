@@ -172,7 +172,7 @@ def test_from_json_reads_plain_fields_and_the_config_of_a_run(tmp_path):
         (b"{'seed': 1}", "Expecting property name"),
         (b"\x80{}", "utf-8"),
         (b"[1]", "got list, expected an object"),
-        (b'{"config": [1]}', "mapping"),
+        (b'{"config": [1]}', "config: got list, expected an object"),
         (b'{"sead": 1}', "unknown field 'sead'; did you mean 'seed'"),
         (b'{"config": {"sead": 1}}', "unknown field 'sead'"),
         (b'{"momentum": NaN}', "momentum=nan: expected"),

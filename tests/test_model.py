@@ -460,3 +460,24 @@ def test_log_likelihood_is_that_of_the_samples(classes):
         m.log_likelihood(X.reshape(7, -1)[:, :-1], 50, 0.3)
     with pytest.raises(ValueError, match="expected an integer"):
         m.log_likelihood(X, 0, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n": 0}, "n=0: expected an integer, at least 1"),
+        ({"n": True}, "n=True: expected an integer"),
+        ({"n": 1e4}, "n=10000.0: expected an integer"),
+        ({"n": 3, "seed": None}, "seed=None: expected an integer, at least 0"),
+        ({"n": 3, "seed": -1}, "seed=-1"),
+        ({"n": 3, "seed": 1.5}, "seed=1.5"),
+    ],
+)
+def test_what_is_no_number_of_samples_or_seed_is_refused(arguments, message, tmp_path):
+    cfg = fastaae.preset("digits", epochs=1, hidden=(8,), out_dir=tmp_path / "run")
+    model = fastaae.train(cfg, progress=False).model
+    with pytest.raises(ValueError, match=message):
+        model.sample(**arguments)
+    assert np.array_equal(model.sample(np.int64(3), np.int64(2)), model.sample(3, 2))
+    with pytest.raises(ValueError, match="got a str, expected an array or tensor"):
+        model.decode("abc")
