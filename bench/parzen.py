@@ -43,8 +43,8 @@ from fastaae import data, provenance
 from fastaae.kernels import reference
 
 
-def mixtures(images: data.Data) -> Callable[[int, int], Iterator[Tensor]]:
-    """A decoder without training: a function that streams n samples for a seed, [<= 4096, D] at a time."""
+def mixtures(images: data.Data) -> Callable[[int, int, tuple[int, int]], Iterator[Tensor]]:
+    """A decoder without training: a function that streams a share of n samples for a seed, [<= 4096, D] at a time."""
     x, y = images.x_train, images.y_train
     some = as_float(x[:10_000])
     mean = some.mean(0)

@@ -158,6 +158,8 @@ def _parzen(arguments: list[str]) -> int:
     flags = arguments if arguments[:1] in (["-h"], ["--help"]) else arguments[1:]
     options = tyro.cli(Parzen, args=flags, prog="fastaae parzen DIR")
     directory = _directory("parzen", arguments[:1])
+    if options.validation < 1:
+        raise ValueError(f"--validation {options.validation}: expected at least 1 validation example")
     from . import checkpoint
     from .model import load
 
@@ -166,8 +168,6 @@ def _parzen(arguments: list[str]) -> int:
     data = _same_data(model.config, info.get("data_sha256"), directory)
     if data.x_test is None:
         raise ValueError(f"parzen: {data.name} has no test set")
-    if options.validation < 1:
-        raise ValueError(f"--validation {options.validation}: expected at least 1 validation example")
     validation = data.x_valid[: options.validation] if options.sigma is None else None
     start = time.perf_counter()
     result = model.log_likelihood(data.x_test, options.samples, options.sigma, seed=options.seed, validation=validation)

@@ -17,7 +17,7 @@ import torch
 from . import sources
 from .errors import DataError, DataUnavailable
 
-__all__ = ["Data", "DataError", "DataUnavailable", "examples", "from_arrays", "labeled_subset", "load"]
+__all__ = ["Data", "DataError", "DataUnavailable", "examples", "from_arrays", "labeled_subset", "load", "plain"]
 
 MAX_CLASSES = 10_000
 SPLIT_SEED = 0  # of the random train/validation split of user arrays: the same for every run
@@ -208,11 +208,11 @@ def examples(name: str, value: Any) -> torch.Tensor:
     if x.ndim < 2 or x.size == 0:
         raise DataError(f"{name} has shape {x.shape}, expected [N, ...] with at least one example and one feature")
     if x.dtype == np.uint8:
-        return torch.from_numpy(np.require(x, requirements="CW"))
+        return torch.from_numpy(plain(x))
     if not np.issubdtype(x.dtype, np.floating):
         raise DataError(f"{name} has dtype {x.dtype}, expected uint8 in 0..255 or floats in [0, 1]")
     with np.errstate(over="ignore"):
-        x = np.require(x, np.float32, "CW")
+        x = plain(x, np.float32)
     finite = np.isfinite(x)
     if not finite.all():
         first = tuple(int(i) for i in np.unravel_index(finite.argmin(), x.shape))
@@ -222,6 +222,11 @@ def examples(name: str, value: Any) -> torch.Tensor:
         hint = "divide by 255, or pass uint8" if 0 <= low and high <= 255 else "rescale it"
         raise DataError(f"{name} has values from {low:g} to {high:g}, expected [0, 1]: {hint}")
     return torch.from_numpy(x)
+
+
+def plain(values: np.ndarray, dtype: Any = None) -> np.ndarray:
+    """Contiguous, writable, no negative strides (one row may keep them though contiguous): as torch wants memory."""
+    return np.require(values.copy() if min(values.strides, default=0) < 0 else values, dtype, "CW")
 
 
 def _labels(name: str, value: Any, n: int) -> torch.Tensor:

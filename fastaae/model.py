@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import checkpoint, priors
 from .config import Config
-from .data import DataError, examples
+from .data import DataError, examples, plain
 from .networks import MLP, find_device
 from .parzen import ParzenResult, parzen_log_likelihood
 
@@ -186,8 +186,7 @@ class Model:
 
     def _tensor(self, value: Any, dtype: torch.dtype | None = None) -> Tensor:
         try:
-            if isinstance(value, np.ndarray):  # torch takes no negative strides, and warns of read-only memory
-                value = np.require(value, requirements="CW")
+            value = plain(value) if isinstance(value, np.ndarray) else value
             return torch.as_tensor(value, device=self.device, dtype=dtype)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"got a {type(value).__name__}, expected an array or tensor ({error})") from None

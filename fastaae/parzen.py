@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from .data import plain
 from .kernels.bounds import double, extent
 from .kernels.pairs import PairSums
 from .networks import find_device
@@ -186,9 +187,7 @@ def _array(name: str, values: Any, d: int | None = None) -> Tensor:
     if isinstance(values, np.ma.MaskedArray):
         raise ValueError(f"{name} is a masked array: fill it or leave rows out first")
     try:
-        if isinstance(values, np.ndarray):  # torch takes no negative strides, and warns of read-only memory
-            values = np.require(values.copy() if min(values.strides, default=0) < 0 else values, requirements="CW")
-        t = torch.as_tensor(values).detach()
+        t = torch.as_tensor(plain(values) if isinstance(values, np.ndarray) else values).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name}: expected an array or tensor ({error})") from None
     if t.ndim < 2 or t.dtype not in DTYPES or t.layout != torch.strided or t.device.type == "meta":

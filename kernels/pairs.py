@@ -232,7 +232,7 @@ class PairSums:
 
     def _sum_on_cores(self, block: Block, radius: float) -> bool:
         """The dense way on tensor cores, for all queries; False where that might cost more than the tolerance."""
-        x, scale = self.halves
+        x, scale = self.query_halves
         s = halves(block.s, scale)
         if x is None or s is None:
             return False
@@ -263,7 +263,7 @@ class PairSums:
         return True
 
     @cached_property
-    def halves(self) -> tuple[Halves | None, float]:
+    def query_halves(self) -> tuple[Halves | None, float]:
         """The queries in fp16, and what they are scaled by."""
         scale = scale_for(self.x, 1 / 255 if self.queries.dtype == torch.uint8 else None)
         return halves(self.x, scale), scale

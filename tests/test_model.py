@@ -481,3 +481,13 @@ def test_what_is_no_number_of_samples_or_seed_is_refused(arguments, message, tmp
     assert np.array_equal(model.sample(np.int64(3), np.int64(2)), model.sample(3, 2))
     with pytest.raises(ValueError, match="got a str, expected an array or tensor"):
         model.decode("abc")
+
+
+def test_one_row_taken_backwards(tmp_path):
+    """NumPy calls it contiguous, and keeps the negative stride that torch refuses."""
+    cfg = fastaae.preset("digits", epochs=1, hidden=(8,), out_dir=tmp_path / "run")
+    model = fastaae.train(cfg, progress=False).model
+    z, x = np.random.default_rng(0).normal(size=(1, 2)).astype(np.float32), np.full((1, 8, 8), 0.5, np.float32)
+    assert z[::-1].strides[0] < 0 and z[::-1].flags.c_contiguous
+    assert np.array_equal(model.decode(z[::-1]), model.decode(z))
+    assert np.array_equal(model.encode(x[::-1]), model.encode(x))
