@@ -82,8 +82,10 @@ class Config:
     """Independently seeded models trained side by side."""
     device: str = "auto"
     """"auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N"."""
-    precision: Literal["fp32", "fp64"] = "fp32"
-    """Arithmetic of the step; fp32 is true float32, never TF32."""
+    precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
+    """Arithmetic of the step. fp32 is true float32, never TF32. bf16 and fp16: operands of products and what flows
+    between layers; weights, optimiser and losses stay float32. fp16 scales losses, by a factor that follows
+    overflows. On a CPU 16 bits are emulated, slowly."""
     out_dir: str | None = None
     """Run directory; None: runs/NAME-DATE-TIME."""
     checkpoint_every: int = 1
@@ -184,7 +186,7 @@ _CHOICES = {
     "output": ("sigmoid", "linear"),
     "reconstruction": ("squared_error", "cross_entropy"),
     "optimizer": ("sgd", "adam"),
-    "precision": ("fp32", "fp64"),
+    "precision": ("fp32", "bf16", "fp16", "fp64"),
 }
 
 

@@ -38,8 +38,7 @@ class Replay:
         stream = torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.device(device), torch.cuda.stream(stream):
-            for _ in range(3):  # compiles kernels, makes workspaces
-                step()
+            step()  # compiles kernels, makes workspaces
             stream.synchronize()
             pool = None
             for steps in {size, 1}:

@@ -1,7 +1,7 @@
 """Multilayer perceptrons with a leading replica axis, their backward pass, and the optimisers folded into it.
 
 Forward and backward are two short loops over layers. There is no autograd here, and with SGD no gradient of a weight is
-ever stored: it goes straight into the momentum buffer (kernels.sgd_).
+ever stored: it goes straight into the momentum buffer (kernels.update).
 """
 
 from __future__ import annotations
@@ -53,11 +53,13 @@ class MLP:
     Args:
         weights: per layer [R, O, I]. Updated in place, never rebound.
         biases: per layer [R, 1, O].
+        compute: dtype of products and of what flows between layers; None: the weights' own.
     """
 
-    def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor]):
+    def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor], compute: torch.dtype | None = None):
         self.weights, self.biases = list(weights), list(biases)
         self.sizes = [weights[0].shape[2], *(w.shape[1] for w in weights)]
+        self.shadows = [w if compute in (None, w.dtype) else w.to(compute) for w in weights]
 
     @staticmethod
     def initialize(
@@ -66,6 +68,7 @@ class MLP:
         generators: Sequence[torch.Generator],
         device: torch.device,
         dtype: torch.dtype,
+        compute: torch.dtype | None = None,
     ) -> MLP:
         """Weights N(0, std²), biases zero. Replica r draws from generators[r], in float32 on the CPU, so it starts the
         same on every device and beside any other replicas."""
@@ -74,30 +77,57 @@ class MLP:
             drawn = torch.stack([torch.randn(o, i, generator=g) for g in generators])
             weights.append((drawn * std).to(device, dtype))
             biases.append(torch.zeros(len(generators), 1, o, device=device, dtype=dtype))
-        return MLP(weights, biases)
+        return MLP(weights, biases, compute)
 
-    def tape(self, rows: int, source: Tape | None = None) -> Tape:
-        """Fresh buffers for a pass over `rows` rows; if a source is given, its output is this network's input."""
-        like, r = self.weights[0], self.weights[0].shape[0]
-        x, g = ([like.new_zeros(r, rows, size) for size in self.sizes] for _ in range(2))
-        if source is not None:
-            x[0], g[0] = source.x[-1], source.g[-1]
+    def tape(
+        self, rows: int, first: Tensor | None = None, last: Tensor | None = None, first_gradient: Tensor | None = None
+    ) -> Tape:
+        """Fresh buffers for a pass over `rows` rows, but for its input, its output and the gradient of its input where
+        those are given. Made here, what flows between layers has the dtype of products, and the output the weights'."""
+        r, inner = self.weights[0].shape[0], self.shadows[0]
+        x, g = ([inner.new_zeros(r, rows, size) for size in self.sizes] for _ in range(2))
+        x[-1] = self.weights[0].new_zeros(r, rows, self.sizes[-1]) if last is None else last
+        x[0] = x[0] if first is None else first
+        g[0] = g[0] if first_gradient is None else first_gradient
         return Tape(x, g)
 
-    def forward(self, tape: Tape) -> None:
-        """Fill tape.x[1:] from tape.x[0]. Capture-safe."""
+    def forward(self, tape: Tape, layers: int | None = None) -> None:
+        """Fill tape.x[1:] from tape.x[0], by the first so many layers if that is given. Capture-safe."""
         last = len(self.weights) - 1
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+        for i, (weight, bias) in enumerate(zip(self.shadows[:layers], self.biases, strict=False)):
             kernels.linear(tape.x[i], weight, bias, tape.x[i + 1], relu=i < last)
 
-    def backward(self, tape: Tape, optimizer: SGD | Adam | None, input_gradient: bool) -> None:
+    def backward(
+        self, tape: Tape, optimizer: Optimizer | None, input_gradient: bool, judged: bool = False
+    ) -> None:
         """Fill tape.g from tape.g[-1], the gradient with respect to the output; with an optimiser, update every layer
-        as soon as its gradient has passed through it. tape.g[0] is filled only if input_gradient. Capture-safe."""
-        for i in reversed(range(len(self.weights))):
-            if i > 0 or input_gradient:
-                kernels.linear_backward(tape.g[i + 1], self.weights[i], tape.g[i], tape.x[i] if i > 0 else None)
-            if optimizer is not None:
-                optimizer.update(i, tape.x[i], tape.g[i + 1])
+        after its gradient has passed through it. tape.g[0] is filled only if input_gradient. Capture-safe.
+
+        Args:
+            judged: tape.g[-2] is filled already.
+        """
+        last = len(self.weights) - 1
+        at_once = kernels.on_cores(self.shadows[0])  # on a GPU one launch updates all layers
+        for i in reversed(range(last + 1)):
+            if (i > 0 or input_gradient) and not (judged and i == last):
+                kernels.linear_backward(tape.g[i + 1], self.shadows[i], tape.g[i], tape.x[i] if i > 0 else None)
+            if optimizer is not None and not at_once:
+                optimizer.update(tape, [i])
+        if optimizer is not None and at_once:
+            optimizer.update(tape, range(last + 1))
+
+    def judge(
+        self, tape: Tape, real: int, terms: Tensor, optimizer: Optimizer | None, input_gradient: bool,
+        scale: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        """Forward, loss and backward of a discriminator whose first `real` rows are to be taken for prior samples, the
+        others for codes: kernels.reference.judge. Capture-safe."""
+        self.forward(tape, len(self.weights) - 1)
+        below = tape.g[-2] if len(self.weights) > 1 else None
+        kernels.judge(
+            tape.x[-2], self.shadows[-1], self.biases[-1], tape.x[-1], tape.g[-1], below, terms, real, scale
+        )
+        self.backward(tape, optimizer, input_gradient, judged=below is not None)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Output [N, O] of replica 0 for inputs [N, I], for inference."""
@@ -112,6 +142,12 @@ class MLP:
         """Replica r alone, sharing memory with this network."""
         return MLP([w[r : r + 1] for w in self.weights], [b[r : r + 1] for b in self.biases])
 
+    def refresh(self) -> None:
+        """Copy the weights, written from outside, to what products read."""
+        for weight, shadow in zip(self.weights, self.shadows, strict=True):
+            if shadow is not weight:
+                shadow.copy_(weight)
+
     def state(self) -> dict[str, Tensor]:
         """Parameters by name; the tensors themselves, not copies."""
         named = {}
@@ -120,75 +156,59 @@ class MLP:
         return named
 
 
-class SGD:
-    """SGD with momentum (torch.optim.SGD's rule, no dampening) for one network under one cost.
+class AdamClock:
+    """Adam's bias correction at the current step, shared by all optimisers that step together.
 
-    Args:
-        rate: [1, 1, 1], learning rate on the device, shared by all networks of the cost.
+    Attributes:
+        powers: float64 [2], beta ** step for betas 0.9 and 0.999.
+        correction: [2], 1 - powers.
     """
 
-    def __init__(self, network: MLP, rate: Tensor, momentum: float):
-        self.network, self.rate, self.momentum = network, rate, momentum
-        self.weights = [torch.zeros_like(w) for w in network.weights]
-        self.biases = [torch.zeros_like(b) for b in network.biases]
-
-    def advance(self) -> None:
-        """Called once per step, before any update."""
-
-    def update(self, layer: int, x: Tensor, grad: Tensor) -> None:
-        """One step on one layer from its input x [R, B, I] and the gradient of its output [R, B, O]."""
-        n = self.network
-        kernels.sgd_(
-            n.weights[layer],
-            n.biases[layer],
-            self.weights[layer],
-            self.biases[layer],
-            x,
-            grad,
-            self.rate,
-            self.momentum,
-        )
-
-    def state(self) -> dict[str, Tensor]:
-        """Momentum buffers by name."""
-        named = {}
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            named |= {f"{i}.weight.momentum": weight, f"{i}.bias.momentum": bias}
-        return named
-
-
-class Adam:
-    """Adam (torch.optim.Adam's rule: betas 0.9, 0.999, eps 1e-8) for one network under one cost."""
-
-    def __init__(self, network: MLP, rate: Tensor):
-        self.network, self.rate = network, rate
-        self.moments = [[torch.zeros_like(p) for _ in range(2)] for p in network.state().values()]
-        self.powers = torch.ones(2, device=rate.device, dtype=torch.float64)  # beta ** step
-        self.betas = torch.tensor([0.9, 0.999], device=rate.device, dtype=torch.float64)
-        self.correction = torch.empty(2, device=rate.device, dtype=rate.dtype)
-        largest = max(w.numel() for w in network.weights)
-        self.scratch = torch.empty(2, largest, device=rate.device, dtype=rate.dtype)
+    def __init__(self, device: torch.device, dtype: torch.dtype):
+        self.powers = torch.ones(2, device=device, dtype=torch.float64)
+        self.betas = torch.tensor([0.9, 0.999], device=device, dtype=torch.float64)
+        self.correction = torch.empty(2, device=device, dtype=dtype)
 
     def advance(self) -> None:
         """Called once per step, before any update."""
         self.powers.mul_(self.betas)
         self.correction.copy_(1 - self.powers)
 
-    def update(self, layer: int, x: Tensor, grad: Tensor) -> None:
-        """One step on one layer from its input x [R, B, I] and the gradient of its output [R, B, O]."""
-        weight, bias = self.network.weights[layer], self.network.biases[layer]
-        for k, parameter in enumerate((weight, bias)):
-            gradient, scratch = (s[: parameter.numel()].view_as(parameter) for s in self.scratch)
-            if k == 0:
-                kernels.weight_gradient(x, grad, gradient)
-            else:
-                torch.sum(grad, 1, keepdim=True, out=gradient)
-            first, second = self.moments[2 * layer + k]
-            kernels.adam_(parameter, first, second, gradient, self.rate, self.correction, scratch)
+
+class Optimizer:
+    """SGD with momentum (torch.optim.SGD's rule, no dampening) or, with a clock, Adam (torch.optim.Adam's rule, betas
+    0.9, 0.999, eps 1e-8) for one network under one cost.
+
+    Args:
+        rate: [R, 1, 1], learning rates on the device, shared by all networks of the cost.
+        scale: what the gradients come multiplied by; see kernels.reference.update.
+    """
+
+    def __init__(
+        self,
+        network: MLP,
+        rate: Tensor,
+        momentum: float = 0.0,
+        clock: AdamClock | None = None,
+        scale: Tensor | None = None,
+    ):
+        self.network, self.rate, self.momentum, self.clock, self.scale = network, rate, momentum, clock, scale
+        self.names = ("momentum",) if clock is None else ("first", "second")
+        self.moments = {name: tuple(torch.zeros_like(p) for _ in self.names) for name, p in network.state().items()}
+        self.scratch = None
+        if clock is not None and network.shadows[0] is network.weights[0]:
+            self.scratch = rate.new_empty(2, max(w.numel() for w in network.weights))
+
+    def update(self, tape: Tape, layers: Sequence[int]) -> None:
+        """One step on some layers from their inputs and the gradients of their outputs."""
+        n, m = self.network, self.moments
+        some = [
+            (tape.x[i], tape.g[i + 1], n.weights[i], n.biases[i], n.shadows[i], m[f"{i}.weight"], m[f"{i}.bias"])
+            for i in layers
+        ]
+        correction = None if self.clock is None else self.clock.correction
+        kernels.update(some, self.rate, correction, self.momentum, scratch=self.scratch, scale=self.scale)
 
     def state(self) -> dict[str, Tensor]:
-        """Moments and step count by name."""
-        named = {"powers": self.powers}
-        for name, (first, second) in zip(self.network.state(), self.moments, strict=True):
-            named |= {f"{name}.first": first, f"{name}.second": second}
-        return named
+        """Momentum buffers or moments by name."""
+        return {f"{p}.{n}": t for p, moments in self.moments.items() for n, t in zip(self.names, moments, strict=True)}

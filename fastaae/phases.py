@@ -16,67 +16,53 @@ from torch import Tensor
 from . import kernels, priors
 from .config import Config
 from .data import Data, labeled_subset
-from .networks import MLP, SGD, Adam, Tape
+from .networks import MLP, AdamClock, Optimizer, Tape
 
 
-def reconstruction(s: Step) -> Tensor:
-    """Update encoder and decoder to reconstruct the clean image from the code of the noisy one. Returns: loss [R]."""
+def reconstruction(s: Step, terms: Tensor) -> None:
+    """Update encoder and decoder to reconstruct the clean image from the code of the noisy one."""
     s.encode()
     s.decoder.forward(s.decoding)
-    logits, grad = s.decoding.x[-1], s.decoding.g[-1]
-    if s.cfg.reconstruction == "cross_entropy":
-        loss = kernels.cross_entropy(logits, s.target, grad)
-    else:
-        loss = kernels.squared_error(logits, s.target, grad, sigmoid=s.cfg.output == "sigmoid")
+    loss = (s.cfg.output, s.cfg.reconstruction, s.scale)
+    kernels.reconstruction_loss(s.decoding.x[-1], s.target, s.decoding.g[-1], terms[:, : s.batch], *loss)
     s.decoder.backward(s.decoding, s.optimizers["reconstruction.decoder"], input_gradient=True)
     s.encoder_backward("reconstruction.encoder")
-    return loss
 
 
-def discriminator(s: Step) -> Tensor:
+def discriminator(s: Step, terms: Tensor) -> None:
     """Update every discriminator to tell prior samples from codes. Leaves the codes for the generator phase, since the
     encoder does not change in between. Each loss is a mean over prior samples and codes together: with their sum
-    instead, twice the rate, mnist-100 learns more slowly (bench/LOG.md). Returns: loss [R], summed over
-    discriminators."""
+    instead, twice the rate, mnist-100 learns more slowly (bench/LOG.md)."""
     s.encode()
-    total = 0
-    for name, network in s.discriminators.items():
-        tape = s.judging[name]
-        tape.x[0][:, s.batch :].copy_(s.heads(s.encoding.x[-1])[name])
-        network.forward(tape)
-        total = total + kernels.discriminator_loss(tape.x[-1], tape.g[-1])
-        network.backward(tape, s.optimizers[f"discriminator.{name}"], input_gradient=False)
-    return total
+    for (name, network), part in zip(s.discriminators.items(), terms.split(2 * s.batch, 1), strict=False):
+        network.judge(s.judging[name], s.batch, part, s.optimizers[f"discriminator.{name}"], False, s.scale)
 
 
-def generator(s: Step) -> Tensor:
+def generator(s: Step, terms: Tensor) -> None:
     """Update the encoder so that the discriminators take its codes (those of the discriminator phase) for prior
-    samples. Returns: loss [R], summed over discriminators."""
-    total = 0
-    for name, network in s.discriminators.items():
-        tape = s.fooling[name]
-        network.forward(tape)
-        total = total + kernels.generator_loss(tape.x[-1], tape.g[-1])
-        network.backward(tape, None, input_gradient=True)
-        s.heads(s.encoding.g[-1])[name].copy_(tape.g[0])
+    samples."""
+    for (name, network), part in zip(s.discriminators.items(), terms.split(s.batch, 1), strict=False):
+        network.judge(s.fooling[name], s.batch, part, None, True, s.scale)
     s.encoder_backward("generator.encoder")
-    return total
 
 
-def classification(s: Step) -> Tensor:
-    """Update the encoder to predict the labels of the labelled batch. Returns: loss [R]."""
+def classification(s: Step, terms: Tensor) -> None:
+    """Update the encoder to predict the labels of the labelled batch."""
     tape = s.classifying
     s.encoder.forward(tape)
-    heads, grads = s.heads(tape.x[-1]), s.heads(tape.g[-1])
-    loss = kernels.softmax_cross_entropy(heads["y"], s.labels, grads["y"])  # the gradient of z stays zero
+    y, grad = (s.heads(t)["y"] for t in (tape.x[-1], tape.g[-1]))  # the gradient of z stays zero
+    kernels.softmax_cross_entropy(y, s.labels, grad, terms[:, : s.labels.shape[1]], s.scale)
     s.encoder.backward(tape, s.optimizers["classification.encoder"], input_gradient=False)
-    return loss
 
 
-PHASES: dict[str, tuple[Callable[[Step], Tensor], ...]] = {
+PHASES: dict[str, tuple[Callable[[Step, Tensor], None], ...]] = {
     "unsupervised": (reconstruction, discriminator, generator),
     "semi_supervised": (reconstruction, discriminator, generator, classification),
 }
+
+
+COMPUTE = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""What products read, by precision; else what is learned itself."""
 
 
 def seeds(seed: int, *stream: int) -> int:
@@ -88,7 +74,8 @@ class Step:
     """Networks, optimisers and buffers of R replicas; calling it runs one whole step.
 
     Randomness of replica r comes from seed + r alone: weights and labelled subset from the seed, the order of an epoch
-    from (seed, epoch), noise and prior samples from one generator per replica, whose state is part of state().
+    from (seed, epoch), noise and prior samples on a GPU from (seed, step), by Philox, else from one generator per
+    replica, whose state is part of state().
 
     Args:
         cfg: validated config.
@@ -103,10 +90,10 @@ class Step:
         n, d = data.x_train.shape
         if cfg.batch_size > n:
             raise ValueError(f"batch_size={cfg.batch_size}: expected at most the {n} training examples of {data.name}")
-        self.cfg, self.batch, self.device = cfg, cfg.batch_size, device
+        self.cfg, self.batch, self.device = cfg, cfg.batch_size, torch.device(device)
         self.steps_per_epoch = n // cfg.batch_size
         self.phases = PHASES[cfg.task]
-        dtype = {"fp32": torch.float32, "fp64": torch.float64}[cfg.precision]
+        dtype = torch.float64 if cfg.precision == "fp64" else torch.float32
         floats = {"device": device, "dtype": dtype}
         r, b, hidden = cfg.replicas, self.batch, cfg.hidden
         self.replica_seeds = [cfg.seed + k for k in range(r)]
@@ -115,14 +102,16 @@ class Step:
         code = sum(self.code_sizes.values())
 
         weights = [torch.Generator().manual_seed(seeds(s, 0)) for s in self.replica_seeds]
-        self.encoder = MLP.initialize((d, *hidden, code), cfg.init_std, weights, **floats)
-        self.decoder = MLP.initialize((code, *hidden, d), cfg.init_std, weights, **floats)
+        options = {"std": cfg.init_std, "generators": weights, "compute": COMPUTE.get(cfg.precision), **floats}
+        self.encoder = MLP.initialize((d, *hidden, code), **options)
+        self.decoder = MLP.initialize((code, *hidden, d), **options)
         self.discriminators = {
-            name: MLP.initialize((size, *hidden, 1), cfg.init_std, weights, **floats)
-            for name, size in self.code_sizes.items()
+            name: MLP.initialize((size, *hidden, 1), **options) for name, size in self.code_sizes.items()
         }
         costs = ("reconstruction", "adversarial", "classification")
-        self.rates = {cost: torch.empty(1, 1, 1, **floats) for cost in costs}
+        self.rates = {cost: torch.empty(r, 1, 1, **floats) for cost in costs}
+        self.clock = AdamClock(device, dtype) if cfg.optimizer == "adam" else None
+        self.scale = torch.tensor([2.0**16, 0, 0], **floats) if cfg.precision == "fp16" else None
         self.optimizers = {
             "reconstruction.encoder": self._optimizer(self.encoder, "reconstruction", cfg.momentum),
             "reconstruction.decoder": self._optimizer(self.decoder, "reconstruction", cfg.momentum),
@@ -135,31 +124,38 @@ class Step:
         self.x = data.x_train.to(device)
         if self.x.dtype != torch.uint8:
             self.x = self.x.to(dtype)
-        self.encoding = self.encoder.tape(b)
-        self.decoding = self.decoder.tape(b, source=self.encoding)
-        self.judging = {name: network.tape(2 * b) for name, network in self.discriminators.items()}
+        self.codes = torch.zeros(r, 2 * b, code, **floats)  # prior samples, then what the encoder makes
+        self.encoding = self.encoder.tape(b, last=self.codes[:, b:])
+        self.decoding = self.decoder.tape(b, first=self.codes[:, b:], first_gradient=self.encoding.g[-1])
+        heads = self.heads(self.codes)
+        self.judging = {name: network.tape(2 * b, heads[name]) for name, network in self.discriminators.items()}
         self.fooling = {name: tape.rows(b, 2 * b) for name, tape in self.judging.items()}
-        self.target = self._clean(self.encoding)
+        for name, part in self.heads(self.encoding.g[-1]).items():
+            self.fooling[name].g[0] = part
+        self.target = self._clean(self.encoding, dtype)
         self.order = torch.empty(r, self.steps_per_epoch * b, dtype=torch.int32, device=device)
         self.offsets = torch.arange(b, device=device)
         if cfg.task == "semi_supervised":
             self._add_labels(cfg, data, classes)
         self.staging = torch.empty(r * b, d, dtype=torch.uint8, device=device) if self.x.dtype == torch.uint8 else None
 
-        self.cursor = torch.zeros(1, dtype=torch.int64, device=device)  # steps done in this epoch
+        self.count = torch.zeros(2, dtype=torch.int64, device=device)  # steps done in this epoch, and in all
+        self.cursor = self.count[:1]
         self.slot = torch.zeros(1, dtype=torch.int64, device=device)  # steps done since the losses were read
         self.losses = torch.zeros(min(cfg.log_every, self.steps_per_epoch), len(self.phases), r, **floats)
-        self.row = torch.zeros(1, len(self.phases), r, **floats)
-        self.generators = [torch.Generator(device).manual_seed(seeds(s, 1)) for s in self.replica_seeds]
+        self.terms = torch.zeros(len(self.phases), r, 2 * b * len(self.code_sizes), **floats)
+        self.drawn = torch.tensor([seeds(s, 1) for s in self.replica_seeds], device=device)
+        self.generators: list[torch.Generator] = []
+        if not kernels.fused(self.codes):
+            self.generators = [torch.Generator(device).manual_seed(seeds(s, 1)) for s in self.replica_seeds]
 
-    def _optimizer(self, network: MLP, rate: str, momentum: float) -> SGD | Adam:
-        if self.cfg.optimizer == "adam":
-            return Adam(network, self.rates[rate])
-        return SGD(network, self.rates[rate], momentum)
+    def _optimizer(self, network: MLP, rate: str, momentum: float) -> Optimizer:
+        return Optimizer(network, self.rates[rate], 0.0 if self.clock else momentum, self.clock, self.scale)
 
-    def _clean(self, tape: Tape) -> Tensor:
+    def _clean(self, tape: Tape, dtype: torch.dtype) -> Tensor:
         """Where a batch is gathered before noise: the network's input itself if there is none."""
-        return torch.empty_like(tape.x[0]) if self.cfg.input_noise else tape.x[0]
+        x = tape.x[0]
+        return torch.empty_like(x, dtype=dtype) if self.cfg.input_noise or x.dtype != dtype else x
 
     def _add_labels(self, cfg: Config, data: Data, classes: int) -> None:
         if data.y_train is None:
@@ -169,7 +165,7 @@ class Step:
         b = min(cfg.batch_size, self.labeled.shape[1])
         self.y = data.y_train.to(self.device)
         self.classifying = self.encoder.tape(b)
-        self.labeled_target = self._clean(self.classifying)
+        self.labeled_target = self._clean(self.classifying, self.rates["classification"].dtype)
         self.labels = torch.empty(cfg.replicas, b, dtype=torch.int64, device=self.device)
         self.labeled_order = torch.empty(cfg.replicas, self.steps_per_epoch * b, dtype=torch.int32, device=self.device)
         self.optimizers["classification.encoder"] = self._optimizer(self.encoder, "classification", cfg.momentum)
@@ -182,8 +178,7 @@ class Step:
         """Fill encoding.x[-1] with z, and y = softmax(logits) behind it if there is a label head."""
         self.encoder.forward(self.encoding)
         if "y" in self.code_sizes:
-            y = self.heads(self.encoding.x[-1])["y"]
-            y.copy_(torch.softmax(y, -1))
+            kernels.softmax_(self.heads(self.encoding.x[-1])["y"])
 
     def encoder_backward(self, optimizer: str) -> None:
         """Update the encoder from encoding.g[-1], the gradient with respect to z and y."""
@@ -195,11 +190,11 @@ class Step:
         """Shuffle for an epoch, rewind the cursor, set the learning rates. Runs on the host, between steps."""
         cfg = self.cfg
         for k, s in enumerate(self.replica_seeds):
-            g = torch.Generator().manual_seed(seeds(s, 2, epoch))
+            g = torch.Generator(self.device).manual_seed(seeds(s, 2, epoch))
             self.order[k].copy_(_shuffled(self.x.shape[0], self.order.shape[1], g))
             if "y" in self.code_sizes:
                 drawn = _shuffled(self.labeled.shape[1], self.labeled_order.shape[1], g)
-                self.labeled_order[k].copy_(self.labeled[k][drawn.to(self.device)])
+                self.labeled_order[k].copy_(self.labeled[k][drawn])
         self.cursor.zero_()
         self.rates["reconstruction"].fill_(cfg.rate(cfg.lr_reconstruction, epoch))
         self.rates["adversarial"].fill_(cfg.rate(cfg.lr_adversarial, epoch))
@@ -207,14 +202,31 @@ class Step:
 
     def draw(self) -> None:
         """Fill the batch, its noise and the prior samples for this step."""
+        if not self.generators:
+            return self._draw_by_count()
         self._batch(self.order, self.target, self.encoding.x[0])
         if "y" in self.code_sizes:
             index = self._batch(self.labeled_order, self.labeled_target, self.classifying.x[0])
             torch.index_select(self.y, 0, index.view(-1), out=self.labels.view(-1))
+        prior = self.heads(self.codes[:, : self.batch])
         for k, g in enumerate(self.generators):
-            priors.gaussian(self.judging["z"].x[0][k, : self.batch], self.cfg.prior_std, g)
+            priors.gaussian(prior["z"][k], self.cfg.prior_std, g)
             if "y" in self.code_sizes:
-                priors.categorical(self.judging["y"].x[0][k, : self.batch], g)
+                priors.categorical(prior["y"][k], g)
+
+    def _draw_by_count(self) -> None:
+        from .kernels import draws
+
+        x, noise = self.encoding.x[0], self.cfg.input_noise
+        clean = None if self.target is x else self.target
+        draws.batch(self.x, self.order, self.count, self.drawn, clean, x, noise, draws.NOISE)
+        if "y" in self.code_sizes:
+            x, labels = self.classifying.x[0], (self.y, self.labels)
+            draws.batch(
+                self.x, self.labeled_order, self.count, self.drawn, None, x, noise, draws.LABELED_NOISE, *labels
+            )
+        prior = self.codes[:, : self.batch]
+        draws.gaussian_prior(prior, self.count, self.drawn, self.cfg.prior_std, self.cfg.style_dim)
 
     def _batch(self, order: Tensor, clean: Tensor, noisy: Tensor) -> Tensor:
         """Fill clean [R, B, D] with the step's rows of x in the given order, and noisy with the same plus input noise,
@@ -223,43 +235,61 @@ class Step:
         index = torch.index_select(order, 1, self.cursor * rows + self.offsets[:rows])
         kernels.gather(self.x, index, clean, None if self.staging is None else self.staging[: index.numel()])
         if noisy is not clean:
-            for k, g in enumerate(self.generators):
-                noisy[k].normal_(0, self.cfg.input_noise, generator=g)
-            noisy.add_(clean)
+            if self.cfg.input_noise:
+                for k, g in enumerate(self.generators):
+                    noisy[k].normal_(0, self.cfg.input_noise, generator=g)
+                noisy.add_(clean)
+            else:
+                noisy.copy_(clean)
         return index
 
     def __call__(self) -> None:
         """One step of every replica. Capture-safe: no host synchronisation, no rebound buffer."""
         self.draw()
-        for optimizer in self.optimizers.values():
-            optimizer.advance()
-        for i, phase in enumerate(self.phases):
-            self.row[0, i].copy_(phase(self))
-        self.losses.index_copy_(0, self.slot, self.row)
-        self.cursor.add_(1)
-        self.slot.add_(1)
+        if self.clock is not None:
+            self.clock.advance()
+        for phase, terms in zip(self.phases, self.terms, strict=True):
+            phase(self, terms)
+        kernels.finish(self.terms, self.losses, self.slot, self.count, self.scale)
 
     def parameters(self) -> dict[str, Tensor]:
         """Weights and biases [R, ...] of all networks by name; the tensors themselves."""
-        networks = {"encoder": self.encoder, "decoder": self.decoder}
-        networks |= {f"discriminator.{name}": network for name, network in self.discriminators.items()}
-        return {f"{n}.{k}": t for n, network in networks.items() for k, t in network.state().items()}
+        return {f"{n}.{k}": t for n, network in self.networks().items() for k, t in network.state().items()}
+
+    def networks(self) -> dict[str, MLP]:
+        """All networks by name."""
+        discriminators = {f"discriminator.{name}": network for name, network in self.discriminators.items()}
+        return {"encoder": self.encoder, "decoder": self.decoder, **discriminators}
+
+    def carried(self) -> list[Tensor]:
+        """Every tensor that one step leaves for the next, but for the generators' states."""
+        shadows = [t for network in self.networks().values() for t in network.shadows]
+        state = [t for name, t in self.state().items() if not name.startswith("generator.")]
+        return [*state, *shadows, self.count, self.slot]
 
     def state(self) -> dict[str, Tensor]:
         """All that resuming needs besides config, data and step count, by name."""
         named = self.parameters()
         named |= {f"optimizer.{n}.{k}": t for n, o in self.optimizers.items() for k, t in o.state().items()}
+        if self.clock is not None:
+            named["optimizer.powers"] = self.clock.powers
+        if self.scale is not None:
+            named["scale"] = self.scale
         return named | {f"generator.{s}": g.get_state() for s, g in enumerate(self.generators)}
 
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Copy a state() back into place."""
+    def restore(self, state: dict[str, Tensor], done: int) -> None:
+        """Copy a state() back into place, as after `done` steps."""
         for name, tensor in self.state().items():
             if not name.startswith("generator."):
                 tensor.copy_(state[name])
+        for network in self.networks().values():
+            network.refresh()
         for k, g in enumerate(self.generators):
             g.set_state(state[f"generator.{k}"].cpu())
+        self.count[1] = done
 
 
 def _shuffled(n: int, length: int, generator: torch.Generator) -> Tensor:
     """`length` indices in [0, n): as many independent permutations as it takes, one behind the other."""
-    return torch.cat([torch.randperm(n, generator=generator) for _ in range(-(-length // n))])[:length]
+    options = {"generator": generator, "device": generator.device}
+    return torch.cat([torch.randperm(n, **options) for _ in range(-(-length // n))])[:length]

@@ -22,6 +22,7 @@ from . import __version__, checkpoint, evaluation, provenance
 from . import data as datasets
 from .config import Config
 from .data import Data
+from .graph import Replay
 from .model import Model, model_info
 from .networks import find_device
 from .phases import Step
@@ -144,7 +145,7 @@ class _Training:
     def run(self, saved: tuple[dict[str, torch.Tensor], dict[str, Any]] | None) -> Run:
         cfg, step = self.cfg, self.step
         if saved is not None:
-            step.restore(saved[0])
+            step.restore(saved[0], saved[1]["step"])
             self.done = self.logged = self.saved_at = saved[1]["step"]
             self._truncate_metrics()
         self._write_config()
@@ -155,16 +156,24 @@ class _Training:
             open(self.directory / "metrics.jsonl", "a", encoding="utf-8") as self.lines,
             _Progress(total, self.done, self.shown) as self.progress,
         ):
+            replay = None
             for epoch in range(first, cfg.epochs):
                 step.start_epoch(epoch)
                 step.cursor.fill_(within)
-                for done in range(within + 1, step.steps_per_epoch + 1):
-                    step()
-                    self.done += 1
-                    self.progress.advance()
-                    if done == step.steps_per_epoch or done % cfg.log_every == 0:
+                if replay is None:
+                    replay = Replay(step, step.carried(), step.generators, step.device)
+                while within < step.steps_per_epoch:
+                    before = within
+                    if step.device.type == "cuda":  # the host only launches, and looks up at every line of the log
+                        within = min(before + cfg.log_every - before % cfg.log_every, step.steps_per_epoch)
+                    else:
+                        within += 1
+                    replay(within - before)
+                    self.done += within - before
+                    self.progress.advance(within - before)
+                    if within == step.steps_per_epoch or within % cfg.log_every == 0:
                         self._log(epoch)
-                    if self.signum is not None and done < step.steps_per_epoch:
+                    if self.signum is not None and within < step.steps_per_epoch:
                         self._stop(epoch)
                 within = 0
                 self._end_epoch(epoch)
@@ -343,9 +352,9 @@ class _Progress:
     def __exit__(self, *_: Any) -> None:
         self.bar.close()
 
-    def advance(self) -> None:
-        """One more step was launched."""
-        self.bar.update()
+    def advance(self, steps: int) -> None:
+        """So many more steps were launched."""
+        self.bar.update(steps)
 
     def show(self, done: int, epoch: int, losses: dict[str, float]) -> None:
         """The mean losses of the last steps, by phase."""

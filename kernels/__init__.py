@@ -1,33 +1,109 @@
-"""The operations of a training step (installed as fastaae.kernels), in plain torch: see reference.py.
+"""The operations of a training step (installed as fastaae.kernels); reference.py says what each does.
 
-Linear layers go through onednn.py, which keeps what it is good at and leaves the rest to reference.py.
+The backend is chosen here, by what an operation is given: Triton on a GPU (layers.py with 16-bit operands, losses.py and
+draws.py always), oneDNN for large float32 layers on a CPU (onednn.py), plain torch for the rest (reference.py).
 """
 
 from __future__ import annotations
 
-from .onednn import linear, linear_backward, sgd_, weight_gradient
-from .reference import (
-    adam_,
-    cross_entropy,
-    discriminator_loss,
-    gather,
-    generator_loss,
-    softmax_backward_,
-    softmax_cross_entropy,
-    squared_error,
-)
+import os
+from importlib.util import find_spec
+
+from torch import Tensor
+
+from . import onednn, reference
+from .reference import gather
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's kernels then run on the CPU, slowly: for tests
+TRITON = find_spec("triton") is not None
 
 __all__ = [
-    "adam_",
-    "cross_entropy",
-    "discriminator_loss",
+    "fused",
+    "finish",
     "gather",
-    "generator_loss",
+    "judge",
     "linear",
     "linear_backward",
-    "sgd_",
+    "reconstruction_loss",
+    "softmax_",
     "softmax_backward_",
     "softmax_cross_entropy",
-    "squared_error",
-    "weight_gradient",
+    "update",
 ]
+
+
+def fused(t: Tensor) -> bool:
+    """Whether Triton's kernels take t."""
+    return TRITON and (t.is_cuda or INTERPRETED) and t.dtype.itemsize < 8
+
+
+def on_cores(t: Tensor) -> bool:
+    """Whether Triton's kernels take the products of t: 16-bit floats, which have tensor cores."""
+    return fused(t) and t.dtype.itemsize == 2
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, relu: bool) -> None:
+    """As reference.linear."""
+    _products(weight).linear(x, weight, bias, out, relu)
+
+
+def linear_backward(grad: Tensor, weight: Tensor, out: Tensor, activation: Tensor | None) -> None:
+    """As reference.linear_backward."""
+    _products(weight).linear_backward(grad, weight, out, activation)
+
+
+def update(layers: list[tuple], rate: Tensor, correction: Tensor | None, momentum: float = 0.0, **options) -> None:
+    """As reference.update."""
+    _products(layers[0][4]).update(layers, rate, correction, momentum, **options)
+
+
+def reconstruction_loss(logits: Tensor, *args) -> None:
+    """As reference.reconstruction_loss."""
+    _others(logits).reconstruction_loss(logits, *args)
+
+
+def judge(hidden: Tensor, *args) -> None:
+    """As reference.judge."""
+    below = args[4]
+    (reference if below is None else _others(hidden)).judge(hidden, *args)
+
+
+def softmax_(y: Tensor) -> None:
+    """As reference.softmax_."""
+    _others(y).softmax_(y)
+
+
+def softmax_backward_(grad: Tensor, y: Tensor) -> None:
+    """As reference.softmax_backward_."""
+    _others(y).softmax_backward_(grad, y)
+
+
+def softmax_cross_entropy(logits: Tensor, *args) -> None:
+    """As reference.softmax_cross_entropy."""
+    _others(logits).softmax_cross_entropy(logits, *args)
+
+
+def finish(terms: Tensor, *args) -> None:
+    """As reference.finish."""
+    if fused(terms):
+        from . import draws
+
+        draws.finish(terms, *args)
+    else:
+        reference.finish(terms, *args)
+
+
+def _products(weight: Tensor):
+    if on_cores(weight):
+        from . import layers
+
+        return layers
+    return onednn
+
+
+def _others(t: Tensor):
+    if fused(t):
+        from . import losses
+
+        return losses
+    return reference

@@ -8,6 +8,8 @@ sake. Small layers, other dtypes and devices are left to reference.py.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -59,19 +61,40 @@ def linear_backward(grad: Tensor, weight: Tensor, out: Tensor, activation: Tenso
             torch.ops.aten.threshold_backward.grad_input(g, activation[r], 0, grad_input=out[r])
 
 
-def sgd_(
+def update(
+    layers: Sequence[tuple],
+    rate: Tensor,
+    correction: Tensor | None,
+    momentum: float = 0.0,
+    scratch: Tensor | None = None,
+    scale: Tensor | None = None,
+) -> None:
+    """As reference.update, but for a gradient of SGD that lives from its product to the one pass that uses it."""
+    for layer in layers:
+        x, grad, weight, bias, shadow, state, bias_state = layer
+        if not takes(weight) or shadow is not weight:
+            reference.update([layer], rate, correction, momentum, scratch, scale)
+        elif correction is None:
+            _sgd_(weight, bias, *state, *bias_state, x, grad, rate, momentum)
+        else:
+            gradient, spare = (s[: weight.numel()].view_as(weight) for s in scratch)
+            for r in range(len(weight)):
+                gradient[r].copy_(product(grad[r].T, x[r].T))
+            reference.adam_(weight, *state, gradient, rate, correction, spare)
+            sums = grad.sum(1, keepdim=True)
+            reference.adam_(bias, *bias_state, sums, rate, correction, torch.empty_like(bias))
+
+
+def _sgd_(
     weight: Tensor, bias: Tensor, weight_momentum: Tensor, bias_momentum: Tensor,
     x: Tensor, grad: Tensor, rate: Tensor, momentum: float,
 ) -> None:  # fmt: skip
-    """As reference.sgd_, but for a gradient that lives from its product to the one pass that uses it."""
-    if not takes(weight):
-        return reference.sgd_(weight, bias, weight_momentum, bias_momentum, x, grad, rate, momentum)
     for r in range(len(weight)):
         torch._fused_sgd_(
             [weight[r], bias[r]],
             [product(grad[r].T, x[r].T), grad[r].sum(0, keepdim=True)],
             [weight_momentum[r], bias_momentum[r]],
-            lr=rate,
+            lr=rate[r],
             momentum=momentum,
             weight_decay=0.0,
             dampening=0.0,
@@ -79,11 +102,3 @@ def sgd_(
             maximize=False,
             is_first_step=False,
         )
-
-
-def weight_gradient(x: Tensor, grad: Tensor, out: Tensor) -> None:
-    """As reference.weight_gradient."""
-    if not takes(out):
-        return reference.weight_gradient(x, grad, out)
-    for r in range(len(out)):
-        out[r].copy_(product(grad[r].T, x[r].T))

@@ -8,6 +8,7 @@ step made of them can be captured in a CUDA graph.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -32,10 +33,16 @@ def gather(data: Tensor, index: Tensor, out: Tensor, staging: Tensor | None) -> 
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, relu: bool) -> None:
-    """out = x weightᵀ + bias, then max(0, .) if relu. x [R, B, I], out [R, B, O]."""
-    torch.baddbmm(bias, x, weight.transpose(1, 2), out=out)
+    """out = x weightᵀ + bias, then max(0, .) if relu. x [R, B, I], out [R, B, O], of any floating dtypes.
+
+    Products of 16-bit operands sum in the bias's dtype, and the result is rounded once.
+    """
+    exact = x.dtype == weight.dtype == out.dtype == bias.dtype
+    y = torch.baddbmm(bias, _as(x, bias), _as(weight, bias).transpose(1, 2), **({"out": out} if exact else {}))
     if relu:
-        out.relu_()
+        y.relu_()
+    if not exact:
+        out.copy_(y)
 
 
 def linear_backward(grad: Tensor, weight: Tensor, out: Tensor, activation: Tensor | None) -> None:
@@ -48,9 +55,64 @@ def linear_backward(grad: Tensor, weight: Tensor, out: Tensor, activation: Tenso
         activation: [R, B, I], the ReLU output that was the layer's input: out is zeroed where it is zero. None: a
             layer without ReLU below.
     """
-    torch.bmm(grad, weight, out=out)
+    if grad.dtype == weight.dtype == out.dtype and out.dtype.itemsize > 2:
+        torch.bmm(grad, weight, out=out)
+    else:
+        out.copy_(torch.bmm(_wide(grad), _wide(weight)))
     if activation is not None:
         torch.ops.aten.threshold_backward.grad_input(out, activation, 0, grad_input=out)
+
+
+def update(
+    layers: Sequence[tuple],
+    rate: Tensor,
+    correction: Tensor | None,
+    momentum: float = 0.0,
+    scratch: Tensor | None = None,
+    scale: Tensor | None = None,
+) -> None:
+    """One step of SGD with momentum, or of Adam, on several layers, from their inputs and the gradients of their
+    outputs.
+
+    Args:
+        layers: of each (x, grad, weight, bias, shadow, state of the weight, state of the bias). shadow is the copy of
+            the weight that products read, or the weight itself. A state is a tuple: SGD's momentum, or Adam's moments.
+        rate: [R, 1, 1], the learning rates, on the device.
+        correction: [2], 1 - beta ** step for both of Adam's betas; None for SGD.
+        scratch: [2, largest weight], for Adam.
+        scale: [3], what the gradients are multiplied by, whether one was not finite, and a counter; None: by one. What
+            has no finite gradient is left alone for this step.
+    """
+    for x, grad, weight, bias, shadow, state, bias_state in layers:
+        if correction is None and shadow is weight:
+            sgd_(weight, bias, *state, *bias_state, x, grad, rate, momentum)
+            continue
+        if shadow is weight:
+            gradients = [s[: p.numel()].view_as(p) for s, p in zip(scratch, (weight, bias), strict=True)]
+            weight_gradient(x, grad, gradients[0])
+            adam_(weight, *state, gradients[0], rate, correction, scratch[1][: weight.numel()].view_as(weight))
+            torch.sum(grad, 1, keepdim=True, out=gradients[1])
+            adam_(bias, *bias_state, gradients[1], rate, correction, torch.empty_like(bias))
+            continue
+        wide = _wide(grad)
+        for p, moments, g in (
+            (weight, state, wide.transpose(1, 2) @ _wide(x)),
+            (bias, bias_state, wide.sum(1, keepdim=True)),
+        ):
+            before = [t.clone() for t in (p, *moments)]
+            if scale is not None:
+                g = g / scale[0]
+            if correction is None:
+                moments[0].mul_(momentum).add_(g)
+                p.addcmul_(moments[0], rate, value=-1)
+            else:
+                adam_(p, *moments, g, rate, correction, torch.empty_like(p))
+            if scale is not None:
+                bad = ~g.isfinite()
+                scale[1].logical_or_(bad.any())
+                for t, old in zip((p, *moments), before, strict=True):
+                    t.copy_(torch.where(bad, old, t))
+        shadow.copy_(weight)
 
 
 def sgd_(
@@ -61,7 +123,7 @@ def sgd_(
 
     Args:
         x, grad: [R, B, I], [R, B, O], the layer's input and the gradient of its output.
-        rate: [1, 1, 1], the learning rate, on the device.
+        rate: [R, 1, 1], the learning rates, on the device.
     """
     weight_momentum.baddbmm_(grad.transpose(1, 2), x, beta=momentum)
     weight.addcmul_(weight_momentum, rate, value=-1)
@@ -81,7 +143,7 @@ def adam_(
 
     Args:
         grad, scratch: of the parameter's shape; scratch is overwritten.
-        rate: [1, 1, 1].
+        rate: [R, 1, 1].
         correction: [2], 1 - beta ** step for both betas.
     """
     first.lerp_(grad, 0.1)
@@ -91,81 +153,124 @@ def adam_(
     parameter.addcmul_(scratch, rate / correction[0], value=-1)
 
 
-def squared_error(logits: Tensor, target: Tensor, grad: Tensor, sigmoid: bool) -> Tensor:
-    """0.5 * sum over D of (output - target)², mean over B, with output = sigmoid(logits) or logits.
+# Losses: each writes its terms [R, B], one for each row and already divided by B, whose sum is the loss, and the gradient
+# of the loss, times `scale` (as in update) if that is given.
+
+
+def reconstruction_loss(
+    logits: Tensor, target: Tensor, grad: Tensor, terms: Tensor, output: str, loss: str, scale: Tensor | None = None
+) -> None:
+    """0.5 * (output - target)², or binary cross-entropy; summed over D, mean over B.
 
     Args:
-        logits: [R, B, D]; overwritten with the output.
-        target: [R, B, D].
-        grad: [R, B, D]; receives the gradient with respect to the logits.
-
-    Returns:
-        Loss [R].
+        logits: [R, B, D]; may be overwritten.
+        target: [R, B, D]; in [0, 1] for cross-entropy.
+        output: "sigmoid" of the logits, or "linear".
+        loss: "squared_error", or "cross_entropy" with a sigmoid.
     """
-    output = logits.sigmoid_() if sigmoid else logits
-    torch.sub(output, target, out=grad)
-    flat = grad.flatten(1)
-    loss = torch.linalg.vecdot(flat, flat) / (2 * target.shape[1])
-    if sigmoid:
-        torch.ops.aten.sigmoid_backward.grad_input(grad, output, grad_input=grad)
-    grad.div_(target.shape[1])
-    return loss
+    b = target.shape[1]
+    if loss == "cross_entropy":
+        terms.copy_((softplus(logits).sum(2) - torch.linalg.vecdot(logits, target)) / b)
+    y = logits.sigmoid_() if output == "sigmoid" else logits
+    error = torch.sub(y, target, **({"out": grad} if grad.dtype == y.dtype else {}))
+    if loss != "cross_entropy":
+        torch.div(torch.linalg.vecdot(error, error), 2 * b, out=terms)
+        if output == "sigmoid":
+            torch.ops.aten.sigmoid_backward.grad_input(error, y, grad_input=error)
+    _finished(error.div_(b), grad, scale)
 
 
-def cross_entropy(logits: Tensor, target: Tensor, grad: Tensor) -> Tensor:
-    """Binary cross-entropy of sigmoid(logits) with targets in [0, 1], sum over D, mean over B.
-
-    Args as in squared_error; logits are overwritten with sigmoid(logits). Returns: loss [R].
-    """
-    loss = (softplus(logits).sum((1, 2)) - torch.linalg.vecdot(logits.flatten(1), target.flatten(1))) / target.shape[1]
-    torch.sub(logits.sigmoid_(), target, out=grad).div_(target.shape[1])
-    return loss
-
-
-def discriminator_loss(logits: Tensor, grad: Tensor) -> Tensor:
-    """Binary cross-entropy, mean over all rows: -log sigmoid of the first half (real), -log(1 - sigmoid) of the rest.
+def judge(
+    hidden: Tensor, weight: Tensor, bias: Tensor, logits: Tensor, grad: Tensor, below: Tensor | None, terms: Tensor,
+    real: int, scale: Tensor | None = None,
+) -> None:  # fmt: skip
+    """A discriminator's last layer and its binary cross-entropy, mean over rows: -log sigmoid of the logits of the first
+    `real` rows, -log(1 - sigmoid) of the others.
 
     Args:
-        logits, grad: [R, 2B, 1]; grad receives the gradient with respect to the logits.
-
-    Returns:
-        Loss [R].
+        hidden: [R, B, H], the layer's input; weight [R, 1, H], bias [R, 1, 1].
+        logits, grad: [R, B, 1], both written.
+        below: [R, B, H]; receives the gradient of hidden before its ReLU. None: not wanted.
     """
-    b = logits.shape[1] // 2
-    real, fake = logits[:, :b], logits[:, b:]
-    torch.sigmoid(logits, out=grad)
-    grad[:, :b].sub_(1)
-    grad.div_(2 * b)
-    return (softplus(-real) + softplus(fake)).mean((1, 2)) / 2
+    linear(hidden, weight, bias, logits, relu=False)
+    b = logits.shape[1]
+    terms[:, :real].copy_(softplus(-logits[:, :real, 0]))
+    terms[:, real:].copy_(softplus(logits[:, real:, 0]))
+    terms.div_(b)
+    p = logits.sigmoid()
+    p[:, :real].sub_(1)
+    _finished(p.div_(b), grad, scale)
+    if below is not None:
+        linear_backward(grad, weight, below, hidden)
 
 
-def generator_loss(logits: Tensor, grad: Tensor) -> Tensor:
-    """-mean log sigmoid(fake): the non-saturating generator cost. logits, grad [R, B, 1]. Returns: loss [R]."""
-    torch.sigmoid(logits, out=grad).sub_(1).div_(logits.shape[1])
-    return softplus(-logits).mean((1, 2))
-
-
-def softmax_cross_entropy(logits: Tensor, labels: Tensor, grad: Tensor) -> Tensor:
-    """-mean over B of log softmax(logits)[label].
-
-    Args:
-        logits, grad: [R, B, K]; grad receives the gradient with respect to the logits.
-        labels: [R, B], int64 in [0, K).
-
-    Returns:
-        Loss [R].
-    """
-    log_p = torch.log_softmax(logits, -1)
-    index = labels.unsqueeze(-1)
-    loss = -log_p.gather(-1, index).mean((1, 2))
-    torch.exp(log_p, out=log_p)
-    grad.copy_(log_p.scatter_add_(-1, index, torch.full_like(log_p[..., :1], -1))).div_(labels.shape[1])
-    return loss
+def softmax_(y: Tensor) -> None:
+    """y = softmax(y) over the last dimension. [R, B, K], rows and replicas apart."""
+    y.copy_(torch.softmax(y, -1))
 
 
 def softmax_backward_(grad: Tensor, y: Tensor) -> None:
     """Gradient with respect to the logits of y = softmax(logits), in place. grad, y: [R, B, K]."""
-    grad.sub_((grad * y).sum(-1, keepdim=True)).mul_(y)
+    g = _as(grad, y)
+    grad.copy_((g - (g * y).sum(-1, keepdim=True)) * y)
+
+
+def softmax_cross_entropy(
+    logits: Tensor, labels: Tensor, grad: Tensor, terms: Tensor, scale: Tensor | None = None
+) -> None:
+    """-mean over B of log softmax(logits)[label].
+
+    Args:
+        logits, grad: [R, B, K].
+        labels: [R, B], int64 in [0, K).
+    """
+    log_p = torch.log_softmax(logits, -1)
+    index = labels.unsqueeze(-1)
+    torch.div(log_p.gather(-1, index)[..., 0], -labels.shape[1], out=terms)
+    torch.exp(log_p, out=log_p)
+    log_p.scatter_add_(-1, index, torch.full_like(log_p[..., :1], -1))
+    _finished(log_p.div_(labels.shape[1]), grad, scale)
+
+
+def _finished(value: Tensor, grad: Tensor, scale: Tensor | None) -> None:
+    if scale is not None:
+        value = value * scale[0]
+    if value is not grad:
+        grad.copy_(value)
+
+
+def _as(t: Tensor, like: Tensor) -> Tensor:
+    return t if t.dtype == like.dtype else t.to(like.dtype)
+
+
+def _wide(t: Tensor) -> Tensor:
+    return t.float() if t.dtype.itemsize == 2 else t
+
+
+def finish(terms: Tensor, losses: Tensor, slot: Tensor, count: Tensor, scale: Tensor | None = None) -> None:
+    """losses[slot, p, r] = sum of terms [P, R, T]; then slot and both counts go up by one.
+
+    A scale [3] of gradients is halved if one of this step was not finite, and doubled after 2,000 steps without.
+    """
+    losses.index_copy_(0, slot, terms.sum(2)[None])
+    slot.add_(1)
+    count.add_(1)
+    if scale is not None:
+        good = torch.where(scale[1] > 0, 0, scale[2] + 1)
+        factor = torch.where(scale[1] > 0, 0.5, torch.where(good == 2000, 2.0, 1.0))
+        scale.copy_(torch.stack([(scale[0] * factor).clamp(1, 2.0**24), torch.zeros_like(good), good % 2000]))
+
+
+def philox(seed: int, c0: Tensor, c1: int, c2: int, c3: int = 0) -> list[Tensor]:
+    """Philox 4x32-10 (Salmon et al. 2011): four numbers in [0, 2^32), int64, for every counter (c0, c1, c2, c3)."""
+    mask, high = 2**32 - 1, lambda a, b: ((a >> 16) * b + ((a & 0xFFFF) * b >> 16)) >> 16
+    c = [c0.long() & mask, *(torch.full_like(c0, v & mask, dtype=torch.int64) for v in (c1, c2, c3))]
+    k0, k1 = seed & mask, seed >> 32 & mask
+    a, b = 0xD2511F53, 0xCD9E8D57
+    for _ in range(10):
+        c = [high(c[2], b) ^ c[1] ^ k0, c[2] * b & mask, high(c[0], a) ^ c[3] ^ k1, c[0] * a & mask]
+        k0, k1 = k0 + 0x9E3779B9 & mask, k1 + 0xBB67AE85 & mask
+    return c
 
 
 def parzen_log_likelihood(queries: Tensor, samples: Tensor, sigma: float) -> Tensor:

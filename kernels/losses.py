@@ -1,0 +1,182 @@
+"""Losses with their gradients, and the label head, one launch each. Shapes and meaning as in reference.py.
+
+One program a row. A loss is left as its terms [R, B], one for each row, already divided by the number of rows; finish()
+in draws.py sums them in a fixed order. Arithmetic is float32 whatever the dtype of what is read and written.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .layers import after, dependent
+
+
+@triton.jit
+def _softplus(x):
+    return tl.maximum(x, 0) + tl.log(1 + tl.exp(-tl.abs(x)))
+
+
+@triton.jit
+def _reconstruction_kernel(
+    logits_ptr,  # [R, M, D]
+    target_ptr,  # [R, M, D]
+    grad_ptr,  # [R, M, D]
+    terms_ptr,  # float32, rows [R, M]
+    terms_r,
+    M,
+    D,
+    scale_ptr,
+    SIGMOID: tl.constexpr,
+    CROSS_ENTROPY: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    after(PDL)
+    m, r = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    start, d = (r * M + m) * D, tl.arange(0, BLOCK)
+    scale = 1 / M if scale_ptr is None else tl.load(scale_ptr) / M
+    total = tl.zeros([BLOCK], tl.float32)
+    for first in range(0, D, BLOCK):
+        at, mask = start + first + d, d < D - first
+        x = tl.load(logits_ptr + at, mask=mask, other=0).to(tl.float32)
+        t = tl.load(target_ptr + at, mask=mask, other=0).to(tl.float32)
+        y = tl.sigmoid(x) if SIGMOID else x
+        grad = y - t
+        if CROSS_ENTROPY:
+            term = _softplus(x) - x * t
+        else:
+            term = 0.5 * grad * grad
+            if SIGMOID:
+                grad *= y * (1 - y)
+        total += tl.where(mask, term, 0)
+        tl.store(grad_ptr + at, (grad * scale).to(grad_ptr.dtype.element_ty), mask=mask)
+    tl.store(terms_ptr + r * terms_r + m, tl.sum(total, 0) / M)
+
+
+@triton.jit
+def _judge_kernel(
+    h_ptr,  # [R, M, H], the discriminator's last hidden layer
+    w_ptr,  # [R, H]
+    b_ptr,  # float32 [R]
+    grad_ptr,  # [R, M], gradient of the logits
+    below_ptr,  # [R, M, H], gradient of the hidden layer before its ReLU
+    terms_ptr,  # float32, rows [R, M]
+    h_r,
+    grad_r,
+    below_r,
+    terms_r,
+    M,
+    REAL,
+    scale_ptr,
+    H: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    after(PDL)
+    m, r = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    k = tl.arange(0, BLOCK)
+    h = tl.load(h_ptr + r * h_r + m * H + k, mask=k < H, other=0).to(tl.float32)
+    w = tl.load(w_ptr + r * H + k, mask=k < H, other=0).to(tl.float32)
+    logit = tl.sum(h * w, 0) + tl.load(b_ptr + r)
+    real = (m < REAL).to(tl.float32)
+    scale = 1 / M if scale_ptr is None else tl.load(scale_ptr) / M
+    grad = ((tl.sigmoid(logit) - real) * scale).to(grad_ptr.dtype.element_ty)
+    tl.store(grad_ptr + r * grad_r + m, grad)
+    tl.store(terms_ptr + r * terms_r + m, _softplus((1 - 2 * real) * logit) / M)
+    below = tl.where(h > 0, grad.to(tl.float32) * w, 0)
+    tl.store(below_ptr + r * below_r + m * H + k, below.to(below_ptr.dtype.element_ty), mask=k < H)
+
+
+@triton.jit
+def _classes_kernel(
+    code_ptr,  # [R, M, K], rows and replicas apart: logits, or probabilities
+    grad_ptr,  # [R, M, K], likewise
+    labels_ptr,  # int64 [R, M]
+    terms_ptr,  # float32, rows [R, M]
+    code_r,
+    code_m,
+    grad_r,
+    grad_m,
+    terms_r,
+    M,
+    K,
+    scale_ptr,
+    WHAT: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    after(PDL)
+    m, r = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    k = tl.arange(0, BLOCK)
+    code_ptr += r * code_r + m * code_m + k
+    grad_ptr += r * grad_r + m * grad_m + k
+    x = tl.load(code_ptr, mask=k < K, other=-float("inf") if WHAT != "backward" else 0).to(tl.float32)
+    if WHAT == "backward":
+        grad = tl.load(grad_ptr, mask=k < K, other=0).to(tl.float32)
+        grad = (grad - tl.sum(grad * x, 0)) * x
+        tl.store(grad_ptr, grad.to(grad_ptr.dtype.element_ty), mask=k < K)
+    else:
+        shifted = x - tl.max(x, 0)
+        e = tl.exp(shifted)
+        total = tl.sum(e, 0)
+        p = e / total
+        if WHAT == "softmax":
+            tl.store(code_ptr, p.to(code_ptr.dtype.element_ty), mask=k < K)
+        else:
+            hit = k == tl.load(labels_ptr + r * M + m)
+            loss = tl.log(total) - tl.sum(tl.where(hit, shifted, 0), 0)
+            tl.store(terms_ptr + r * terms_r + m, loss / M)
+            scale = 1 / M if scale_ptr is None else tl.load(scale_ptr) / M
+            grad = (p - hit.to(tl.float32)) * scale
+            tl.store(grad_ptr, grad.to(grad_ptr.dtype.element_ty), mask=k < K)
+
+
+def reconstruction_loss(
+    logits: Tensor, target: Tensor, grad: Tensor, terms: Tensor, output: str, loss: str, scale: Tensor | None = None
+) -> None:
+    """As reference.reconstruction_loss, but logits stay."""
+    r, m, d = logits.shape
+    options = {"SIGMOID": output == "sigmoid", "CROSS_ENTROPY": loss == "cross_entropy", "num_warps": 4}
+    block = min(1024, triton.next_power_of_2(d))
+    args = (logits, target, grad, terms, terms.stride(0), m, d, scale)
+    _reconstruction_kernel[(m, r)](*args, BLOCK=block, **options, **dependent(logits))
+
+
+def judge(
+    hidden: Tensor, weight: Tensor, bias: Tensor, logits: Tensor, grad: Tensor, below: Tensor, terms: Tensor,
+    real: int, scale: Tensor | None = None,
+) -> None:  # fmt: skip
+    """As reference.judge, but logits are not written."""
+    (r, m, h), block = hidden.shape, triton.next_power_of_2(hidden.shape[2])
+    strides = (hidden.stride(0), grad.stride(0), below.stride(0), terms.stride(0))
+    args = (hidden, weight, bias, grad, below, terms, *strides, m, real, scale, h)
+    _judge_kernel[(m, r)](*args, BLOCK=block, num_warps=4, **dependent(hidden))
+
+
+def softmax_(y: Tensor) -> None:
+    """As reference.softmax_."""
+    _classes(y, y, None, None, None, "softmax")
+
+
+def softmax_backward_(grad: Tensor, y: Tensor) -> None:
+    """As reference.softmax_backward_."""
+    _classes(y, grad, None, None, None, "backward")
+
+
+def softmax_cross_entropy(
+    logits: Tensor, labels: Tensor, grad: Tensor, terms: Tensor, scale: Tensor | None = None
+) -> None:
+    """As reference.softmax_cross_entropy."""
+    _classes(logits, grad, labels, terms, scale, "cross-entropy")
+
+
+def _classes(
+    code: Tensor, grad: Tensor, labels: Tensor | None, terms: Tensor | None, scale: Tensor | None, what: str
+) -> None:
+    r, m, k = code.shape
+    strides = (*code.stride()[:2], *grad.stride()[:2], 0 if terms is None else terms.stride(0))
+    block = triton.next_power_of_2(k)
+    args = (code, grad, labels, terms, *strides, m, k, scale)
+    _classes_kernel[(m, r)](*args, WHAT=what, BLOCK=block, num_warps=1, **dependent(code))
