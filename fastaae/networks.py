@@ -97,9 +97,7 @@ class MLP:
         for i, (weight, bias) in enumerate(zip(self.shadows[:layers], self.biases, strict=False)):
             kernels.linear(tape.x[i], weight, bias, tape.x[i + 1], relu=i < last)
 
-    def backward(
-        self, tape: Tape, optimizer: Optimizer | None, input_gradient: bool, judged: bool = False
-    ) -> None:
+    def backward(self, tape: Tape, optimizer: Optimizer | None, input_gradient: bool, judged: bool = False) -> None:
         """Fill tape.g from tape.g[-1], the gradient with respect to the output; with an optimiser, update every layer
         after its gradient has passed through it. tape.g[0] is filled only if input_gradient. Capture-safe.
 
@@ -124,9 +122,7 @@ class MLP:
         others for codes: kernels.reference.judge. Capture-safe."""
         self.forward(tape, len(self.weights) - 1)
         below = tape.g[-2] if len(self.weights) > 1 else None
-        kernels.judge(
-            tape.x[-2], self.shadows[-1], self.biases[-1], tape.x[-1], tape.g[-1], below, terms, real, scale
-        )
+        kernels.judge(tape.x[-2], self.shadows[-1], self.biases[-1], tape.x[-1], tape.g[-1], below, terms, real, scale)
         self.backward(tape, optimizer, input_gradient, judged=below is not None)
 
     def __call__(self, x: Tensor) -> Tensor:

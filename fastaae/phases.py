@@ -217,16 +217,14 @@ class Step:
     def _draw_by_count(self) -> None:
         from .kernels import draws
 
-        x, noise = self.encoding.x[0], self.cfg.input_noise
-        clean = None if self.target is x else self.target
-        draws.batch(self.x, self.order, self.count, self.drawn, clean, x, noise, draws.NOISE)
+        cfg, x = self.cfg, self.encoding.x[0]
+        clean, codes = None if self.target is x else self.target, self.codes[:, : self.batch]
+        labeled, y = None, None
         if "y" in self.code_sizes:
-            x, labels = self.classifying.x[0], (self.y, self.labels)
-            draws.batch(
-                self.x, self.labeled_order, self.count, self.drawn, None, x, noise, draws.LABELED_NOISE, *labels
-            )
-        prior = self.codes[:, : self.batch]
-        draws.gaussian_prior(prior, self.count, self.drawn, self.cfg.prior_std, self.cfg.style_dim)
+            labeled, y = (self.labeled_order, self.classifying.x[0], self.labels), self.y
+        state = (self.count, self.drawn)
+        prior = (codes, cfg.prior_std, cfg.style_dim)
+        draws.draw(self.x, y, *state, self.order, clean, x, cfg.input_noise, *prior, labeled)
 
     def _batch(self, order: Tensor, clean: Tensor, noisy: Tensor) -> Tensor:
         """Fill clean [R, B, D] with the step's rows of x in the given order, and noisy with the same plus input noise,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .layers import after, dependent
 
-NOISE, LABELED_NOISE, PRIOR, CLASSES = range(4)  # streams
+NOISE, LABELED_NOISE, PRIOR, CLASSES = (tl.constexpr(k) for k in range(4))  # streams
 
 
 @triton.jit
@@ -31,70 +31,74 @@ def _gaussian(a, b):
 
 
 @triton.jit
-def _batch_kernel(
+def _draw_kernel(
     data_ptr,  # [N, D], uint8 or floats
-    order_ptr,  # int32 [R, L]
+    y_ptr,  # int64 [N], or None: nothing is labelled
     count_ptr,  # int64 [2], steps done in this epoch and in all
     seeds_ptr,  # int64 [R]
-    clean_ptr,  # [R, B, D] or None
+    order_ptr,  # int32 [R, L]
+    clean_ptr,  # [R, B, D], or None: noisy has no noise
     noisy_ptr,  # [R, B, D]
-    y_ptr,  # int64 [N] or None
-    labels_ptr,  # int64 [R, B]
+    labeled_order_ptr,  # int32 [R, LABELED_L]
+    labeled_ptr,  # [R, LABELED, D]
+    labels_ptr,  # int64 [R, LABELED]
+    codes_ptr,  # [R, B, Z + K], replicas apart
+    codes_r,
     noise,
+    std,
     B,
-    D,
     L,
-    stream,
-    BYTES: tl.constexpr,
+    LABELED,
+    LABELED_L,
+    D: tl.constexpr,
+    Z: tl.constexpr,
+    K: tl.constexpr,
     NOISY: tl.constexpr,
     BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
     PDL: tl.constexpr,
 ):
     after(PDL)
-    b, r = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    epoch_step = tl.load(count_ptr)
-    row = tl.load(order_ptr + r * L + epoch_step * B + b).to(tl.int64)
-    seed, step = tl.load(seeds_ptr + r), tl.load(count_ptr + 1).to(tl.uint32)
-    for start in range(0, D, BLOCK):
-        d = start + tl.arange(0, BLOCK)
-        x = tl.load(data_ptr + row * D + d, mask=d < D, other=0).to(tl.float32)
-        if BYTES:
-            x = x / 255
-        at = (r * B + b) * D + d
-        if clean_ptr is not None:
-            tl.store(clean_ptr + at, x.to(clean_ptr.dtype.element_ty), mask=d < D)
-        if NOISY:
-            x += noise * _normal(seed, step, b * D + d, stream)
-        tl.store(noisy_ptr + at, x.to(noisy_ptr.dtype.element_ty), mask=d < D)
-    if y_ptr is not None:
-        tl.store(labels_ptr + r * B + b, tl.load(y_ptr + row))
+    pid, r = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    seed, done, step = tl.load(seeds_ptr + r), tl.load(count_ptr), tl.load(count_ptr + 1).to(tl.uint32)
+    if pid < B:
+        row = tl.load(order_ptr + r * L + done * B + pid).to(tl.int64)
+        _image(data_ptr, row, clean_ptr, noisy_ptr, r * B + pid, seed, step, pid, NOISE, noise, D, NOISY, BLOCK)
+    elif pid < B + LABELED:
+        if y_ptr is not None:
+            k = pid - B
+            row = tl.load(labeled_order_ptr + r * LABELED_L + done * LABELED + k).to(tl.int64)
+            _image(
+                data_ptr, row, None, labeled_ptr, r * LABELED + k, seed, step, k, LABELED_NOISE, noise, D, NOISY, BLOCK
+            )
+            tl.store(labels_ptr + r * LABELED + k, tl.load(y_ptr + row))
+    else:
+        b, c = (pid - B - LABELED) * ROWS + tl.arange(0, ROWS), tl.arange(0, WIDTH)
+        value = std * _normal(seed, step, b[:, None] * Z + c[None, :], PRIOR)
+        if K > 0:
+            drawn, _, _, _ = tl.philox(seed, b, CLASSES, step, 0)
+            label = tl.umulhi(drawn, tl.full([ROWS], K, tl.uint32)).to(tl.int32)
+            value = tl.where((c < Z)[None, :], value, (c[None, :] - Z == label[:, None]).to(tl.float32))
+        at = codes_ptr + r * codes_r + b[:, None] * (Z + K) + c[None, :]
+        tl.store(at, value.to(codes_ptr.dtype.element_ty), mask=(b < B)[:, None] & (c < Z + K)[None, :])
 
 
 @triton.jit
-def _prior_kernel(
-    codes_ptr,  # [R, B, Z + K], replicas apart
-    count_ptr,
-    seeds_ptr,
-    codes_r,
-    std,
-    B,
-    Z: tl.constexpr,
-    K: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    after(PDL)
-    b, r = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1).to(tl.int64)
-    c = tl.arange(0, BLOCK)
-    seed, step = tl.load(seeds_ptr + r), tl.load(count_ptr + 1).to(tl.uint32)
-    value = std * _normal(seed, step, b[:, None] * Z + c[None, :], 2)
-    if K > 0:
-        drawn, _, _, _ = tl.philox(seed, b, 3, step, 0)
-        label = tl.umulhi(drawn, tl.full([ROWS], K, tl.uint32)).to(tl.int32)
-        value = tl.where((c < Z)[None, :], value, (c[None, :] - Z == label[:, None]).to(tl.float32))
-    at = codes_ptr + r * codes_r + b[:, None] * (Z + K) + c[None, :]
-    tl.store(at, value.to(codes_ptr.dtype.element_ty), mask=(b < B)[:, None] & (c < Z + K)[None, :])
+def _image(
+    data_ptr, row, clean_ptr, noisy_ptr, to, seed, step, b, STREAM: tl.constexpr, noise,
+    D: tl.constexpr, NOISY: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    for start in range(0, D, BLOCK):
+        d = start + tl.arange(0, BLOCK)
+        x = tl.load(data_ptr + row * D + d, mask=d < D, other=0).to(tl.float32)
+        if data_ptr.dtype.element_ty == tl.uint8:
+            x = x / 255
+        if clean_ptr is not None:
+            tl.store(clean_ptr + to * D + d, x.to(clean_ptr.dtype.element_ty), mask=d < D)
+        if NOISY:
+            x += noise * _normal(seed, step, b * D + d, STREAM)
+        tl.store(noisy_ptr + to * D + d, x.to(noisy_ptr.dtype.element_ty), mask=d < D)
 
 
 @triton.jit
@@ -102,25 +106,23 @@ def _finish_kernel(
     terms_ptr,  # float32 [P, R, T]
     losses_ptr,  # float32 [S, P, R]
     slot_ptr,  # int64 [1]
-    P,
-    R,
+    count_ptr,  # int64 [2]
+    scale_ptr,  # float32 [3], or None
+    N,  # P * R
     T,
+    ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     PDL: tl.constexpr,
 ):
     after(PDL)
-    p, r = tl.program_id(0), tl.program_id(1)
-    t = tl.arange(0, BLOCK)
-    loss = tl.sum(tl.load(terms_ptr + (p * R + r) * T + t, mask=t < T, other=0), 0)
-    tl.store(losses_ptr + (tl.load(slot_ptr) * P + p) * R + r, loss)
-
-
-@triton.jit
-def _advance_kernel(count_ptr, slot_ptr, scale_ptr, PDL: tl.constexpr):
-    after(PDL)
+    slot, t = tl.load(slot_ptr), tl.arange(0, BLOCK)
+    for start in range(0, N, ROWS):
+        n = start + tl.arange(0, ROWS)
+        terms = tl.load(terms_ptr + n[:, None] * T + t[None, :], mask=(n < N)[:, None] & (t < T)[None, :], other=0)
+        tl.store(losses_ptr + slot * N + n, tl.sum(terms, 1), mask=n < N)
     c = tl.arange(0, 2)
     tl.store(count_ptr + c, tl.load(count_ptr + c) + 1)
-    tl.store(slot_ptr, tl.load(slot_ptr) + 1)
+    tl.store(slot_ptr, slot + 1)
     if scale_ptr is not None:
         scale, good = tl.load(scale_ptr), tl.load(scale_ptr + 2) + 1
         if tl.load(scale_ptr + 1) > 0:
@@ -132,36 +134,38 @@ def _advance_kernel(count_ptr, slot_ptr, scale_ptr, PDL: tl.constexpr):
         tl.store(scale_ptr + 2, good)
 
 
-def batch(
-    data: Tensor, order: Tensor, count: Tensor, seeds: Tensor, clean: Tensor | None, noisy: Tensor, noise: float,
-    stream: int, y: Tensor | None = None, labels: Tensor | None = None,
+def draw(
+    data: Tensor, y: Tensor | None, count: Tensor, seeds: Tensor, order: Tensor, clean: Tensor | None, noisy: Tensor,
+    noise: float, codes: Tensor, std: float, z: int, labeled: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> None:  # fmt: skip
-    """noisy = data[order[r, step's rows]] scaled to [0, 1], plus noise N(0, noise²); clean the same without noise.
+    """Everything random of a step, in one launch.
+
+    noisy [R, B, D] = the step's rows of data in the given order, scaled to [0, 1], plus noise N(0, noise²); clean the
+    same without noise. codes [R, B, z + K]: N(0, std²) in the first z columns, a one-hot vector of a uniform class in
+    the others.
 
     Args:
-        data: [N, D], uint8 or floats; order: int32 [R, L]; count: int64 [2], steps done in this epoch and in all.
+        data, y: [N, D], uint8 or floats; int64 [N].
+        count: int64 [2], steps done in this epoch and in all.
         seeds: int64 [R].
-        clean: [R, B, D] or None; noisy: [R, B, D].
-        y, labels: int64 [N], [R, B]: labels[r, b] is that of the row.
+        order: int32 [R, L], rows of data.
+        clean: None where there is no noise and noisy holds all.
+        labeled: an order, and where to put its batch [R, B', D] and labels [R, B'], int64.
     """
-    (r, b, d), block = noisy.shape, min(1024, triton.next_power_of_2(noisy.shape[2]))
-    args = (data, order, count, seeds, clean, noisy, y, labels, float(noise), b, d, order.shape[1], stream)
-    options = {"BYTES": not data.is_floating_point(), "NOISY": noise > 0, "BLOCK": block, "num_warps": 4}
-    _batch_kernel[(b, r)](*args, **options, **dependent(noisy))
-
-
-def gaussian_prior(codes: Tensor, count: Tensor, seeds: Tensor, std: float, z: int) -> None:
-    """Fill codes [R, B, z + K]: N(0, std²) in the first z columns, a one-hot vector of a uniform class in the others."""
-    r, b, c = codes.shape
-    block = triton.next_power_of_2(c)
-    rows = max(1, 256 // block)
-    args = (codes, count, seeds, codes.stride(0), float(std), b, z, c - z)
-    _prior_kernel[(triton.cdiv(b, rows), r)](*args, ROWS=rows, BLOCK=block, num_warps=2, **dependent(codes))
+    (r, b, d), width = noisy.shape, triton.next_power_of_2(codes.shape[2])
+    rows = max(1, 256 // width)
+    labeled_order, images, labels = labeled or (order, noisy, count)
+    n = images.shape[1] if labeled else 0
+    args = (data, y, count, seeds, order, clean, noisy, labeled_order, images, labels, codes, codes.stride(0))
+    args = (*args, float(noise), float(std), b, order.shape[1], n, labeled_order.shape[1], d, z, codes.shape[2] - z)
+    options = {"NOISY": noise > 0, "BLOCK": min(1024, triton.next_power_of_2(d)), "ROWS": rows, "WIDTH": width}
+    _draw_kernel[(b + n + triton.cdiv(b, rows), r)](*args, **options, num_warps=4, **dependent(noisy))
 
 
 def finish(terms: Tensor, losses: Tensor, slot: Tensor, count: Tensor, scale: Tensor | None = None) -> None:
     """As reference.finish."""
     p, r, t = terms.shape
     block = triton.next_power_of_2(t)
-    _finish_kernel[(p, r)](terms, losses, slot, p, r, t, BLOCK=block, num_warps=1, **dependent(terms))
-    _advance_kernel[(1,)](count, slot, scale, num_warps=1, **dependent(terms))
+    rows = max(1, min(triton.next_power_of_2(p * r), 8192 // block))
+    options = {"ROWS": rows, "BLOCK": block, "num_warps": 4 if rows < 16 else 8}
+    _finish_kernel[(1,)](terms, losses, slot, count, scale, p * r, t, **options, **dependent(terms))

@@ -134,70 +134,122 @@ def _update_kernel(
     BO: tl.constexpr,
     BI: tl.constexpr,
     BM: tl.constexpr,
+    STRIP: tl.constexpr,
     PDL: tl.constexpr,
 ):
     after(PDL)
     pid, r = tl.program_id(0), tl.program_id(1).to(tl.int64)
     rate = tl.load(rate_ptr + r)
     for j in tl.static_range(len(SHAPES)):
-        tile = pid - SHAPES[j][4]
-        if (tile >= 0) & (tile < tl.cdiv(SHAPES[j][0], BO) * tl.cdiv(SHAPES[j][1], BI)):
-            _update_tile(
-                tile, r, tensors[j], strides[j], rate, correction_ptr, scale_ptr, momentum, M, *SHAPES[j][:4], BO, BI, BM
-            )
+        strip = pid - SHAPES[j][4]
+        if (strip >= 0) & (strip < tl.cdiv(SHAPES[j][0], BO) * tl.cdiv(SHAPES[j][1], BI * STRIP)):
+            _update_strip(
+                strip, r, tensors[j], strides[j], rate, correction_ptr, scale_ptr, momentum, M, *SHAPES[j][:4],
+                BO, BI, BM, STRIP,
+            )  # fmt: skip
 
 
 @triton.jit
-def _update_tile(
-    tile, r, tensors, strides, rate, correction_ptr, scale_ptr, momentum, M,
+def _update_strip(
+    strip, r, tensors, strides, rate, correction_ptr, scale_ptr, momentum, M,
     O: tl.constexpr, I: tl.constexpr, G_M: tl.constexpr, X_M: tl.constexpr,
-    BO: tl.constexpr, BI: tl.constexpr, BM: tl.constexpr,
+    BO: tl.constexpr, BI: tl.constexpr, BM: tl.constexpr, STRIP: tl.constexpr,
 ):  # fmt: skip
+    """STRIP tiles [BO, BI] of a weight, side by side. What the next one needs of the weight and its state is on its way
+    while this one's product is formed."""
     x_ptr, g_ptr, w_ptr, b_ptr, s_ptr, state, bias_state = tensors
-    tiles: tl.constexpr = (I + BI - 1) // BI
-    o, i, b = tile // tiles * BO + tl.arange(0, BO), tile % tiles * BI + tl.arange(0, BI), tl.arange(0, BM)
-    x_ptr += r * strides[0] + b[:, None] * X_M + i[None, :]
-    g_ptr += r * strides[1] + b[:, None] * G_M + o[None, :]
-    acc = tl.zeros([BO, BI], tl.float32)
-    for start in range(0, M, BM):
-        x = tl.load(x_ptr + start * X_M, mask=(b < M - start)[:, None] & (i < I)[None, :], other=0)
-        g = tl.load(g_ptr + start * G_M, mask=(b < M - start)[:, None] & (o < O)[None, :], other=0)
-        acc = _dot(g.T, x.to(g.dtype), acc)
-    at, mask = o[:, None] * I + i[None, :], (o < O)[:, None] & (i < I)[None, :]
-    w, mask = _stepped(acc, w_ptr, state, r * O * I, at, mask, rate, correction_ptr, scale_ptr, momentum)
-    tl.store(s_ptr + r * O * I + at, w.to(s_ptr.dtype.element_ty), mask=mask)
-    if tile % tiles == 0:
+    ADAM: tl.constexpr = correction_ptr is not None
+    strips: tl.constexpr = (I + BI * STRIP - 1) // (BI * STRIP)
+    row, first = strip // strips * BO, strip % strips * STRIP * BI
+    o, i, b = tl.arange(0, BO), tl.arange(0, BI), tl.arange(0, BM)
+    x_ptr += r * strides[0] + first
+    g_ptr += r * strides[1] + row
+    base = r * O * I + row * I + first
+    w_ptr += base
+    s_ptr += base
+    m_ptr = state[0] + base
+    v_ptr = state[len(state) - 1] + base
+    columns = min(STRIP * BI, I - first)
+    scale, corrected, root = 1.0, 1.0, 1.0
+    if scale_ptr is not None:
+        scale = tl.load(scale_ptr)
+    if ADAM:
+        corrected, root = tl.load(correction_ptr), tl.load(correction_ptr + 1)
+    at, inside = o[:, None] * I + i[None, :], (o < O - row)[:, None]
+    mask = inside & (i < columns)[None, :]
+    w_next, m_next = tl.load(w_ptr + at, mask=mask, other=0), tl.load(m_ptr + at, mask=mask, other=0)
+    v_next = tl.load(v_ptr + at, mask=mask, other=0) if ADAM else m_next
+    for start in range(0, columns, BI):
+        w, m, v = w_next, m_next, v_next
+        mask = inside & (i < columns - start)[None, :]
+        if STRIP > 1:
+            ahead = inside & (i < columns - start - BI)[None, :]
+            w_next = tl.load(w_ptr + BI + at, mask=ahead, other=0)
+            m_next = tl.load(m_ptr + BI + at, mask=ahead, other=0)
+            v_next = tl.load(v_ptr + BI + at, mask=ahead, other=0) if ADAM else m_next
+        acc = tl.zeros([BO, BI], tl.float32)
+        for k in range(0, M, BM):
+            g = tl.load(
+                g_ptr + (k + b)[:, None] * G_M + o[None, :], mask=(b < M - k)[:, None] & (o < O - row)[None, :], other=0
+            )
+            x = tl.load(
+                x_ptr + (k + b)[:, None] * X_M + i[None, :],
+                mask=(b < M - k)[:, None] & (i < columns - start)[None, :],
+                other=0,
+            )
+            acc = _dot(g.T, x.to(g.dtype), acc)
+        acc /= scale
+        if scale_ptr is not None:
+            mask = mask & _finite(acc, mask, scale_ptr)
+        w, m, v = _stepped(acc, w, m, v, rate, corrected, root, momentum, ADAM)
+        tl.store(w_ptr + at, w, mask=mask)
+        tl.store(m_ptr + at, m, mask=mask)
+        if ADAM:
+            tl.store(v_ptr + at, v, mask=mask)
+        tl.store(s_ptr + at, w.to(s_ptr.dtype.element_ty), mask=mask)
+        x_ptr += BI
+        w_ptr += BI
+        m_ptr += BI
+        v_ptr += BI
+        s_ptr += BI
+    if first == 0:
         total = tl.zeros([BO], tl.float32)
-        for start in range(0, M, BM):
-            g = tl.load(g_ptr + start * G_M, mask=(b < M - start)[:, None] & (o < O)[None, :], other=0)
+        used = o < O - row
+        for k in range(0, M, BM):
+            g = tl.load(g_ptr + (k + b)[:, None] * G_M + o[None, :], mask=(b < M - k)[:, None] & used[None, :], other=0)
             total += tl.sum(g.to(tl.float32), 0)
-        _stepped(total, b_ptr, bias_state, r * O, o, o < O, rate, correction_ptr, scale_ptr, momentum)
+        total /= scale
+        if scale_ptr is not None:
+            used = used & _finite(total, used, scale_ptr)
+        base = r * O + row
+        bias, bm = tl.load(b_ptr + base + o, mask=used, other=0), tl.load(bias_state[0] + base + o, mask=used, other=0)
+        bv = tl.load(bias_state[len(bias_state) - 1] + base + o, mask=used, other=0)
+        bias, bm, bv = _stepped(total, bias, bm, bv, rate, corrected, root, momentum, ADAM)
+        tl.store(b_ptr + base + o, bias, mask=used)
+        tl.store(bias_state[0] + base + o, bm, mask=used)
+        if ADAM:
+            tl.store(bias_state[1] + base + o, bv, mask=used)
 
 
 @triton.jit
-def _stepped(grad, w_ptr, state, start, at, mask, rate, correction_ptr, scale_ptr, momentum):
-    """Write new parameters and their state: SGD's momentum, or Adam's two moments. Returns: the parameters, and which."""
-    w_ptr += start + at
-    first_ptr = state[0] + start + at
-    if scale_ptr is not None:
-        grad = grad / tl.load(scale_ptr)
-        finite = tl.abs(grad) < float("inf")
-        tl.store(scale_ptr + 1 + 0 * at, 1.0, mask=mask & ~finite)
-        mask = mask & finite
-    w = tl.load(w_ptr, mask=mask, other=0)
-    first = tl.load(first_ptr, mask=mask, other=0)
-    if correction_ptr is None:
-        first = momentum * first + grad
-        w -= rate * first
+def _stepped(grad, w, m, v, rate, corrected, root, momentum, ADAM: tl.constexpr):
+    """Parameters and state after one step of SGD with momentum, or of Adam."""
+    if ADAM:
+        m += 0.1 * (grad - m)
+        v = 0.999 * v + 0.001 * grad * grad
+        w -= rate / corrected * m / (tl.sqrt(v / root) + 1e-8)
     else:
-        second_ptr = state[1] + start + at
-        first += 0.1 * (grad - first)
-        second = 0.999 * tl.load(second_ptr, mask=mask, other=0) + 0.001 * grad * grad
-        tl.store(second_ptr, second, mask=mask)
-        w -= rate / tl.load(correction_ptr) * first / (tl.sqrt(second / tl.load(correction_ptr + 1)) + 1e-8)
-    tl.store(first_ptr, first, mask=mask)
-    tl.store(w_ptr, w, mask=mask)
-    return w, mask
+        m = momentum * m + grad
+        w -= rate * m
+    return w, m, v
+
+
+@triton.jit
+def _finite(grad, mask, scale_ptr):
+    """Where grad is finite; notes behind the scale if it is not everywhere in mask."""
+    finite = tl.abs(grad) < float("inf")
+    tl.store(scale_ptr + 1 + (mask & finite).to(tl.int32) * 0, 1.0, mask=mask & ~finite)
+    return finite
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, relu: bool, config: dict | None = None) -> None:
@@ -231,33 +283,38 @@ def update(
 ) -> None:
     """As reference.update; scratch is not used."""
     r, m, _ = layers[0][0].shape
-    config = config or updating(m, correction is not None)
+    config = config or updating(r, m, correction is not None)
     for start in range(0, len(layers), 3):
         some, shapes, first = layers[start : start + 3], [], 0
         for x, grad, *_ in some:
-            shapes.append((grad.shape[2], x.shape[2], grad.stride(1), x.stride(1), first))
-            first += triton.cdiv(grad.shape[2], config["BO"]) * triton.cdiv(x.shape[2], config["BI"])
+            o, i = grad.shape[2], x.shape[2]
+            shapes.append((o, i, grad.stride(1), x.stride(1), first))
+            first += triton.cdiv(o, config["BO"]) * triton.cdiv(i, config["BI"] * config["STRIP"])
         strides = tuple((x.stride(0), grad.stride(0)) for x, grad, *_ in some)
         args = (tuple(some), strides, rate, correction, scale, momentum, m, tuple(shapes))
         _update_kernel[(first, r)](*args, **config, **dependent(rate))
 
 
 def tiling(r: int, m: int, n: int, k: int) -> dict[str, int]:
-    """Tile and pipeline of a product [r, m, k] x [r, k, n]: the widest tiles that leave work for every multiprocessor."""
-    bm = 64 if r < 4 and m > 32 else 128 if m > 64 else 64 if m > 32 else 32 if m > 16 else 16
-    bk = 128 if k > 64 else max(16, triton.next_power_of_2(k))
-    for bn in (64, 32, 16):
-        if triton.cdiv(m, bm) * triton.cdiv(n, bn) * r >= 120:
-            break
-    bn = min(bn, max(16, triton.next_power_of_2(n)))
-    stages = 1 if k <= bk else 3 if bm * bk <= 8192 else 2
-    return {"BM": bm, "BN": bn, "BK": bk, "num_warps": 4, "num_stages": stages}
+    """Tile and pipeline of a product [r, m, k] x [r, k, n], as measured on an H200 (bench/LOG.md)."""
+    bm, bn, bk, warps, stages = 64, 32, 64, 4, 4
+    if n <= 16:
+        bm, bn, bk, stages = 16, 16, 256, 3
+    elif k <= 32:
+        bm, bn, bk, stages = (32, 128, 32, 1) if r > 4 else (16, 64, 32, 1)
+    elif r > 4:
+        bm, bn, warps, stages = 128, 128, 8, 3
+    elif r > 1:
+        bn = 64
+    least = max(16, triton.next_power_of_2(k))
+    return {"BM": bm, "BN": bn, "BK": min(bk, least), "num_warps": warps, "num_stages": stages if k > bk else 1}
 
 
-def updating(m: int, adam: bool) -> dict[str, int]:
-    """Tile of an update from m rows."""
+def updating(r: int, m: int, adam: bool) -> dict[str, int]:
+    """Tile of an update from m rows, as measured on an H200 (bench/LOG.md)."""
     rows = min(128, triton.next_power_of_2(max(m, 16)))
-    return {"BO": 64, "BI": 64, "BM": rows, "num_warps": 8 if adam else 4, "num_stages": 1}
+    strip = 1 if r < 4 else 4
+    return {"BO": 64, "BI": 64, "BM": rows, "STRIP": strip, "num_warps": 8 if adam or r > 1 else 4, "num_stages": 1}
 
 
 def dependent(t: Tensor) -> dict[str, bool]:
