@@ -11,8 +11,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .layers import after, dependent
-
 NOISE, LABELED_NOISE, PRIOR, CLASSES = (tl.constexpr(k) for k in range(4))  # streams
 
 
@@ -57,9 +55,7 @@ def _draw_kernel(
     BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
-    PDL: tl.constexpr,
 ):
-    after(PDL)
     pid, r = tl.program_id(0), tl.program_id(1).to(tl.int64)
     seed, done, step = tl.load(seeds_ptr + r), tl.load(count_ptr), tl.load(count_ptr + 1).to(tl.uint32)
     if pid < B:
@@ -112,9 +108,7 @@ def _finish_kernel(
     T,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
-    PDL: tl.constexpr,
 ):
-    after(PDL)
     slot, t = tl.load(slot_ptr), tl.arange(0, BLOCK)
     for start in range(0, N, ROWS):
         n = start + tl.arange(0, ROWS)
@@ -159,7 +153,7 @@ def draw(
     args = (data, y, count, seeds, order, clean, noisy, labeled_order, images, labels, codes, codes.stride(0))
     args = (*args, float(noise), float(std), b, order.shape[1], n, labeled_order.shape[1], d, z, codes.shape[2] - z)
     options = {"NOISY": noise > 0, "BLOCK": min(1024, triton.next_power_of_2(d)), "ROWS": rows, "WIDTH": width}
-    _draw_kernel[(b + n + triton.cdiv(b, rows), r)](*args, **options, num_warps=4, **dependent(noisy))
+    _draw_kernel[(b + n + triton.cdiv(b, rows), r)](*args, **options, num_warps=4)
 
 
 def finish(terms: Tensor, losses: Tensor, slot: Tensor, count: Tensor, scale: Tensor | None = None) -> None:
@@ -168,4 +162,4 @@ def finish(terms: Tensor, losses: Tensor, slot: Tensor, count: Tensor, scale: Te
     block = triton.next_power_of_2(t)
     rows = max(1, min(triton.next_power_of_2(p * r), 8192 // block))
     options = {"ROWS": rows, "BLOCK": block, "num_warps": 4 if rows < 16 else 8}
-    _finish_kernel[(1,)](terms, losses, slot, count, scale, p * r, t, **options, **dependent(terms))
+    _finish_kernel[(1,)](terms, losses, slot, count, scale, p * r, t, **options)

@@ -1,40 +1,28 @@
 """Linear layers on tensor cores: forward, gradient of the input, and gradient of the weight with the optimiser in it.
 
 Shapes as in reference.py: R replicas, weights [R, O, I]. Products take bf16 or fp16 operands and sum in float32. What is
-learned stays in float32; `shadow`, its 16-bit copy that products read, is written by the kernel that updates it.
+learned stays float32; `shadow`, its 16-bit copy that products read, is written by the kernel that updates it.
 
   forward   out = relu(x shadowᵀ + bias)
   backward  out = (grad shadow) where the input's ReLU was open
-  update    For up to three layers in one launch: gradᵀ x, of float32, goes from registers into SGD with momentum or
+  update    For up to three layers in one launch: gradᵀ x, in float32, goes from registers into SGD with momentum or
             Adam; no gradient is stored. 18 bytes move per parameter (Adam 26): this is most of a step's traffic.
 
-Programs are tiles of the output. Sizes and row pitches are constants of the compiled code, since Triton knows of an
-argument only whether 16 divides it, and widths like 1000 are multiples of 8: as arguments they cost 16-bit loads and
-spills. With programmatic dependent launch (sm_90) a kernel is launched while its predecessor runs and waits in its first
-line; it then lets its successor be launched. Each of them waits, so the order of reads and writes is that of launches.
+Programs are tiles of the output. Sizes and row pitches are constants of the compiled code: Triton knows of an argument
+only whether 16 divides it, and widths like 1000 are multiples of 8, so that as arguments they cost 16-bit loads and
+spills. Tiles were chosen by time on an H200. Slower there (bench/LOG.md): programmatic dependent launch, and updating a
+strip of tiles with the next one's state on its way.
 """
 
 from __future__ import annotations
 
 import os
-from functools import cache
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
-
 
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")  # whose products know no bf16
-
-
-@triton.jit
-def after(PDL: tl.constexpr):
-    """Wait for the kernels before, then let the next one be launched."""
-    if PDL:
-        gdc_wait()
-        gdc_launch_dependents()
 
 
 @triton.jit
@@ -62,9 +50,7 @@ def _forward_kernel(
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
-    PDL: tl.constexpr,
 ):
-    after(PDL)
     pid, r = tl.program_id(0), tl.program_id(1).to(tl.int64)
     tiles: tl.constexpr = (N + BN - 1) // BN
     m, n, k = pid // tiles * BM + tl.arange(0, BM), pid % tiles * BN + tl.arange(0, BN), tl.arange(0, BK)
@@ -100,9 +86,7 @@ def _backward_kernel(
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
-    PDL: tl.constexpr,
 ):
-    after(PDL)
     pid, r = tl.program_id(0), tl.program_id(1).to(tl.int64)
     tiles: tl.constexpr = (N + BN - 1) // BN
     m, n, k = pid // tiles * BM + tl.arange(0, BM), pid % tiles * BN + tl.arange(0, BN), tl.arange(0, BK)
@@ -134,122 +118,80 @@ def _update_kernel(
     BO: tl.constexpr,
     BI: tl.constexpr,
     BM: tl.constexpr,
-    STRIP: tl.constexpr,
-    PDL: tl.constexpr,
 ):
-    after(PDL)
     pid, r = tl.program_id(0), tl.program_id(1).to(tl.int64)
     rate = tl.load(rate_ptr + r)
     for j in tl.static_range(len(SHAPES)):
-        strip = pid - SHAPES[j][4]
-        if (strip >= 0) & (strip < tl.cdiv(SHAPES[j][0], BO) * tl.cdiv(SHAPES[j][1], BI * STRIP)):
-            _update_strip(
-                strip, r, tensors[j], strides[j], rate, correction_ptr, scale_ptr, momentum, M, *SHAPES[j][:4],
-                BO, BI, BM, STRIP,
-            )  # fmt: skip
+        tile = pid - SHAPES[j][4]
+        if (tile >= 0) & (tile < tl.cdiv(SHAPES[j][0], BO) * tl.cdiv(SHAPES[j][1], BI)):
+            _update_tile(
+                tile,
+                r,
+                tensors[j],
+                strides[j],
+                rate,
+                correction_ptr,
+                scale_ptr,
+                momentum,
+                M,
+                *SHAPES[j][:4],
+                BO,
+                BI,
+                BM,
+            )
 
 
 @triton.jit
-def _update_strip(
-    strip, r, tensors, strides, rate, correction_ptr, scale_ptr, momentum, M,
+def _update_tile(
+    tile, r, tensors, strides, rate, correction_ptr, scale_ptr, momentum, M,
     O: tl.constexpr, I: tl.constexpr, G_M: tl.constexpr, X_M: tl.constexpr,
-    BO: tl.constexpr, BI: tl.constexpr, BM: tl.constexpr, STRIP: tl.constexpr,
+    BO: tl.constexpr, BI: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
-    """STRIP tiles [BO, BI] of a weight, side by side. What the next one needs of the weight and its state is on its way
-    while this one's product is formed."""
     x_ptr, g_ptr, w_ptr, b_ptr, s_ptr, state, bias_state = tensors
-    ADAM: tl.constexpr = correction_ptr is not None
-    strips: tl.constexpr = (I + BI * STRIP - 1) // (BI * STRIP)
-    row, first = strip // strips * BO, strip % strips * STRIP * BI
-    o, i, b = tl.arange(0, BO), tl.arange(0, BI), tl.arange(0, BM)
-    x_ptr += r * strides[0] + first
-    g_ptr += r * strides[1] + row
-    base = r * O * I + row * I + first
-    w_ptr += base
-    s_ptr += base
-    m_ptr = state[0] + base
-    v_ptr = state[len(state) - 1] + base
-    columns = min(STRIP * BI, I - first)
-    scale, corrected, root = 1.0, 1.0, 1.0
-    if scale_ptr is not None:
-        scale = tl.load(scale_ptr)
-    if ADAM:
-        corrected, root = tl.load(correction_ptr), tl.load(correction_ptr + 1)
-    at, inside = o[:, None] * I + i[None, :], (o < O - row)[:, None]
-    mask = inside & (i < columns)[None, :]
-    w_next, m_next = tl.load(w_ptr + at, mask=mask, other=0), tl.load(m_ptr + at, mask=mask, other=0)
-    v_next = tl.load(v_ptr + at, mask=mask, other=0) if ADAM else m_next
-    for start in range(0, columns, BI):
-        w, m, v = w_next, m_next, v_next
-        mask = inside & (i < columns - start)[None, :]
-        if STRIP > 1:
-            ahead = inside & (i < columns - start - BI)[None, :]
-            w_next = tl.load(w_ptr + BI + at, mask=ahead, other=0)
-            m_next = tl.load(m_ptr + BI + at, mask=ahead, other=0)
-            v_next = tl.load(v_ptr + BI + at, mask=ahead, other=0) if ADAM else m_next
-        acc = tl.zeros([BO, BI], tl.float32)
-        for k in range(0, M, BM):
-            g = tl.load(
-                g_ptr + (k + b)[:, None] * G_M + o[None, :], mask=(b < M - k)[:, None] & (o < O - row)[None, :], other=0
-            )
-            x = tl.load(
-                x_ptr + (k + b)[:, None] * X_M + i[None, :],
-                mask=(b < M - k)[:, None] & (i < columns - start)[None, :],
-                other=0,
-            )
-            acc = _dot(g.T, x.to(g.dtype), acc)
-        acc /= scale
-        if scale_ptr is not None:
-            mask = mask & _finite(acc, mask, scale_ptr)
-        w, m, v = _stepped(acc, w, m, v, rate, corrected, root, momentum, ADAM)
-        tl.store(w_ptr + at, w, mask=mask)
-        tl.store(m_ptr + at, m, mask=mask)
-        if ADAM:
-            tl.store(v_ptr + at, v, mask=mask)
-        tl.store(s_ptr + at, w.to(s_ptr.dtype.element_ty), mask=mask)
-        x_ptr += BI
-        w_ptr += BI
-        m_ptr += BI
-        v_ptr += BI
-        s_ptr += BI
-    if first == 0:
+    tiles: tl.constexpr = (I + BI - 1) // BI
+    o, i, b = tile // tiles * BO + tl.arange(0, BO), tile % tiles * BI + tl.arange(0, BI), tl.arange(0, BM)
+    x_ptr += r * strides[0] + b[:, None] * X_M + i[None, :]
+    g_ptr += r * strides[1] + b[:, None] * G_M + o[None, :]
+    acc = tl.zeros([BO, BI], tl.float32)
+    for start in range(0, M, BM):
+        x = tl.load(x_ptr + start * X_M, mask=(b < M - start)[:, None] & (i < I)[None, :], other=0)
+        g = tl.load(g_ptr + start * G_M, mask=(b < M - start)[:, None] & (o < O)[None, :], other=0)
+        acc = _dot(g.T, x.to(g.dtype), acc)
+    at, mask = o[:, None] * I + i[None, :], (o < O)[:, None] & (i < I)[None, :]
+    w, mask = _stepped(acc, w_ptr, state, r * O * I, at, mask, rate, correction_ptr, scale_ptr, momentum)
+    tl.store(s_ptr + r * O * I + at, w.to(s_ptr.dtype.element_ty), mask=mask)
+    if tile % tiles == 0:
         total = tl.zeros([BO], tl.float32)
-        used = o < O - row
-        for k in range(0, M, BM):
-            g = tl.load(g_ptr + (k + b)[:, None] * G_M + o[None, :], mask=(b < M - k)[:, None] & used[None, :], other=0)
+        for start in range(0, M, BM):
+            g = tl.load(g_ptr + start * G_M, mask=(b < M - start)[:, None] & (o < O)[None, :], other=0)
             total += tl.sum(g.to(tl.float32), 0)
-        total /= scale
-        if scale_ptr is not None:
-            used = used & _finite(total, used, scale_ptr)
-        base = r * O + row
-        bias, bm = tl.load(b_ptr + base + o, mask=used, other=0), tl.load(bias_state[0] + base + o, mask=used, other=0)
-        bv = tl.load(bias_state[len(bias_state) - 1] + base + o, mask=used, other=0)
-        bias, bm, bv = _stepped(total, bias, bm, bv, rate, corrected, root, momentum, ADAM)
-        tl.store(b_ptr + base + o, bias, mask=used)
-        tl.store(bias_state[0] + base + o, bm, mask=used)
-        if ADAM:
-            tl.store(bias_state[1] + base + o, bv, mask=used)
+        _stepped(total, b_ptr, bias_state, r * O, o, o < O, rate, correction_ptr, scale_ptr, momentum)
 
 
 @triton.jit
-def _stepped(grad, w, m, v, rate, corrected, root, momentum, ADAM: tl.constexpr):
-    """Parameters and state after one step of SGD with momentum, or of Adam."""
-    if ADAM:
-        m += 0.1 * (grad - m)
-        v = 0.999 * v + 0.001 * grad * grad
-        w -= rate / corrected * m / (tl.sqrt(v / root) + 1e-8)
+def _stepped(grad, w_ptr, state, start, at, mask, rate, correction_ptr, scale_ptr, momentum):
+    """Write new parameters and their state: SGD's momentum, or Adam's two moments. Returns: the parameters, and which."""
+    w_ptr += start + at
+    first_ptr = state[0] + start + at
+    if scale_ptr is not None:
+        grad = grad / tl.load(scale_ptr)
+        finite = tl.abs(grad) < float("inf")
+        tl.store(scale_ptr + 1 + 0 * at, 1.0, mask=mask & ~finite)
+        mask = mask & finite
+    w = tl.load(w_ptr, mask=mask, other=0)
+    first = tl.load(first_ptr, mask=mask, other=0)
+    if correction_ptr is None:
+        first = momentum * first + grad
+        w -= rate * first
     else:
-        m = momentum * m + grad
-        w -= rate * m
-    return w, m, v
-
-
-@triton.jit
-def _finite(grad, mask, scale_ptr):
-    """Where grad is finite; notes behind the scale if it is not everywhere in mask."""
-    finite = tl.abs(grad) < float("inf")
-    tl.store(scale_ptr + 1 + (mask & finite).to(tl.int32) * 0, 1.0, mask=mask & ~finite)
-    return finite
+        second_ptr = state[1] + start + at
+        first += 0.1 * (grad - first)
+        second = 0.999 * tl.load(second_ptr, mask=mask, other=0) + 0.001 * grad * grad
+        tl.store(second_ptr, second, mask=mask)
+        w -= rate / tl.load(correction_ptr) * first / (tl.sqrt(second / tl.load(correction_ptr + 1)) + 1e-8)
+    tl.store(first_ptr, first, mask=mask)
+    tl.store(w_ptr, w, mask=mask)
+    return w, mask
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, relu: bool, config: dict | None = None) -> None:
@@ -258,7 +200,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, relu: bool, con
     config = config or tiling(r, m, n, k)
     grid = (triton.cdiv(m, config["BM"]) * triton.cdiv(n, config["BN"]), r)
     args = (x.stride(0), out.stride(0), m, x.stride(1), out.stride(1), n, k, relu)
-    _forward_kernel[grid](x, weight, bias, out, *args, **config, **dependent(x))
+    _forward_kernel[grid](x, weight, bias, out, *args, **config)
 
 
 def linear_backward(
@@ -269,7 +211,7 @@ def linear_backward(
     config = config or tiling(r, m, n, k)
     grid = (triton.cdiv(m, config["BM"]) * triton.cdiv(n, config["BN"]), r)
     args = (grad.stride(0), a.stride(0), out.stride(0), m, grad.stride(1), a.stride(1), out.stride(1), n, k)
-    _backward_kernel[grid](grad, weight, activation, out, *args, **config, **dependent(grad))
+    _backward_kernel[grid](grad, weight, activation, out, *args, **config)
 
 
 def update(
@@ -283,16 +225,15 @@ def update(
 ) -> None:
     """As reference.update; scratch is not used."""
     r, m, _ = layers[0][0].shape
-    config = config or updating(r, m, correction is not None)
+    config = config or updating(m, correction is not None)
     for start in range(0, len(layers), 3):
         some, shapes, first = layers[start : start + 3], [], 0
         for x, grad, *_ in some:
-            o, i = grad.shape[2], x.shape[2]
-            shapes.append((o, i, grad.stride(1), x.stride(1), first))
-            first += triton.cdiv(o, config["BO"]) * triton.cdiv(i, config["BI"] * config["STRIP"])
+            shapes.append((grad.shape[2], x.shape[2], grad.stride(1), x.stride(1), first))
+            first += triton.cdiv(grad.shape[2], config["BO"]) * triton.cdiv(x.shape[2], config["BI"])
         strides = tuple((x.stride(0), grad.stride(0)) for x, grad, *_ in some)
         args = (tuple(some), strides, rate, correction, scale, momentum, m, tuple(shapes))
-        _update_kernel[(first, r)](*args, **config, **dependent(rate))
+        _update_kernel[(first, r)](*args, **config)
 
 
 def tiling(r: int, m: int, n: int, k: int) -> dict[str, int]:
@@ -310,18 +251,7 @@ def tiling(r: int, m: int, n: int, k: int) -> dict[str, int]:
     return {"BM": bm, "BN": bn, "BK": min(bk, least), "num_warps": warps, "num_stages": stages if k > bk else 1}
 
 
-def updating(r: int, m: int, adam: bool) -> dict[str, int]:
-    """Tile of an update from m rows, as measured on an H200 (bench/LOG.md)."""
+def updating(m: int, adam: bool) -> dict[str, int]:
+    """Tile of an update from m rows."""
     rows = min(128, triton.next_power_of_2(max(m, 16)))
-    strip = 1 if r < 4 else 4
-    return {"BO": 64, "BI": 64, "BM": rows, "STRIP": strip, "num_warps": 8 if adam or r > 1 else 4, "num_stages": 1}
-
-
-def dependent(t: Tensor) -> dict[str, bool]:
-    """Options for programmatic dependent launch, where the device of t has it."""
-    return {"PDL": True, "launch_pdl": True} if t.is_cuda and _capability(t.device) >= 9 else {"PDL": False}
-
-
-@cache
-def _capability(device: torch.device) -> int:
-    return torch.cuda.get_device_capability(device)[0]
+    return {"BO": 64, "BI": 64, "BM": rows, "num_warps": 8 if adam else 4, "num_stages": 1}

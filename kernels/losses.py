@@ -10,8 +10,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .layers import after, dependent
-
 
 @triton.jit
 def _softplus(x):
@@ -31,9 +29,7 @@ def _reconstruction_kernel(
     SIGMOID: tl.constexpr,
     CROSS_ENTROPY: tl.constexpr,
     BLOCK: tl.constexpr,
-    PDL: tl.constexpr,
 ):
-    after(PDL)
     m, r = tl.program_id(0), tl.program_id(1).to(tl.int64)
     start, d = (r * M + m) * D, tl.arange(0, BLOCK)
     scale = 1 / M if scale_ptr is None else tl.load(scale_ptr) / M
@@ -72,9 +68,7 @@ def _judge_kernel(
     scale_ptr,
     H: tl.constexpr,
     BLOCK: tl.constexpr,
-    PDL: tl.constexpr,
 ):
-    after(PDL)
     m, r = tl.program_id(0), tl.program_id(1).to(tl.int64)
     k = tl.arange(0, BLOCK)
     h = tl.load(h_ptr + r * h_r + m * H + k, mask=k < H, other=0).to(tl.float32)
@@ -105,9 +99,7 @@ def _classes_kernel(
     scale_ptr,
     WHAT: tl.constexpr,
     BLOCK: tl.constexpr,
-    PDL: tl.constexpr,
 ):
-    after(PDL)
     m, r = tl.program_id(0), tl.program_id(1).to(tl.int64)
     k = tl.arange(0, BLOCK)
     code_ptr += r * code_r + m * code_m + k
@@ -141,7 +133,7 @@ def reconstruction_loss(
     options = {"SIGMOID": output == "sigmoid", "CROSS_ENTROPY": loss == "cross_entropy", "num_warps": 4}
     block = min(1024, triton.next_power_of_2(d))
     args = (logits, target, grad, terms, terms.stride(0), m, d, scale)
-    _reconstruction_kernel[(m, r)](*args, BLOCK=block, **options, **dependent(logits))
+    _reconstruction_kernel[(m, r)](*args, BLOCK=block, **options)
 
 
 def judge(
@@ -152,7 +144,7 @@ def judge(
     (r, m, h), block = hidden.shape, triton.next_power_of_2(hidden.shape[2])
     strides = (hidden.stride(0), grad.stride(0), below.stride(0), terms.stride(0))
     args = (hidden, weight, bias, grad, below, terms, *strides, m, real, scale, h)
-    _judge_kernel[(m, r)](*args, BLOCK=block, num_warps=4, **dependent(hidden))
+    _judge_kernel[(m, r)](*args, BLOCK=block, num_warps=4)
 
 
 def softmax_(y: Tensor) -> None:
@@ -179,4 +171,4 @@ def _classes(
     strides = (*code.stride()[:2], *grad.stride()[:2], 0 if terms is None else terms.stride(0))
     block = triton.next_power_of_2(k)
     args = (code, grad, labels, terms, *strides, m, k, scale)
-    _classes_kernel[(m, r)](*args, WHAT=what, BLOCK=block, num_warps=1, **dependent(code))
+    _classes_kernel[(m, r)](*args, WHAT=what, BLOCK=block, num_warps=1)
