@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from .data import plain
 from .kernels.bounds import double, extent
-from .kernels.pairs import PairSums
+from .kernels.pairs import PairSums, block_size
 from .networks import find_device
 
 METHODS = ("auto", "pruned", "dense")
@@ -226,9 +226,10 @@ def _blocks(parts: Iterable[Any], d: int, size: int) -> Iterator[Tensor]:
             if waiting < size:
                 held.append(t.clone())  # a stream may fill the same memory again
             else:
-                joined = torch.cat([*held, t])
+                joined = torch.cat([*held, t]) if held else t.contiguous()
                 yield joined[:size]
-                held, waiting = [joined[size:]], waiting - size
+                waiting -= size
+                held = [joined[size:]] if waiting else []
     if waiting:
         yield torch.cat(held)
 
@@ -237,7 +238,7 @@ def _check_memory(m: int, d: int, s: int, device: torch.device) -> None:
     """Raise if what is kept per query is larger than the memory that is free."""
     each, free = 8 * d + 1300 + 16 * s, _free_memory(device)
     if device.type == "cuda":
-        each += 30_000  # one bit for each sample of a block, and what becomes of it
+        each += 4 * block_size(m, d, device)  # one bit for each sample of a block, and what becomes of it
     if m * each > 0.9 * free:
         raise MemoryError(
             f"{m} queries of {d} values with {s} bandwidths take {m * each / 1e9:.1f} GB, {free / 1e9:.1f} GB are "
