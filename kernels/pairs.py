@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, distributed
 
 from .bounds import CHUNK, U64, Bounds, Codes, Features, double, lengths, medians, pair_products, scale_for, some
-from .halves import Halves, halves, product_error, product_rows
+from .halves import Halves, halves, product_error, product_rows, sum_error
 
 TILE = 256  # queries per product: a tile of bounds, 256 x 4096 float32, stays in cache
 STRIP = 1024  # queries whose distances to a whole block are held at a time
@@ -260,10 +260,12 @@ class PairSums:
     def _sum_on_cores(self, block: Block, radius: float) -> bool:
         """The dense way on tensor cores, for all queries; False where that might cost more than the tolerance."""
         x, scale = self.query_halves
-        s = halves(block.s, scale)
-        if x is None or s is None:
-            return False
         farthest = (self.minimum + self.reach).sqrt()
+        if x is None or (sum_error(x, 1, farthest) * self.weights[0]).max() >= self.tolerance:
+            return False
+        s = halves(block.s, scale)
+        if s is None:
+            return False
         for terms in (1, 2, 3):
             error = product_error(x, s, terms, farthest)
             if (error * self.weights[0]).max() < self.tolerance:

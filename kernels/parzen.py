@@ -69,10 +69,11 @@ SPLIT = 8192  # samples per program of pair_sums: fixed, so that a result does n
 RUN = 4096  # samples per program of near_pairs
 PAIRS = 8  # per program of distances, that many rows of 128 columns at a time
 RAISED = 2.0**12  # directions are scaled by it, to be far from fp16's smallest
+COUNTS = ("M", "N", "L")  # differ from block to block, and are no reason to compile anew
 BOUND = 2**28  # of int8's halved squares and limits: beyond any x·s of 8,192 columns
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def _near_kernel(
     x_ptr,  # fp16 [M, K], or its descriptor with tiles [BM, K]
     s_ptr,  # fp16 [N, K], or its descriptor with tiles [BN, K]
@@ -101,7 +102,7 @@ def _near_kernel(
         tl.store(words_ptr + column // 32, ~far)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def _wide_kernel(
     x_ptr,  # int8 [M, K], or its descriptor with tiles [BM, BK]
     s_ptr,  # int8 [N, K], or its descriptor with tiles [BN, BK]
@@ -154,7 +155,7 @@ def _words(t, BM: tl.constexpr, W: tl.constexpr):
     return tl.sum(byte.to(tl.int32, bitcast=True) << (8 * tl.arange(0, 4)), 2)  # distinct bits: a sum is a union
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def _sums_kernel(
     x_ptr,  # fp16 [M, K], or its descriptor with tiles [BM, BK]
     s_ptr,  # fp16 [N, K], or its descriptor with tiles [BN, BK]
@@ -201,7 +202,7 @@ def _sums_kernel(
     tl.store(minimum_ptr + part.to(tl.int64) * M + offs_m, minimum, mask=mask_m)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def _project_kernel(
     s_ptr,  # [N, D], floats or bytes
     center_ptr,  # float32 [D to a multiple of BK]
@@ -261,7 +262,7 @@ def _project_kernel(
     tl.store(error_ptr + rows, 1.01 * error, mask=mask_m)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def _quantize_kernel(
     v_ptr,  # [N, D], floats or bytes
     codes_ptr,  # int8 [N, K]
@@ -292,7 +293,7 @@ def _quantize_kernel(
     tl.store(lost_ptr + rows, tl.sqrt(tl.sum(lost2, 1)), mask=rows < N)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def _distances_kernel(
     x_ptr,  # [M, D], floats or bytes
     s_ptr,  # [N, D], floats or bytes
@@ -318,7 +319,7 @@ def _distances_kernel(
     tl.store(d2_ptr + pair, tl.sum(acc, 1), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def _count_kernel(
     d2_ptr,  # float64 [L]
     ends_ptr,  # int64 [M + 1], the pairs of query i are ends[i] to ends[i + 1]
