@@ -98,7 +98,7 @@ def report(name: str, arch: int) -> dict:
     constants = {key: value for key, value in config.items() if key not in options}
     signature, attributes = {}, {}
     for i, (key, value) in enumerate(zip(fn.arg_names, args, strict=False)):
-        if fn.params[i].is_constexpr or (isinstance(value, int) and value == 1):
+        if fn.params[i].is_constexpr or (isinstance(value, int) and value == 1 and key not in parzen.COUNTS):
             signature[key], constants[key] = "constexpr", value
         elif isinstance(value, float):
             signature[key] = "fp32"
@@ -109,7 +109,7 @@ def report(name: str, arch: int) -> dict:
         else:
             kind = TYPES[str(value.base.dtype).removeprefix("torch.")]
             signature[key] = f"tensordesc<{kind}{list(value.block_shape)}>"
-        if signature[key][0] == "*" or (signature[key] == "i32" and value % 16 == 0):
+        if signature[key][0] == "*" or (signature[key] == "i32" and value % 16 == 0 and key not in parzen.COUNTS):
             attributes[(i,)] = [["tt.divisibility", 16]]
     signature |= {key: "constexpr" for key in constants}
     signature = {key: signature[key] for key in fn.arg_names}

@@ -199,7 +199,9 @@ def _array(name: str, values: Any, d: int | None = None) -> Tensor:
     t = t.flatten(1)
     if d is not None and t.shape[1] != d:
         raise ValueError(f"{name} has {t.shape[1]} values per row, the queries have {d}")
-    if not t.is_floating_point() or extent(t) < LARGEST:
+    if not t.is_floating_point() or (t.is_cuda and t.dtype != torch.float64 and t.sum(dtype=torch.float32).isfinite()):
+        return t  # a finite sum has finite terms, and float32 ends below LARGEST
+    if extent(t) < LARGEST:
         return t
     row = int((~(t.double().abs() < LARGEST)).any(1).nonzero()[0])
     raise ValueError(f"{name}: row {row} holds NaN, infinite values or values beyond {LARGEST:g}")
