@@ -36,12 +36,12 @@ ROOT = Path(__file__).resolve().parent.parent
 GRID = [f"{sigma:.4g}" for sigma in np.logspace(-1, 0, 10)]
 
 
-def run(command: list[str], seconds: float, **env: str) -> tuple[bool, str]:
-    """Whether a command succeeds within so many seconds, and the end of what it says."""
+def run(command: list[str], seconds: float, **env: str) -> tuple[bool | None, str]:
+    """Whether a command succeeds, None if not within so many seconds, and the end of what it says."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, cwd=ROOT, env=os.environ | env)
     except subprocess.TimeoutExpired:
-        return False, f"not finished in {seconds} seconds"
+        return None, f"not finished in {seconds} seconds"
     return done.returncode == 0, "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
 
 
@@ -69,8 +69,9 @@ def sanitized(dry: bool) -> dict[str, str]:
         right, said = run(
             [tool, "--tool", check, "--error-exitcode", "1", *script], 90, PYTORCH_NO_CUDA_MEMORY_CACHING="1"
         )
-        require(right, f"{check}: {said}")
+        require(right is not False, f"{check}: {said}")
         verdicts[check] = said.splitlines()[-1]
+        print(f"{check}: {verdicts[check]}", flush=True)
     return verdicts
 
 

@@ -68,7 +68,9 @@ def mixtures(images: data.Data, device: torch.device) -> Callable[[int, int, tup
             b = order[first[y[a]] + (torch.rand(rows, generator=g, device=device) * size[y[a]]).long()]
             mix = torch.rand(rows, 1, generator=g, device=device)
             if start // most % share[1] == share[0]:
-                yield (torch.lerp(codes[a], codes[b], mix) @ basis.T).add_(mean).clamp_(0, 1)
+                code = torch.lerp(codes[a], codes[b], mix)
+                decoded = torch.addmm(mean, code, basis.T) if code.is_cuda else (code @ basis.T).add_(mean)
+                yield decoded.clamp_(0, 1)
 
     return stream
 

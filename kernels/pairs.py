@@ -39,7 +39,8 @@ TILE = 256  # queries per product: a tile of bounds, 256 x 4096 float32, stays i
 STRIP = 1024  # queries whose distances to a whole block are held at a time
 SINGLE = 2.0**-15  # nats: float32 exponentials and their sums on tensor cores
 PLENTY = 1e9  # samples for which T is made; more of them only widen the certificate, which counts them
-SPARSE = 256  # on a GPU, so many pairs for each word of 32 that holds one that may matter, or the dense way is shorter
+FIRST = 8192  # samples of the first block on a GPU
+SPARSE = 256  # on a GPU, pairs per word of 32 that holds one that may matter, below which the dense way is shorter
 PENDING = 2**17  # pairs collected before their distances are computed
 
 
@@ -80,8 +81,8 @@ class PairSums:
 
     def add(self, samples: Tensor) -> None:
         """Count samples [n, D], n <= block, finite, of a dtype as the queries may have."""
-        if self.cores and len(samples) > (head := max(7 * self.n, 8192)):  # at first minima fall fast, and with them
-            self.add(samples[:head])  # what may matter
+        if self.cores and len(samples) > (head := max(7 * self.n, FIRST)):
+            self.add(samples[:head])  # at first minima fall fast, and with them the number of pairs that may matter
             return self.add(samples[head:])
         self.bytes = self.bytes or samples.dtype == torch.uint8
         with exact_arithmetic():
@@ -194,7 +195,8 @@ class PairSums:
         d, b = self.x.shape[1], self.bounds
         reach = self.minimum[start:stop] + radius
         budget = (stop - start) * n * (d + 24) if self.method == "auto" else math.inf  # in float64 multiply-adds
-        found = b.near(start, stop, features, reach, budget / ((d + 24) * SPARSE if self.cores else 1000))
+        words = (stop - start) * n / (SPARSE if self.method == "auto" else SPARSE / 4)
+        found = b.near(start, stop, features, reach, words if self.cores else budget / 1000)
         if found is None:
             return None
         row, sample = found
