@@ -3,7 +3,8 @@
 parzen   the tests of the kernels and of the estimator; compute-sanitizer's memcheck and racecheck on a run that
          launches every kernel; a GPU against a CPU on the same samples, within both certificates; two runs, the same
          bits; then bench/parzen.py for 100 thousand, a million and ten million samples, one bandwidth and a grid of
-         ten, auto and dense, in 784 and 2,304 dimensions, drawing included; what others take beside a million.
+         ten, auto and dense, in 784 and 2,304 dimensions, drawing included, and bytes from memory; what others take
+         beside a million.
 
 Nothing is written if a check fails. --dry-run takes every step on a CPU: the kernels in Triton's interpreter, few and
 small samples, a file that is removed.
@@ -184,6 +185,13 @@ def main() -> int:
     ]
     large = ["--samples", str(sizes[-1]), *one, "--others", "--side", "12" if dry else "48"]
     report["rows"] += [timed(device, [*small, *rounds, *large, "--method", method]) for method in ("auto", "dense")]
+    with tempfile.TemporaryDirectory() as folder:  # bytes, from memory
+        stream = bench.mixtures(images, torch.device(device))(sizes[1], 0, (0, 1))
+        np.save(f"{folder}/bytes.npy", torch.cat([(255 * part).round().byte().cpu() for part in stream]).numpy())
+        stored = ["--source", f"{folder}/bytes.npy", "--samples", str(sizes[1]), *one, "--others"]
+        report["rows"] += [
+            timed(device, [*small, *rounds, *stored, "--method", method]) for method in ("auto", "dense")
+        ]
     report |= {"clocks_after": clocks(), "minutes": (time.perf_counter() - started) / 60}
 
     name = (torch.cuda.get_device_name() if not dry else "dry run").lower().replace(" ", "-")

@@ -88,7 +88,8 @@ def parzen_log_likelihood(
             neighbours differ by less than about 0.1 nats near the best.
         n_samples: how many samples the iterable will yield, if known; other counts are an error.
         method: "pruned" computes only what can matter, "dense" every distance; "auto" takes what is shorter. All are
-            exact to the error bound.
+            exact to the error bound. (A GPU's "dense" are 8 bits of every distance, and float64 where they say it can
+            matter.)
         tolerance: nats that leaving out pairs may cost, for up to 1e9 samples.
         device: "cpu", "cuda"; default: where the queries are.
         block: samples scored at a time; default: made for the cache. How an iterable is cut does not matter: the result
