@@ -342,8 +342,8 @@ def main(arguments: list[str] | None = None) -> int:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     prepare(head if cuda else head[:100], result.sigma)(floats[: some if cuda else 2])  # may compile
-            except ImportError:
-                print(f"{name}: not installed")
+            except (ImportError, RuntimeError) as error:  # not installed, or no memory for it, or no compiler
+                print(f"{name}: left out, {type(error).__name__} {str(error).splitlines()[:1]}")
                 del contenders[name]
                 continue
             score = clock(f"{name}: prepare", lambda: prepare(head, result.sigma))  # noqa: B023

@@ -195,7 +195,7 @@ class PairSums:
         d, b = self.x.shape[1], self.bounds
         reach = self.minimum[start:stop] + radius
         budget = (stop - start) * n * (d + 24) if self.method == "auto" else math.inf  # in float64 multiply-adds
-        words = (stop - start) * n / (SPARSE if self.method == "auto" else SPARSE / 4)
+        words = (stop - start) * n / (SPARSE if self.method == "auto" else SPARSE / 2)
         found = b.near(start, stop, features, reach, words if self.cores else budget / 1000)
         if found is None:
             return None
@@ -351,12 +351,12 @@ def block_size(m: int, d: int, device: torch.device) -> int:
     """Samples to take at a time: few enough for a CPU's cache; as many as a GPU has room for, up to 2^18.
 
     A GPU takes up to a quarter of its memory for what becomes of all pairs of a block, 4 bytes each, and for each copy
-    of a block in float64 about 1/32.
+    of a block in float64 about 1/32. No tensor comes to have 2^31 elements, which nonzero() refuses.
     """
     if device.type != "cuda":
         return min(max(2 ** int(math.log2(4e6 / d)), 512), 4096)
     memory = torch.cuda.get_device_properties(device).total_memory
-    return min(max(2 ** int(math.log2(min(memory / 256 / d, memory / 16 / m))), 512), 2**18)
+    return min(max(2 ** int(math.log2(min(memory / 256 / d, memory / 16 / m, 2**32 / m))), 512), 2**18)
 
 
 def tensor_cores(device: torch.device) -> ModuleType | None:

@@ -324,6 +324,7 @@ def test_the_estimator_on_tensor_cores_is_within_its_bound(d, method, kind, monk
     monkeypatch.setattr(pairs, "tensor_cores", lambda device: parzen)
     monkeypatch.setattr(parzen, "PAIRS", 512)  # the interpreter takes its time for each program
     monkeypatch.setattr(pairs, "FIRST", 100)
+    monkeypatch.setattr(pairs, "SPARSE", 64)
     g = np.random.default_rng(d)
     basis = g.normal(size=(4, d))
     queries, samples = (1 / (1 + np.exp(-g.normal(size=(n, 4)) @ basis)) for n in (20, 300))
