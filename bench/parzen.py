@@ -3,17 +3,19 @@
     python bench/parzen.py                                    under a minute on two cores, trains nothing
     python bench/parzen.py --source runs/aae --samples 10000000 --choose-sigma
     python bench/parzen.py --source samples.npy --queries 1000 --sigma 0.2 --method dense
+    python bench/parzen.py --device cuda --samples 10000000 --samples-others 100000 --rounds 3
     torchrun --nproc-per-node 2 bench/parzen.py     every rank scores its share of the samples; without the others
 
 Queries are the MNIST test images (scikit-learn's digits where MNIST cannot be had). Samples come from a trained run
 (--source DIR), a .npy file, or a decoder that needs no training: mixtures of two training images of one class through
-32 principal components. First, fastaae is compared with float64 differences on a few queries; a mismatch beyond its own
-certificate stops. The others see the first --samples-others samples, and each only as many queries as it can do in
-seconds; its time for all pairs, which it is proportional to, is scaled up from that (scikit-learn's fit, which is done
-once, with the samples only). Every round times all of them:
+32 principal components, on the device. First, fastaae is compared with float64 differences on a few queries; a mismatch
+beyond its own certificate stops. The others see the first --samples-others samples, and each only as many queries as it
+can do in seconds; its time for all pairs, which it is proportional to, is scaled up from that (scikit-learn's fit, done
+once, with the samples only). On a GPU these are more, calls are repeated for 50 ms at least, and an untimed
+round goes before. Every round times all of them:
 
 - block-skip: float32 products in chunks, exponentials only of blocks that matter; a fast dense evaluation.
-- logsumexp: float32 products in chunks and torch.logsumexp, as one would write it.
+- logsumexp: float32 products in chunks and torch.logsumexp, as one would write it; on a GPU compiled, too.
 - broadcast: the difference of every pair, as in the original Theano script.
 - scikit-learn: KernelDensity as it comes, and with leaf_size=N, which makes it exact.
 - pykeops, where it can be imported.
@@ -25,6 +27,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
+import functools
 import json
 import math
 import os
@@ -41,29 +45,51 @@ from torch import Tensor, distributed
 import fastaae
 from fastaae import data, provenance
 from fastaae.kernels import reference
+from fastaae.kernels.bounds import double
 
 
-def mixtures(images: data.Data) -> Callable[[int, int, tuple[int, int]], Iterator[Tensor]]:
-    """A decoder without training: a function that streams a share of n samples for a seed, [<= 4096, D] at a time."""
+def mixtures(images: data.Data, device: torch.device) -> Callable[[int, int, tuple[int, int]], Iterator[Tensor]]:
+    """A decoder without training: a function that streams a share of n samples for a seed, so many [rows, D] at a time
+    as suit the device."""
     x, y = images.x_train, images.y_train
-    some = as_float(x[:10_000])
-    mean = some.mean(0)
-    basis = torch.linalg.eigh((some - mean).T @ (some - mean)).eigenvectors[:, -32:]
+    few = as_float(x[:10_000])
+    mean = few.mean(0)
+    basis = torch.linalg.eigh((few - mean).T @ (few - mean)).eigenvectors[:, -32:]
     codes = torch.cat([(as_float(part) - mean) @ basis for part in x.split(4096)])
     order, size = y.argsort(stable=True), torch.bincount(y)
     first = size.cumsum(0) - size
+    mean, basis, codes, y, order, size, first = (t.to(device) for t in (mean, basis, codes, y, order, size, first))
+    most = 2**18 if device.type == "cuda" else 4096
 
     def stream(n: int, seed: int, share: tuple[int, int]) -> Iterator[Tensor]:
-        g = torch.Generator().manual_seed(seed)
-        for start in range(0, n, 4096):
-            rows = min(4096, n - start)
-            a = torch.randint(len(x), (rows,), generator=g)
-            b = order[first[y[a]] + (torch.rand(rows, generator=g) * size[y[a]]).long()]
-            mix = torch.rand(rows, 1, generator=g)
-            if start // 4096 % share[1] == share[0]:
-                yield (torch.lerp(codes[a], codes[b], mix) @ basis.T).add_(mean).clamp_(0, 1)
+        g = torch.Generator(device).manual_seed(seed)
+        for start in range(0, n, most):
+            rows = min(most, n - start)
+            a = torch.randint(len(x), (rows,), generator=g, device=device)
+            b = order[first[y[a]] + (torch.rand(rows, generator=g, device=device) * size[y[a]]).long()]
+            mix = torch.rand(rows, 1, generator=g, device=device)
+            if start // most % share[1] == share[0]:
+                code = torch.lerp(codes[a], codes[b], mix)
+                decoded = torch.addmm(mean, code, basis.T) if code.is_cuda else (code @ basis.T).add_(mean)
+                yield decoded.clamp_(0, 1)
 
     return stream
+
+
+def resized(images: data.Data, side: int) -> data.Data:
+    """Square images, bilinearly."""
+
+    def resize(x: Tensor) -> Tensor:
+        old = math.isqrt(x.shape[1])
+        parts = [
+            torch.nn.functional.interpolate(part.view(-1, 1, old, old).float(), (side, side), mode="bilinear")
+            for part in x.split(10_000)
+        ]
+        big = torch.cat(parts).flatten(1)
+        return big.round().byte() if x.dtype == torch.uint8 else big
+
+    x = {key: resize(getattr(images, key)) for key in ("x_train", "x_valid", "x_test")}
+    return dataclasses.replace(images, shape=(side, side), **x)
 
 
 def as_float(x: Tensor) -> Tensor:
@@ -99,6 +125,22 @@ def chunked_logsumexp(x: Tensor, samples: Tensor, sigma: float) -> Tensor:
     return torch.logsumexp(torch.stack(parts), 0) - log_norm
 
 
+def compiled(x: Tensor, samples: Tensor, sigma: float) -> Tensor:
+    """chunked_logsumexp with each chunk compiled."""
+    parts = [_compiled()(x, s, torch.tensor(sigma, device=x.device)) for s in samples.split(4096)]
+    log_norm = math.log(len(samples)) + x.shape[1] * math.log(sigma * math.sqrt(2 * math.pi))
+    return torch.logsumexp(torch.stack(parts), 0) - log_norm
+
+
+@functools.cache
+def _compiled() -> Callable:
+    def chunk(x: Tensor, s: Tensor, sigma: Tensor) -> Tensor:
+        d2 = x.square().sum(1, keepdim=True) + s.square().sum(1) - 2 * x @ s.T
+        return torch.logsumexp(d2 / (-2 * sigma**2), 1)
+
+    return torch.compile(chunk, dynamic=False)
+
+
 def broadcast(x: Tensor, samples: Tensor, sigma: float) -> Tensor:
     parts = [torch.logsumexp((x[:, None] - s).square().sum(2) / (-2 * sigma**2), 1) for s in samples.split(4096)]
     log_norm = math.log(len(samples)) + x.shape[1] * math.log(sigma * math.sqrt(2 * math.pi))
@@ -129,13 +171,14 @@ def keops(x: Tensor, samples: Tensor, sigma: float) -> Tensor:
     return (d2 * (-0.5 / sigma**2)).logsumexp(1).view(-1) - log_norm
 
 
-OTHERS: dict[str, tuple[Callable, int]] = {  # what prepares samples for scoring; the queries each can do in seconds
-    "block-skip": (plain(block_skip), 1000),
-    "logsumexp": (plain(chunked_logsumexp), 250),
-    "broadcast": (plain(broadcast), 4),
-    "scikit-learn": (scikit(), 50),
-    "scikit-learn leaf_size=N": (scikit(leaf_size="N"), 50),
-    "pykeops": (plain(keops), 50),
+OTHERS: dict[str, tuple[Callable, int, int]] = {  # what prepares samples; queries a CPU, and a GPU, does in seconds
+    "block-skip": (plain(block_skip), 1000, 10_000),
+    "logsumexp": (plain(chunked_logsumexp), 250, 10_000),
+    "compiled": (plain(compiled), 250, 10_000),
+    "broadcast": (plain(broadcast), 4, 200),
+    "scikit-learn": (scikit(), 50, 50),
+    "scikit-learn leaf_size=N": (scikit(leaf_size="N"), 50, 50),
+    "pykeops": (plain(keops), 50, 1000),
 }
 
 
@@ -143,14 +186,15 @@ def source(options: argparse.Namespace, images: data.Data) -> Callable[[tuple[in
     """A function that starts the stream of samples anew: of every K blocks the k-th, for a share (k, K)."""
     name, n, seed = options.source, options.samples, options.seed
     if name == "mixtures":
-        stream = mixtures(images)
+        stream = mixtures(images, torch.device(options.device))
         return lambda share: stream(n, seed, share)
     if name.endswith(".npy"):
         rows = np.load(name, mmap_mode="r")
         if len(rows) < n:
             raise SystemExit(f"{name} holds {len(rows)} samples: give --samples {len(rows)} or fewer")
-        starts = range(0, n, 4096)
-        return lambda share: (torch.tensor(rows[k : min(k + 4096, n)]) for k in starts[share[0] :: share[1]])
+        most = 2**18 if options.device == "cuda" else 4096
+        starts = range(0, n, most)
+        return lambda share: (torch.tensor(rows[k : min(k + most, n)]) for k in starts[share[0] :: share[1]])
     model = fastaae.load(name, device=options.device)
     return lambda share: model.stream(n, seed, share=share)
 
@@ -195,7 +239,7 @@ def product_rate(device: torch.device) -> float:
 
 
 @torch.no_grad()
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", default="mixtures", help="run directory, .npy file [N, ...] or 'mixtures'")
     parser.add_argument("--samples", type=int, default=50_000)
@@ -205,13 +249,21 @@ def main() -> int:
     parser.add_argument("--choose-sigma", action="store_true", help="on 1,000 validation images, the default grid")
     parser.add_argument("--method", default="auto")
     parser.add_argument("--dataset", default=None, help="mnist, digits or a .npz file")
-    parser.add_argument("--others", nargs="*", default=list(OTHERS), choices=list(OTHERS))
+    parser.add_argument("--side", type=int, help="resize the images to side x side: 48 makes 2,304 dimensions")
+    parser.add_argument("--others", nargs="*", choices=list(OTHERS), help="default: all; on a CPU nothing is compiled")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    parser.add_argument(
+        "--tf32", action="store_true", help="a GPU's float32 products, of a trained decoder and the others"
+    )
+    options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    if options.tf32:
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+    if options.others is None:
+        options.others = [name for name in OTHERS if options.device == "cuda" or name != "compiled"]
     share = (int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
     if share[1] > 1:
         if options.device == "cuda":
@@ -228,6 +280,7 @@ def main() -> int:
             raise
         print(f"{error}; using digits")
         images = data.load("digits")
+    images = resized(images, options.side) if options.side else images
     machine, device = provenance.describe(options.device), torch.device(options.device)
     print(" ".join(f"{k}={v}" for part in machine.values() for k, v in part.items()))
     rate, kind = product_rate(device), "fp16" if device.type == "cuda" else "float32"
@@ -246,50 +299,55 @@ def main() -> int:
     few = x[:: max(m // 10, 1)][:10]
     head = first(restart((0, 1)), 5000)
     result = fastaae.parzen_log_likelihood(few, head, sigma, method=options.method, device=options.device)
-    floats = few.double() / 255 if few.dtype == torch.uint8 else few
-    error = np.abs(result.per_query - reference.parzen_log_likelihood(floats, head.cpu(), sigma).numpy()).max()
+    exact = reference.parzen_log_likelihood(double(few), double(head.cpu()), sigma)
+    error = np.abs(result.per_query - exact.numpy()).max()
     print(f"against float64 differences: {error:.1e} nats, certificate {result.error_bound:.1e}")
     if not error <= result.error_bound + 1e-9:
         print("beyond the certificate: no timing", file=sys.stderr)
         return 1
 
-    arguments = {"sigma": sigma, "method": options.method, "device": options.device, "distributed": share[1] > 1}
+    scored = {"sigma": sigma, "method": options.method, "device": options.device, "distributed": share[1] > 1}
     if options.choose_sigma or len(options.sigma) > 1:
-        arguments |= {
+        scored |= {
             "sigma": None,
             "validation": images.x_valid[:1000],
             "sigmas": None if options.choose_sigma else options.sigma,
         }
     head = as_float(first(restart((0, 1)), min(options.samples_others, n))).to(device)
     floats = as_float(x).to(device)
-    contenders = {name: OTHERS[name] for name in options.others}
+    cuda = device.type == "cuda"
+    contenders = {name: (OTHERS[name][0], OTHERS[name][1 + cuda]) for name in options.others}
     times: dict[str, list[float]] = {}
     values: dict[str, np.ndarray] = {}
 
-    def clock(name: str, call: Callable[[], object]) -> object:
+    def clock(name: str, call: Callable[[], object], least: float = 0.0) -> object:
         synchronize(device)
-        started = time.perf_counter()
-        returned = call()
-        synchronize(device)
-        times.setdefault(name, []).append(time.perf_counter() - started)
+        started, seconds, calls = time.perf_counter(), 0.0, 0
+        while not calls or seconds < least:
+            returned = call()
+            synchronize(device)
+            seconds, calls = time.perf_counter() - started, calls + 1
+        times.setdefault(name, []).append(seconds / calls)
         return returned
 
-    for _ in range(options.rounds):
+    for round_ in range(-int(cuda), options.rounds):
+        if round_ == 0:
+            times.clear()
         clock("drawing", lambda: [None for _ in restart(share)])
         before = reset_peak_memory(device)
-        result = clock("fastaae", lambda: fastaae.parzen_log_likelihood(x, restart(share), **arguments))
+        result = clock("fastaae", lambda: fastaae.parzen_log_likelihood(x, restart(share), **scored))
         memory = peak_memory(device) - before
         for name, (prepare, some) in list(contenders.items()):
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    prepare(head[:100], result.sigma)(floats[:2])  # compiles, where that is needed
-            except ImportError:
-                print(f"{name}: not installed")
+                    prepare(head if cuda else head[:100], result.sigma)(floats[: some if cuda else 2])  # may compile
+            except (ImportError, RuntimeError) as error:  # not installed, or no memory for it, or no compiler
+                print(f"{name}: left out, {type(error).__name__} {str(error).splitlines()[:1]}")
                 del contenders[name]
                 continue
             score = clock(f"{name}: prepare", lambda: prepare(head, result.sigma))  # noqa: B023
-            values[name] = clock(name, lambda: score(floats[:some])).double().cpu().numpy()  # noqa: B023
+            values[name] = clock(name, lambda: score(floats[:some]), 0.05 * cuda).double().cpu().numpy()  # noqa: B023
     print(result)
 
     drawing = float(np.median(times["drawing"]))
@@ -321,18 +379,24 @@ def main() -> int:
         ran = f"{r['queries']} x {r['samples']}"
         ratio = r["seconds_all"] / rows[0]["seconds_all"]
         print(
-            f"{r['contender']:26}{ran:>17}{r['seconds']:10.2f}{r['seconds_all']:10.1f}{ratio:11.1f}"
+            f"{r['contender']:26}{ran:>17}{r['seconds']:10.3g}{r['seconds_all']:10.3g}{ratio:11.1f}"
             f"{r['pair_dimensions_per_second']:10.1e}{r['error']:10.1e}"
         )
     print(
         f"fastaae: {rows[0]['share_of_products']:.1f} times the rate of dense {kind} products at their best; ", end=""
     )
-    print(f"besides, {drawing:.1f} s for drawing the samples; {memory:.0f} MB beyond what was held before")
+    print(f"besides, {drawing:.2g} s for drawing the samples; {memory:.0f} MB beyond what was held before")
+    whole = times["fastaae"]
     report = {"sigma": result.sigma, "sem": result.sem, "drawing_seconds": drawing, "memory_mb": memory, "rows": rows}
+    report |= {"whole_seconds": float(np.median(whole)), "each_whole_seconds": whole, "bandwidths": bandwidths(result)}
     print(json.dumps({"machine": machine, "gflops": rate, **report}))
     if share[1] > 1:
         distributed.destroy_process_group()
     return 0
+
+
+def bandwidths(result: fastaae.ParzenResult) -> int:
+    return 1 if result.sigma_curve is None else len(result.sigma_curve.sigma)
 
 
 def first(blocks: Iterator[Tensor], n: int) -> Tensor:

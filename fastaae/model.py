@@ -20,6 +20,7 @@ from .parzen import ParzenResult, parzen_log_likelihood
 
 BATCH = 4096
 DRAWN = 4096  # samples per block of a stream; part of what a seed means
+TOGETHER = 64  # such blocks are decoded at once on a GPU, or launching kernels would take most of the time
 
 
 class Model:
@@ -100,7 +101,8 @@ class Model:
         return torch.cat(list(self.stream(n, seed, labels))).reshape(-1, *self.shape).cpu().numpy()
 
     def stream(self, n: int, seed: int = 0, labels: Any = None, share: tuple[int, int] = (0, 1)) -> Iterator[Tensor]:
-        """The examples of sample() in blocks [<= 4096, D] on the model's device: any number in little memory.
+        """The examples of sample() in blocks [<= 4096, D] on the model's device (a GPU: 64 times that): any number in
+        little memory.
 
         Args:
             share: (k, K) decodes only block k of every K blocks.
@@ -161,6 +163,7 @@ class Model:
         return x.to(dtype).div_(255) if x.dtype == torch.uint8 else x.to(dtype)
 
     def _stream(self, n: int, g: torch.Generator, labels: Tensor | None, share: tuple[int, int]) -> Iterator[Tensor]:
+        codes = []
         for start in range(0, n, DRAWN):
             rows = min(DRAWN, n - start)
             code = self.encoder.weights[0].new_empty(rows, self.config.style_dim)
@@ -172,11 +175,13 @@ class Model:
                 else:
                     y = labels[start : start + rows]
                 code = torch.cat([code, y], 1)
-            if start // DRAWN % share[1] != share[0]:
-                continue  # drawn all the same, since the next draws follow it
-            with torch.inference_mode():
-                decoded = self.decoded(code)
-            yield decoded
+            if start // DRAWN % share[1] == share[0]:
+                codes.append(code)  # others are drawn all the same, since the next draws follow them
+            if codes and (len(codes) == (TOGETHER if code.is_cuda else 1) or start + rows == n):
+                with torch.inference_mode():
+                    decoded = self.decoded(torch.cat(codes) if len(codes) > 1 else codes[0])
+                codes.clear()
+                yield decoded
 
     def _examples(self, x: Any) -> Tensor:
         x = examples("x", x).flatten(1)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from .data import plain
 from .kernels.bounds import double, extent
-from .kernels.pairs import PairSums
+from .kernels.pairs import PairSums, block_size
 from .networks import find_device
 
 METHODS = ("auto", "pruned", "dense")
@@ -88,7 +88,8 @@ def parzen_log_likelihood(
             neighbours differ by less than about 0.1 nats near the best.
         n_samples: how many samples the iterable will yield, if known; other counts are an error.
         method: "pruned" computes only what can matter, "dense" every distance; "auto" takes what is shorter. All are
-            exact to the error bound.
+            exact to the error bound. (A GPU's "dense" are 8 bits of every distance, and float64 where they say it can
+            matter.)
         tolerance: nats that leaving out pairs may cost, for up to 1e9 samples.
         device: "cpu", "cuda"; default: where the queries are.
         block: samples scored at a time; default: made for the cache. How an iterable is cut does not matter: the result
@@ -199,7 +200,9 @@ def _array(name: str, values: Any, d: int | None = None) -> Tensor:
     t = t.flatten(1)
     if d is not None and t.shape[1] != d:
         raise ValueError(f"{name} has {t.shape[1]} values per row, the queries have {d}")
-    if not t.is_floating_point() or extent(t) < LARGEST:
+    if not t.is_floating_point() or (t.is_cuda and t.dtype != torch.float64 and t.sum(dtype=torch.float32).isfinite()):
+        return t  # a finite sum has finite terms, and float32 ends below LARGEST
+    if extent(t) < LARGEST:
         return t
     row = int((~(t.double().abs() < LARGEST)).any(1).nonzero()[0])
     raise ValueError(f"{name}: row {row} holds NaN, infinite values or values beyond {LARGEST:g}")
@@ -226,9 +229,10 @@ def _blocks(parts: Iterable[Any], d: int, size: int) -> Iterator[Tensor]:
             if waiting < size:
                 held.append(t.clone())  # a stream may fill the same memory again
             else:
-                joined = torch.cat([*held, t])
+                joined = torch.cat([*held, t]) if held else t.contiguous()
                 yield joined[:size]
-                held, waiting = [joined[size:]], waiting - size
+                waiting -= size
+                held = [joined[size:]] if waiting else []
     if waiting:
         yield torch.cat(held)
 
@@ -237,7 +241,7 @@ def _check_memory(m: int, d: int, s: int, device: torch.device) -> None:
     """Raise if what is kept per query is larger than the memory that is free."""
     each, free = 8 * d + 1300 + 16 * s, _free_memory(device)
     if device.type == "cuda":
-        each += 30_000  # one bit for each sample of a block, and what becomes of it
+        each += 4 * block_size(m, d, device)  # one bit for each sample of a block, and what becomes of it
     if m * each > 0.9 * free:
         raise MemoryError(
             f"{m} queries of {d} values with {s} bandwidths take {m * each / 1e9:.1f} GB, {free / 1e9:.1f} GB are "

@@ -54,30 +54,35 @@ class Bounds:
         d, self.cores = x.shape[1], cores
         self.sizes = sorted({d if d <= most else most - 1 for most in ((FINE,) if cores else (COARSE, FINE))})
         self.directions = principal_directions(torch.cat([some(x, 2048), some(first, 2048)]), self.sizes[-1]).float()
+        if cores:  # they are what two fp16 numbers can say, columns padded to a power of two
+            k = max(16, 1 << (self.sizes[-1] - (self.sizes[-1] == d)).bit_length())
+            raised = pad(self.directions * cores.RAISED, (0, k - self.sizes[-1]))
+            high = raised.half()
+            self.parts = high, (raised - high).half()
+            self.directions = (sum(part.float() for part in self.parts) / cores.RAISED)[:, : self.sizes[-1]]
         p = self.directions.double()
         self.stretch = torch.linalg.matrix_norm(p.T @ p - torch.eye(self.sizes[-1], device=p.device)).item()
         self.far = lengths(x) > LIMIT  # nothing is dropped for these queries
         self.queries = self._levels(torch.where(self.far[:, None], 0, x).float())
         first_level = self.queries[0].values
         if cores:
-            self.scale = scale_for(first_level)
+            self.scales = scale_for(x.clamp(-LIMIT, LIMIT)), scale_for(first_level)
             self.queries = [self._half(level) for level in self.queries]
         else:
             self.product = torch.cat([-2 * first_level, torch.ones_like(first_level[:, :1])], 1)
 
     def features(self, samples: Tensor, center: Tensor) -> Features | None:
         """Of samples [n, D]; None if some lie too far out for float32."""
+        if self.cores:
+            level = Level(*self.cores.project(samples, center, self.parts, self.sizes[0], self.stretch, self.scales))
+            return Features([level]) if level.error.max().isfinite() else None
         if samples.dtype in (torch.float64, torch.uint8):
             t = (double(samples) - center).float()
         else:
             t = samples.float() - center.float()
         if not extent(t) < LIMIT:
             return None
-        levels = self._levels(t)
-        if self.cores:
-            level = self._half(levels[0])
-            return Features([level]) if level.values.isfinite().all() else None
-        n = len(t)
+        levels, n = self._levels(t), len(t)
         order = torch.arange(-(-n // CHUNK) * CHUNK, device=t.device)
         for level in range(min(int(math.log2(max(n // CHUNK, 1))), self.sizes[0])):  # a k-d tree, all its leaves full
             if n != CHUNK << int(math.log2(n // CHUNK)):
@@ -109,7 +114,7 @@ class Bounds:
         limit = self.limit(0, start, stop, features, reach)
         limit = limit + 8 * U32 * limit.abs()
         if self.cores:
-            level, unit = features.levels[0], self.scale**2
+            level, unit = features.levels[0], self.scales[1] ** 2
             square = (level.square * unit).float()
             return self.cores.near_pairs(
                 self.queries[0].values[start:stop], level.values, square, (limit * unit).float(), most
@@ -135,7 +140,7 @@ class Bounds:
         a, b = (Level(*(t[start:stop] for t in self.queries[level])), features.levels[level])
         farthest, norm = b.square.max().sqrt(), a.square.sqrt()
         distance = (reach * (1 + self.stretch)).sqrt() + a.error + b.error.max()
-        each = 4 * U32 if self.cores else 1.01 * U32  # tensor cores truncate
+        each = 5 * U32 if self.cores else 1.01 * U32  # tensor cores truncate, and |b|² is a float32 sum
         product = each * (a.values.shape[1] + 8) * (norm + farthest).square() + 1e-30
         limit = torch.where(self.far[start:stop], math.inf, distance.square() - a.square + product)
         return limit.nan_to_num(math.inf, math.inf)  # what cannot be bounded is kept
@@ -164,11 +169,48 @@ class Bounds:
     def _half(self, level: Level) -> Level:
         """A level in fp16, scaled, with a power of two of columns; infinite where it reaches beyond fp16."""
         k = level.values.shape[1]
-        values = (level.values * self.scale).half()
-        kept = values.float() / self.scale
+        values = (level.values * self.scales[1]).half()
+        kept = values.float() / self.scales[1]
         error = level.error + 1.01 * lengths(level.values - kept)
         square = lengths(kept).square()
         return Level(pad(values, (0, max(16, 1 << (k - 1).bit_length()) - k)), square, error)
+
+
+class Codes:
+    """Lower bounds of |x - s| by all coordinates in 8 bits, which suppose nothing about the data: where projections
+    say too little. With x = c + a + e, s = c + b + f, c the same, |x - s| >= |a - b| - |e| - |f|; a and b are integers
+    times a step, and |b|² - 2 a·b is exact.
+
+    Args:
+        queries: [M, D], floats or bytes.
+        cores: the module parzen.
+    """
+
+    def __init__(self, queries: Tensor, cores: ModuleType):
+        low, high = 0.0, 1.0
+        if queries.dtype != torch.uint8:
+            low, high = torch.stack(torch.aminmax(queries)).tolist()
+        grid = [low + 128 / 255 * (high - low), max((high - low) / 255, 1e-12)]  # codes are -128 to 127
+        self.offset, self.step = torch.tensor(grid, dtype=torch.float32).tolist()
+        self.cores = cores
+        self.codes, self.square, self.error = cores.quantize(queries, self.offset, self.step)
+
+    def nearest(self, start: int, stop: int, samples: Tensor) -> Tensor:
+        """A sample that looks near, for each query, int64 [stop - start]."""
+        codes, square, _ = self.cores.quantize(samples[:4096], self.offset, self.step)
+        return (square - 2 * self.codes[start:stop].float() @ codes.float().T).argmin(1)
+
+    def near(self, samples: Tensor, reach: Tensor, most: float) -> tuple[Tensor, Tensor] | None:
+        """Pairs (query, sample) for which d² > reach [M] is not proved, as Bounds.near."""
+        codes, square, error = self.cores.quantize(samples, self.offset, self.step)
+        distance = (reach.sqrt() + self.error + error.max()) / self.step
+        limit = distance.square() * (1 + 8 * U64) - self.square + 1
+        return self.cores.near_pairs_of_bytes(self.codes, codes, square, limit.nan_to_num(math.inf, math.inf), most)
+
+
+def medians(v: Tensor) -> Tensor:
+    """Of the columns of v [n, D], the lower ones; CUDA's median() is not deterministic."""
+    return v.sort(0).values[(len(v) - 1) // 2] if v.is_cuda else v.median(0).values
 
 
 def double(values: Tensor) -> Tensor:

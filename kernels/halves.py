@@ -51,12 +51,16 @@ def product_rows(x: Halves, s: Halves, terms: int) -> tuple[Tensor, Tensor]:
 
 
 def product_error(x: Halves, s: Halves, terms: int, farthest: Tensor) -> Tensor:
-    """Bound [M] on the error of d² computed by `terms` products, for samples within `farthest` [M] of their query.
+    """Bound [M] on the error of d² computed by `terms` products, for samples within `farthest` [M] of their query."""
+    lost = x.lost[:, int(terms == 3)] + s.lost[:, int(terms > 1)].max()
+    left_out = 2 * x.low_norm * s.low_norm.max() if terms == 3 else 0
+    return (2 * farthest + lost) * lost + left_out + sum_error(x, terms, farthest)
+
+
+def sum_error(x: Halves, terms: int, farthest: Tensor) -> Tensor:
+    """The part of it that float32 sums cause, whatever the samples.
 
     Tensor cores add at least four products before they truncate a sum once, to 24 bits (Fasi et al. 2021).
     """
-    lost = x.lost[:, int(terms == 3)] + s.lost[:, int(terms > 1)].max()
-    left_out = 2 * x.low_norm * s.low_norm.max() if terms == 3 else 0
     norms = x.norm * (x.norm + farthest)
-    summed = 4 * U32 * (terms * x.high.shape[1] / 4 + 16) * norms + 8 * U32 * (2 * x.norm + farthest).square()
-    return (2 * farthest + lost) * lost + left_out + summed
+    return 4 * U32 * (terms * x.high.shape[1] / 4 + 16) * norms + 8 * U32 * (2 * x.norm + farthest).square()

@@ -12,6 +12,9 @@ samples in one of two ways:
           float32 product and finds the pairs that may matter; a second, tighter bound leaves few of them; these are
           computed in float64. The rounding of the bounds is counted against them: no pair that matters is dropped.
   dense   All distances in float64, |x|² + |s|² - 2 x·s, one product; exponentials only in chunks that hold a live pair.
+          Tensor cores do better: all distances in 8 bits are a bound, too, which supposes nothing about the data and
+          leaves nearly as few pairs for float64 as there are; where too many matter, sums of fp16 products if the
+          tolerance allows, else the above.
 
 Where the cancellation in that expansion could be felt (data far apart compared with sigma), differences take its place.
 """
@@ -29,13 +32,15 @@ from types import ModuleType
 import torch
 from torch import Tensor, distributed
 
-from .bounds import CHUNK, U64, Bounds, Features, double, lengths, pair_products, scale_for, some
-from .halves import Halves, halves, product_error, product_rows
+from .bounds import CHUNK, U64, Bounds, Codes, Features, double, lengths, medians, pair_products, scale_for, some
+from .halves import Halves, halves, product_error, product_rows, sum_error
 
 TILE = 256  # queries per product: a tile of bounds, 256 x 4096 float32, stays in cache
 STRIP = 1024  # queries whose distances to a whole block are held at a time
 SINGLE = 2.0**-15  # nats: float32 exponentials and their sums on tensor cores
 PLENTY = 1e9  # samples for which T is made; more of them only widen the certificate, which counts them
+FIRST = 8192  # samples of the first block on a GPU
+SPARSE = 256  # on a GPU, pairs per word of 32 that holds one that may matter, below which the dense way is shorter
 PENDING = 2**17  # pairs collected before their distances are computed
 
 
@@ -57,10 +62,11 @@ class PairSums:
         m, d = queries.shape
         # Any center is right. A median, since one far query must not shift it; in float32, so that float32 samples are
         # centered with a single rounding.
-        self.center = double(some(queries, 1024)).median(0).values.clamp(-1e38, 1e38).float().double()
+        self.center = medians(double(some(queries, 1024))).clamp(-1e38, 1e38).float().double()
         self.x = double(queries) - self.center
         self.x_square = lengths(self.x).square()
         self.weights = 0.5 / sigmas.square()
+        self.grid = list(zip(sigmas.tolist(), self.weights.tolist(), strict=True))
         self.live = [True] * len(sigmas)
         self.bytes = queries.dtype == torch.uint8  # or samples
         self.minimum = self.x.new_full((m,), math.inf)
@@ -71,18 +77,20 @@ class PairSums:
         self.bounds: Bounds | None = None
         self.cores = tensor_cores(self.x.device)
         self.tile = m if self.cores else TILE
-        most, values = (2**16, 6e7) if self.cores else (4096, 4e6)
-        self.block = min(max(2 ** int(math.log2(values / d)), 512), most)  # samples that add() takes at most
+        self.block = block_size(m, d, self.x.device)  # samples that add() takes at most
 
     def add(self, samples: Tensor) -> None:
         """Count samples [n, D], n <= block, finite, of a dtype as the queries may have."""
+        if self.cores and len(samples) > (head := max(7 * self.n, FIRST)):
+            self.add(samples[:head])  # at first minima fall fast, and with them the number of pairs that may matter
+            return self.add(samples[head:])
         self.bytes = self.bytes or samples.dtype == torch.uint8
         with exact_arithmetic():
             block = Block(samples, self.center)
             features = None
             if self.method != "dense" and self.n >= self.retry:
                 if self.bounds is None:
-                    self.bounds = Bounds(self.x, block.s, self.cores)
+                    self.bounds = Bounds(self.x, double(some(samples, 2048)) - self.center, self.cores)
                 features = self.bounds.features(samples, self.center)
             if self.n == 0:
                 self._seed(block, features)
@@ -94,6 +102,8 @@ class PairSums:
                 pairs = None if features is None else self._prune(start, stop, features, radius, len(samples))
                 if pairs is None:
                     missed += stop - start
+                    pairs = self._near_codes(samples, radius) if self.cores else None
+                if pairs is None:
                     if not (self.cores and self._sum_on_cores(block, radius)):
                         for k in range(start, stop, STRIP):
                             self._dense(k, min(k + STRIP, stop), block, radius)
@@ -150,10 +160,10 @@ class PairSums:
         m = self.minimum[: self.choosing].mean().item() if self.choosing else math.inf
         if math.isfinite(m):
             d, log_n = self.queries.shape[1], math.log(1e15)  # of all n to come
-            best = [-m * w - d * math.log(s) for s, w in zip(self.sigmas.tolist(), self.weights.tolist(), strict=True)]
+            best = [-m * w - d * math.log(s) for s, w in self.grid]
             for k in range(len(best)):
                 self.live[k] = self.live[k] and not any(best[k] + log_n < best[i] for i in range(k))
-        widest = max(s for s, live in zip(self.sigmas.tolist(), self.live, strict=True) if live)
+        widest = max(s for (s, _), live in zip(self.grid, self.live, strict=True) if live)
         radius = 2 * widest**2 * math.log(PLENTY / self.tolerance)
         self.reach = max(self.reach, radius)
         return radius
@@ -173,9 +183,11 @@ class PairSums:
         """A first upper bound of every minimum: the distance of the sample that looks nearest, else of any sample."""
         rows = torch.arange(len(self.x), device=self.x.device)
         nearest = torch.zeros_like(rows)
-        if features is not None:
-            for start in range(0, len(rows), STRIP):
+        for start in range(0, len(rows), STRIP):
+            if features is not None:
                 nearest[start : start + STRIP] = self.bounds.nearest(start, start + STRIP, features)
+            elif self.cores:
+                nearest[start : start + STRIP] = self.codes.nearest(start, start + STRIP, block.samples)
         self.minimum.copy_(self._distances(rows, nearest, block))
 
     def _prune(self, start: int, stop: int, features: Features, radius: float, n: int) -> tuple[Tensor, Tensor] | None:
@@ -183,22 +195,39 @@ class PairSums:
         d, b = self.x.shape[1], self.bounds
         reach = self.minimum[start:stop] + radius
         budget = (stop - start) * n * (d + 24) if self.method == "auto" else math.inf  # in float64 multiply-adds
-        found = b.near(start, stop, features, reach, budget / 1000)
+        words = (stop - start) * n / (SPARSE if self.method == "auto" else SPARSE / 2)
+        found = b.near(start, stop, features, reach, words if self.cores else budget / 1000)
         if found is None:
             return None
         row, sample = found
         if len(b.sizes) > 1:
             near = b.fine(start, stop, features, row, sample) <= b.limit(1, start, stop, features, reach)[row]
             row, sample = row[near], sample[near]
-        if len(row) * (600 + 14 * d) > budget:
+        if len(row) * (600 + 14 * d) > budget and not self.cores:
             return None
         return row + start, sample
 
+    def _near_codes(self, samples: Tensor, radius: float) -> tuple[Tensor, Tensor] | None:
+        """Pairs (query, sample) that may matter by all distances in 8 bits, for all queries; None if too many."""
+        m, d = self.x.shape
+        if d > 8192:
+            return None
+        return self.codes.near(samples, self.minimum + radius, m * len(samples) / SPARSE)
+
+    @cached_property
+    def codes(self) -> Codes:
+        return Codes(self.queries, self.cores)
+
     def _refine(self, rows: Tensor, columns: Tensor, block: Block) -> None:
+        if self.cores:
+            d2 = self._distances(rows, columns, block)
+            return self.cores.count(rows, d2, self.minimum, self.sums, self.weights, self.live)
         self._count(rows, self._distances(rows, columns, block)[:, None])
 
     def _distances(self, rows: Tensor, columns: Tensor, block: Block) -> Tensor:
         """d² of the given pairs, float64; rows ascending."""
+        if self.cores:
+            return self.cores.distances(self.queries, block.samples, rows, columns)
         used, columns = columns.unique(return_inverse=True)
         expands = self._distance_error()[1][rows]
         d2 = self.x.new_empty(len(rows))
@@ -233,10 +262,12 @@ class PairSums:
     def _sum_on_cores(self, block: Block, radius: float) -> bool:
         """The dense way on tensor cores, for all queries; False where that might cost more than the tolerance."""
         x, scale = self.query_halves
-        s = halves(block.s, scale)
-        if x is None or s is None:
-            return False
         farthest = (self.minimum + self.reach).sqrt()
+        if x is None or (sum_error(x, 1, farthest) * self.weights[0]).max() >= self.tolerance:
+            return False
+        s = halves(block.s, scale)
+        if s is None:
+            return False
         for terms in (1, 2, 3):
             error = product_error(x, s, terms, farthest)
             if (error * self.weights[0]).max() < self.tolerance:
@@ -314,6 +345,18 @@ class Pairs:
         taken = torch.cat(self.rows), torch.cat(self.columns)
         self.rows, self.columns, self.count = [], [], 0
         return taken
+
+
+def block_size(m: int, d: int, device: torch.device) -> int:
+    """Samples to take at a time: few enough for a CPU's cache; as many as a GPU has room for, up to 2^18.
+
+    A GPU takes up to a quarter of its memory for what becomes of all pairs of a block, 4 bytes each, and for each copy
+    of a block in float64 about 1/32. No tensor comes to have 2^31 elements, which nonzero() refuses.
+    """
+    if device.type != "cuda":
+        return min(max(2 ** int(math.log2(4e6 / d)), 512), 4096)
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return min(max(2 ** int(math.log2(min(memory / 256 / d, memory / 16 / m, 2**32 / m))), 512), 2**18)
 
 
 def tensor_cores(device: torch.device) -> ModuleType | None:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,21 @@ def test_bench_parzen_prints_a_table_and_json(tmp_path):
         assert {"fastaae", "block-skip", "logsumexp", "broadcast", "scikit-learn leaf_size=N"} <= rows.keys()
         assert all(r["seconds"] > 0 for r in rows.values()) and rows["fastaae"]["error"] < 1e-6
         assert all(rows[name]["error"] < 0.05 for name in ("block-skip", "logsumexp", "broadcast"))
+
+
+def test_bench_parzen_resizes_images():
+    done = run_bench_parzen(*DIGITS, "--side", "12", "--others", "logsumexp")
+    assert done.returncode == 0, done.stderr
+    assert "x 144 dimensions" in done.stdout and json.loads(done.stdout.splitlines()[-1])["rows"][1]["error"] < 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+def test_bench_gpu_dry_run():
+    command = [ROOT / "bench" / "gpu.sh", "--dry-run", "parzen"]
+    done = subprocess.run(command, env=os.environ | {"PYTHON": sys.executable}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "dry-run-parzen.json" in done.stdout.splitlines()[-1]
 
 
 def test_bench_parzen_over_ranks():

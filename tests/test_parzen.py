@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tracemalloc
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -495,3 +496,17 @@ def test_too_little_memory_says_what_would_fit(monkeypatch):
     monkeypatch.setattr(parzen, "_free_memory", lambda device: 10_000)
     with pytest.raises(MemoryError, match=r"40 queries of 3 values .* at most 5 at a time"):
         parzen_log_likelihood(np.zeros((40, 3)), S, 1.0)
+
+
+def test_blocks_on_a_gpu_fit_its_memory(monkeypatch):
+    for memory, m, d, block in (
+        (80e9, 10_000, 784, 2**18),
+        (80e9, 10_000, 2304, 2**17),
+        (80e9, 10**6, 784, 4096),
+        (8e9, 10_000, 784, 2**15),
+        (8e9, 10**8, 10, 512),
+    ):
+        monkeypatch.setattr(
+            torch.cuda, "get_device_properties", lambda _, memory=memory: SimpleNamespace(total_memory=memory)
+        )
+        assert pairs.block_size(m, d, torch.device("cuda")) == block

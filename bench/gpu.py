@@ -1,0 +1,210 @@
+"""What bench/gpu.sh runs: checks of a part of fastaae on a GPU, then its timings, into one file.
+
+parzen   the tests of the kernels and of the estimator; compute-sanitizer's memcheck and racecheck on a run that
+         launches every kernel; a GPU against a CPU on the same samples, within both certificates; two runs, the same
+         bits; then bench/parzen.py for 100 thousand, a million and ten million samples, one bandwidth and a grid of
+         ten, auto and dense, in 784 and 2,304 dimensions, drawing included, and bytes from memory; what others take
+         beside a million.
+
+Nothing is written if a check fails. --dry-run takes every step on a CPU: the kernels in Triton's interpreter, few and
+small samples, a file that is removed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import parzen as bench
+import torch
+
+import fastaae
+from fastaae import data, provenance
+from fastaae.kernels import pairs, parzen
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(fastaae.__file__).parent.parent  # made by gpu.sh; the checkout's own folder fastaae/ lacks kernels/
+GRID = [f"{sigma:.4g}" for sigma in np.logspace(-1, 0, 10)]
+
+
+def run(command: list[str], seconds: float, **env: str) -> tuple[bool | None, str]:
+    """Whether a command succeeds, None if not within so many seconds, and the end of what it says."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=seconds, cwd=PACKAGE, env=os.environ | env
+        )
+    except subprocess.TimeoutExpired:
+        return None, f"not finished in {seconds} seconds"
+    return done.returncode == 0, "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
+
+
+def tests(dry: bool) -> dict[str, str]:
+    """Pytest's last line, of the tests that a GPU can fail."""
+    files = [str(ROOT / "tests" / f"test_{name}.py") for name in ["parzen_kernels", *([] if dry else ["parzen"])]]
+    many = ["-n", "8"] if importlib.util.find_spec("xdist") and not dry else []
+    few = ["-k", "distances or quantize"] if dry else []
+    right, said = run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *many, *few, *files], 240)
+    require(right, f"tests: {said}")
+    return {"tests": said.splitlines()[-1]}
+
+
+def sanitized(dry: bool) -> dict[str, str]:
+    """compute-sanitizer's verdicts on touch()."""
+    script = [sys.executable, __file__, *(["--dry-run"] if dry else []), "touch"]
+    tool = shutil.which("compute-sanitizer") or shutil.which("/usr/local/cuda/bin/compute-sanitizer")
+    if not tool:
+        right, said = run(script, 120)
+        require(right, f"every kernel once: {said}")
+        print("compute-sanitizer is not installed: the kernels ran without it")
+        return {"sanitizer": "not installed"}
+    verdicts = {}
+    for check in ("memcheck", "racecheck"):
+        right, said = run(
+            [tool, "--tool", check, "--error-exitcode", "1", *script], 90, PYTORCH_NO_CUDA_MEMORY_CACHING="1"
+        )
+        require(right is not False, f"{check}: {said}")
+        verdicts[check] = said.splitlines()[-1]
+        print(f"{check}: {verdicts[check]}", flush=True)
+    return verdicts
+
+
+def touch(device: str) -> None:
+    """Launch every kernel, in the estimator and, for what it may not need, alone."""
+    g = np.random.default_rng(0)
+    queries, samples = g.random((40, 200), np.float32), g.random((300, 200), np.float32)
+    for method in ("pruned", "dense"):
+        fastaae.parzen_log_likelihood((queries * 255).astype(np.uint8), samples, 0.1, method=method, device=device)
+    x, s = (torch.from_numpy(v).to(device).half() for v in (queries, samples))
+    one = torch.ones(1, dtype=torch.float64, device=device)
+    parzen.pair_sums(x, s, s.float().square().sum(1), torch.full((40,), torch.inf, device=device), one, 10.0)
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def compared(device: str, images: data.Data, n: int, m: int, sigma: float) -> dict[str, float]:
+    """The largest difference between a GPU and a CPU, and between two runs on the GPU, of both methods."""
+    samples = torch.cat(list(bench.mixtures(images, torch.device("cpu"))(n, 1, (0, 1))))
+    queries, found = images.x_test[:m], {}
+    with on_cpu():
+        right = fastaae.parzen_log_likelihood(queries, samples, sigma)
+    for method in ("auto", "dense"):
+        one, two = (
+            fastaae.parzen_log_likelihood(queries, samples, sigma, method=method, device=device) for _ in range(2)
+        )
+        error = float(np.abs(one.per_query - right.per_query).max())
+        require(np.array_equal(one.per_query, two.per_query), f"{method}: two runs differ")
+        require(
+            error <= one.error_bound + right.error_bound, f"{method}: {error} nats from the CPU, beyond certificates"
+        )
+        found |= {f"{method}: nats from the CPU": error, f"{method}: certificate": one.error_bound}
+    return found | {"certificate of the CPU": right.error_bound, "samples": n, "queries": m}
+
+
+@contextlib.contextmanager
+def on_cpu():
+    """Plain torch, also in a dry run."""
+    kept, pairs.tensor_cores = pairs.tensor_cores, lambda device: None
+    try:
+        yield
+    finally:
+        pairs.tensor_cores = kept
+
+
+def timed(device: str, options: list[str]) -> dict:
+    """What bench/parzen.py reports."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        status = bench.main(["--device", device, *options])
+    require(status == 0, f"bench/parzen.py {' '.join(options)}: {said.getvalue()}")
+    report = json.loads(said.getvalue().splitlines()[-1])
+    ours, whole = report["rows"][0], report["whole_seconds"]
+    flops = 2 * ours["pair_dimensions_per_second"] / 1e12
+    print(
+        f"{' '.join(options):84} {whole:8.3f} s, drawing {report['drawing_seconds']:.3f}, {flops:6.0f} TFLOP/s",
+        flush=True,
+    )
+    return {"options": " ".join(options)} | {k: v for k, v in report.items() if k != "machine"}
+
+
+def require(right: bool, message: str) -> None:
+    if not right:
+        raise SystemExit(f"{message}\nnothing is written")
+
+
+def clocks() -> dict[str, str]:
+    fields = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.draw,power.limit,temperature.gpu"
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+        return dict(zip(fields.split(","), said.split(", "), strict=False))
+    return {}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["parzen", "touch"])
+    parser.add_argument("--dry-run", action="store_true")
+    options = parser.parse_args()
+    dry, device = options.dry_run, "cpu" if options.dry_run else "cuda"
+    if dry:
+        pairs.tensor_cores = lambda device: parzen
+    if options.part == "touch":
+        touch(device)
+        return 0
+
+    require(Path(parzen.__file__).resolve() == ROOT / "kernels" / "parzen.py", f"{parzen.__file__}: not this checkout")
+    started = time.perf_counter()
+    images = data.load("digits" if dry else "mnist")
+    small = ["--dataset", "digits", "--queries", "20", "--samples-others", "300"] if dry else []
+    sizes = [300, 400, 500] if dry else [100_000, 1_000_000, 10_000_000]
+    others = ["--others", "logsumexp", "block-skip", *([] if dry else ["compiled", "broadcast"])]
+    rounds, one, grid = ["--rounds", "1" if dry else "3"], ["--sigma", "0.05" if dry else "0.2"], ["--sigma", *GRID]
+    report = {"machine": provenance.describe(device), "clocks_before": clocks()}
+    report |= tests(dry) | sanitized(dry)
+    report["agreement"] = compared(device, images, *((1500, 20, 0.05) if dry else (200_000, 1000, 0.2)))
+    print(report["agreement"])
+    report["rows"] = [
+        timed(device, [*small, *rounds, "--samples", str(n), *bandwidths, "--method", method, *rest])
+        for n in sizes
+        for bandwidths, method, rest in (
+            (
+                one,
+                "auto",
+                [*others, *([] if dry else ["--samples-others", "100000"])] if n == sizes[1] else ["--others"],
+            ),
+            (one, "dense", ["--others"]),
+            (grid, "auto", ["--others"]),
+        )
+    ]
+    large = ["--samples", str(sizes[-1]), *one, "--others", "--side", "12" if dry else "48"]
+    report["rows"] += [timed(device, [*small, *rounds, *large, "--method", method]) for method in ("auto", "dense")]
+    with tempfile.TemporaryDirectory() as folder:  # bytes, from memory
+        stream = bench.mixtures(images, torch.device(device))(sizes[1], 0, (0, 1))
+        np.save(f"{folder}/bytes.npy", torch.cat([(255 * part).round().byte().cpu() for part in stream]).numpy())
+        stored = ["--source", f"{folder}/bytes.npy", "--samples", str(sizes[1]), *one, "--others"]
+        report["rows"] += [
+            timed(device, [*small, *rounds, *stored, "--method", method]) for method in ("auto", "dense")
+        ]
+    report |= {"clocks_after": clocks(), "minutes": (time.perf_counter() - started) / 60}
+
+    name = (torch.cuda.get_device_name() if not dry else "dry run").lower().replace(" ", "-")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder if dry else ROOT / "bench" / "results") / f"{name}-parzen.json"
+        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        print(f"{path}, {report['minutes']:.1f} minutes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
