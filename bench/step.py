@@ -1,6 +1,7 @@
 """How long is one training step, against an idiomatic PyTorch loop, pythae, and the matrix products alone?
 
     python bench/step.py [--presets mnist-likelihood mnist-100] [--replicas 1 4] [--rounds 15] [--threads N]
+    python bench/step.py --device cuda [--precision bf16] [--replicas 1 4 16 64]
 
 All contenders run in one process on the same batches and thread count, a few steps each in turn, since machines drift:
 trust the ratios. Before any timing, fastaae's steps are compared with the idiomatic ones in float64; a mismatch
@@ -12,6 +13,12 @@ stops.
 - pythae: its Adversarial_AE under its AdversarialTrainer, if it is importable (no label head: unsupervised only). Its
   step is another one, with less work: one encoder pass and update serve reconstruction and generator together.
 R replicas cost the others R runs, so their times are multiplied by R. The last line is JSON.
+
+On a GPU the times are those of long runs of steps between two synchronisations, and the others are the careful step in
+eager mode (float32, and under autocast), with its four losses compiled by torch.compile, and that captured whole in a
+CUDA graph; their batches lie ready, fastaae draws its own. floor is then the time in which the bytes of the update alone
+move, 18 a parameter (weight and momentum read and written, the 16-bit copy written; 16 in float32), at the bandwidth
+that an addition of large tensors reaches in the same run.
 """
 
 from __future__ import annotations
@@ -32,6 +39,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
 from fastaae import preset, provenance
 from fastaae.data import Data, from_arrays
+from fastaae.graph import Replay
 from fastaae.kernels import onednn
 from fastaae.phases import Step
 
@@ -114,7 +122,7 @@ class Idiomatic:
 def _sequential(mlp) -> nn.Sequential:
     layers = []
     for weight, bias in zip(mlp.weights, mlp.biases, strict=True):
-        linear = nn.Linear(weight.shape[2], weight.shape[1], dtype=weight.dtype)
+        linear = nn.Linear(weight.shape[2], weight.shape[1], dtype=weight.dtype, device=weight.device)
         linear.weight.data.copy_(weight[0])
         linear.bias.data.copy_(bias[0, 0])
         layers += [linear, nn.ReLU()]
@@ -335,21 +343,140 @@ def row(name: str, replicas: int, data: Data, rounds: int) -> list[dict]:
     return rows
 
 
+def bandwidth(device: torch.device) -> float:
+    """Bytes per second that y += x moves, of 1 GiB each."""
+    x, y = (torch.ones(2**28, device=device) for _ in range(2))
+    times = []
+    for _ in range(10):
+        a, b = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        a.record()
+        y.add_(x)
+        b.record()
+        torch.cuda.synchronize()
+        times.append(a.elapsed_time(b) / 1e3)
+    return 3 * 2**30 / min(times)
+
+
+def captured(call: Callable[[], None]) -> Callable[[], None]:
+    """The call as a CUDA graph."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call()
+        stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    return graph.replay
+
+
+def on_gpu(name: str, replicas: int, precision: str, others: bool, data: Data, rounds: int) -> list[dict]:
+    """As row, on a GPU."""
+    device = torch.device("cuda")
+    cfg = preset(name, replicas=replicas, precision=precision, log_every=500)
+    step = Step(cfg, data, device)
+    step.start_epoch(0)
+    replay = Replay(step, step.carried(), step.generators, device)
+
+    def fastaae() -> None:
+        step.cursor.zero_()
+        step.slot.zero_()
+        replay(50)
+
+    contenders: dict[str, tuple[Callable[[], None], int]] = {"fastaae": (fastaae, 50)}
+    if others:
+        contenders["fastaae, eager"] = (lambda: (step.cursor.zero_(), step.slot.zero_(), step()), 1)
+        single = Step(replace(cfg, replicas=1, precision="fp32"), data, device)
+        single.start_epoch(0)
+        single.draw()
+        batch = drawn(single)
+        for label, autocast, compiled in (
+            ("eager, fp32", False, False),
+            ("eager, autocast", True, False),
+            ("torch.compile", True, True),
+            ("torch.compile, graph", True, True),
+        ):
+            model = Idiomatic(single, careful=True, fused=True)
+            if compiled:
+                for loss in ("reconstruction", "discriminator", "generator", "classification"):
+                    setattr(model, loss, torch.compile(getattr(model, loss)))
+
+            def run(model: Idiomatic = model, autocast: bool = autocast) -> None:
+                with torch.autocast("cuda", torch.bfloat16, enabled=autocast, cache_enabled=False):
+                    model(*batch)
+
+            contenders[label] = (captured(run) if "graph" in label else run, 1)
+    times = {label: [] for label in contenders}
+    for k in range(rounds + 1):
+        for label, (call, steps) in contenders.items():
+            calls = max(1, 100 // steps)
+            torch.cuda.synchronize()
+            started = time.perf_counter()
+            for _ in range(calls):
+                call()
+            torch.cuda.synchronize()
+            if k:
+                scale = 1 if label.startswith("fastaae") else replicas
+                times[label].append(1e3 * scale * (time.perf_counter() - started) / calls / steps)
+    updated = sum(p.numel() for o in step.optimizers.values() for p in o.network.state().values())
+    moved = updated * (18 if precision in ("bf16", "fp16") else 16)
+    times["floor"] = [1e3 * moved / bandwidth(device)] * rounds
+    ours = np.array(times["fastaae"])
+    return [
+        {
+            "preset": name,
+            "replicas": replicas,
+            "precision": precision,
+            "contender": label,
+            "ms": float(np.median(values)),
+            "p20": float(np.percentile(values, 20)),
+            "p80": float(np.percentile(values, 80)),
+            "ratio": float(np.median(np.array(values) / ours)),
+            "update_bytes": moved,
+        }
+        for label, values in times.items()
+    ]
+
+
+def table(title: str, rows: list[dict], digits: int) -> None:
+    print(f"\n{title}\n{'':22}{'ms/step':>10}{'20 %':>9}{'80 %':>9}{'/ fastaae':>11}")
+    for r in rows:
+        print(
+            f"{r['contender']:22}{r['ms']:10.{digits}f}{r['p20']:9.{digits}f}{r['p80']:9.{digits}f}{r['ratio']:11.2f}",
+            flush=True,
+        )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--presets", nargs="+", default=["mnist-likelihood", "mnist-100"])
     parser.add_argument("--replicas", nargs="+", type=int, default=[1, 4])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--precision", nargs="+", default=["bf16"], choices=["fp32", "bf16", "fp16"], help="on a GPU")
+    parser.add_argument("--others", nargs="*", type=int, default=[1], help="on a GPU: replicas beside which others run")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rng = np.random.default_rng(0)  # the time of a step does not depend on the images, so none are needed
     images = (rng.random((6000, 784)) < 0.2).astype(np.float32) * rng.random((6000, 784), np.float32)
     data = from_arrays(((255 * images).astype(np.uint8), np.arange(6000) % 10))
 
-    machine = provenance.describe()
+    machine = provenance.describe(options.device)
     print(" ".join(f"{k}={v}" for part in machine.values() for k, v in part.items()))
     rows = []
+    if options.device == "cuda":
+        for name in options.presets:
+            for precision in options.precision:
+                for r in options.replicas:
+                    others = r in options.others and precision == options.precision[0]
+                    new = on_gpu(name, r, precision, others, data, options.rounds)
+                    table(f"{name}, replicas {r}, {precision}", new, 4)
+                    rows += new
+        print(json.dumps({"machine": machine, "rows": rows}))
+        return 0
     for name in options.presets:
         error = max(check(preset(name), data, careful=careful) for careful in (False, True))
         print(f"{name}: two steps in float64 against idiomatic and careful: {error:.1e}")
@@ -359,10 +486,7 @@ def main() -> int:
         for replicas in options.replicas:
             new = row(name, replicas, data, options.rounds)
             rows += new
-            print(f"\n{name}, replicas {replicas}, {new[0]['gflop']:.2f} GFLOP per step")
-            print(f"{'':18}{'ms/step':>10}{'20 %':>9}{'80 %':>9}{'/ fastaae':>11}")
-            for r in new:
-                print(f"{r['contender']:18}{r['ms']:10.1f}{r['p20']:9.1f}{r['p80']:9.1f}{r['ratio']:11.2f}")
+            table(f"{name}, replicas {replicas}, {new[0]['gflop']:.2f} GFLOP per step", new, 1)
             floor = next(r for r in new if r["contender"] == "floor")
             rate = floor["gflop"] / floor["ms"]
             print(f"fastaae = {1 / floor['ratio']:.3f} x the floor of its matrix products, {rate:.3f} TFLOP/s")

@@ -118,6 +118,7 @@ def _update_kernel(
     BO: tl.constexpr,
     BI: tl.constexpr,
     BM: tl.constexpr,
+    POLICY: tl.constexpr,
 ):
     pid, r = tl.program_id(0), tl.program_id(1).to(tl.int64)
     rate = tl.load(rate_ptr + r)
@@ -138,6 +139,7 @@ def _update_kernel(
                 BO,
                 BI,
                 BM,
+                POLICY,
             )
 
 
@@ -145,7 +147,7 @@ def _update_kernel(
 def _update_tile(
     tile, r, tensors, strides, rate, correction_ptr, scale_ptr, momentum, M,
     O: tl.constexpr, I: tl.constexpr, G_M: tl.constexpr, X_M: tl.constexpr,
-    BO: tl.constexpr, BI: tl.constexpr, BM: tl.constexpr,
+    BO: tl.constexpr, BI: tl.constexpr, BM: tl.constexpr, POLICY: tl.constexpr,
 ):  # fmt: skip
     x_ptr, g_ptr, w_ptr, b_ptr, s_ptr, state, bias_state = tensors
     tiles: tl.constexpr = (I + BI - 1) // BI
@@ -158,19 +160,19 @@ def _update_tile(
         g = tl.load(g_ptr + start * G_M, mask=(b < M - start)[:, None] & (o < O)[None, :], other=0)
         acc = _dot(g.T, x.to(g.dtype), acc)
     at, mask = o[:, None] * I + i[None, :], (o < O)[:, None] & (i < I)[None, :]
-    w, mask = _stepped(acc, w_ptr, state, r * O * I, at, mask, rate, correction_ptr, scale_ptr, momentum)
+    w, mask = _stepped(acc, w_ptr, state, r * O * I, at, mask, rate, correction_ptr, scale_ptr, momentum, POLICY)
     tl.store(s_ptr + r * O * I + at, w.to(s_ptr.dtype.element_ty), mask=mask)
     if tile % tiles == 0:
         total = tl.zeros([BO], tl.float32)
         for start in range(0, M, BM):
             g = tl.load(g_ptr + start * G_M, mask=(b < M - start)[:, None] & (o < O)[None, :], other=0)
             total += tl.sum(g.to(tl.float32), 0)
-        _stepped(total, b_ptr, bias_state, r * O, o, o < O, rate, correction_ptr, scale_ptr, momentum)
+        _stepped(total, b_ptr, bias_state, r * O, o, o < O, rate, correction_ptr, scale_ptr, momentum, POLICY)
 
 
 @triton.jit
-def _stepped(grad, w_ptr, state, start, at, mask, rate, correction_ptr, scale_ptr, momentum):
-    """Write new parameters and their state: SGD's momentum, or Adam's two moments. Returns: the parameters, and which."""
+def _stepped(grad, w_ptr, state, start, at, mask, rate, correction_ptr, scale_ptr, momentum, POLICY: tl.constexpr):
+    """Write new parameters and their state: SGD's momentum, or Adam's two moments. Returns: the new ones, and where."""
     w_ptr += start + at
     first_ptr = state[0] + start + at
     if scale_ptr is not None:
@@ -178,19 +180,19 @@ def _stepped(grad, w_ptr, state, start, at, mask, rate, correction_ptr, scale_pt
         finite = tl.abs(grad) < float("inf")
         tl.store(scale_ptr + 1 + 0 * at, 1.0, mask=mask & ~finite)
         mask = mask & finite
-    w = tl.load(w_ptr, mask=mask, other=0)
-    first = tl.load(first_ptr, mask=mask, other=0)
+    w = tl.load(w_ptr, mask=mask, other=0, eviction_policy=POLICY)
+    first = tl.load(first_ptr, mask=mask, other=0, eviction_policy=POLICY)
     if correction_ptr is None:
         first = momentum * first + grad
         w -= rate * first
     else:
         second_ptr = state[1] + start + at
         first += 0.1 * (grad - first)
-        second = 0.999 * tl.load(second_ptr, mask=mask, other=0) + 0.001 * grad * grad
-        tl.store(second_ptr, second, mask=mask)
+        second = 0.999 * tl.load(second_ptr, mask=mask, other=0, eviction_policy=POLICY) + 0.001 * grad * grad
+        tl.store(second_ptr, second, mask=mask, eviction_policy=POLICY)
         w -= rate / tl.load(correction_ptr) * first / (tl.sqrt(second / tl.load(correction_ptr + 1)) + 1e-8)
-    tl.store(first_ptr, first, mask=mask)
-    tl.store(w_ptr, w, mask=mask)
+    tl.store(first_ptr, first, mask=mask, eviction_policy=POLICY)
+    tl.store(w_ptr, w, mask=mask, eviction_policy=POLICY)
     return w, mask
 
 
@@ -225,7 +227,7 @@ def update(
 ) -> None:
     """As reference.update; scratch is not used."""
     r, m, _ = layers[0][0].shape
-    config = config or updating(m, correction is not None)
+    config = config or updating(m, correction is not None or scale is not None)
     for start in range(0, len(layers), 3):
         some, shapes, first = layers[start : start + 3], [], 0
         for x, grad, *_ in some:
@@ -239,8 +241,8 @@ def update(
 def tiling(r: int, m: int, n: int, k: int) -> dict[str, int]:
     """Tile and pipeline of a product [r, m, k] x [r, k, n], as measured on an H200 (bench/LOG.md)."""
     bm, bn, bk, warps, stages = 64, 32, 64, 4, 4
-    if n <= 16:
-        bm, bn, bk, stages = 16, 16, 256, 3
+    if n <= 64:
+        bm, bn, bk, stages = 16, max(16, triton.next_power_of_2(n)), 256, 3
     elif k <= 32:
         bm, bn, bk, stages = (32, 128, 32, 1) if r > 4 else (16, 64, 32, 1)
     elif r > 4:
@@ -251,7 +253,7 @@ def tiling(r: int, m: int, n: int, k: int) -> dict[str, int]:
     return {"BM": bm, "BN": bn, "BK": min(bk, least), "num_warps": warps, "num_stages": stages if k > bk else 1}
 
 
-def updating(m: int, adam: bool) -> dict[str, int]:
-    """Tile of an update from m rows."""
+def updating(m: int, wide: bool) -> dict[str, int]:
+    """Tile of an update from m rows; wide: with more to hold than SGD has."""
     rows = min(128, triton.next_power_of_2(max(m, 16)))
-    return {"BO": 64, "BI": 64, "BM": rows, "num_warps": 8 if adam else 4, "num_stages": 1}
+    return {"BO": 64, "BI": 64, "BM": rows, "POLICY": "evict_first", "num_warps": 8 if wide else 4, "num_stages": 1}

@@ -1,0 +1,379 @@
+"""The Triton kernels of the training step against float64 and against their twins in reference.py.
+
+Triton decides at import whether it interprets, so the tests of values run in a pytest of their own with
+TRITON_INTERPRET=1, which the first test here starts; with a CUDA device they also run here, compiled.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+
+from fastaae import Config, kernels
+from fastaae.data import from_arrays
+from fastaae.graph import Replay
+from fastaae.kernels import reference
+from fastaae.phases import PHASES, Step
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+RUNS = find_spec("triton") is not None and (INTERPRETED or torch.cuda.is_available())
+VALUES = pytest.mark.skipif(not RUNS, reason="runs in the interpreter's own pytest, or on a CUDA device")
+if RUNS:
+    import triton
+    import triton.language as tl
+
+    from fastaae.kernels import draws, layers, losses
+
+DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
+D64 = torch.float64
+HALF = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+SHAPES = [
+    (1, 1, 1, 1),
+    (3, 5, 7, 3),
+    (1, 17, 33, 65),
+    (2, 100, 130, 8),
+    (1, 100, 8, 72),
+    (1, 65, 48, 150),
+    (5, 20, 40, 24),
+]
+if not INTERPRETED:
+    SHAPES += [(1, 100, 784, 1000), (3, 200, 1000, 1000), (16, 100, 1000, 20), (2, 100, 18, 1000)]
+SHAPED = pytest.mark.parametrize("r,b,i,o", SHAPES)
+UNIT = {torch.bfloat16: 2**-8, torch.float16: 2**-11, torch.float32: 2**-24} if RUNS else {}
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.skipif(INTERPRETED, reason="has been started by this test")
+def test_values_in_the_interpreter():
+    if tuple(map(int, version("triton").split(".")[:2])) < (3, 7):
+        pytest.skip("the interpreter of Triton 3.6 needs an older NumPy, and warns with that")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    done = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+    assert " passed" in done.stdout and "failed" not in done.stdout
+
+
+def randn(*shape, dtype=torch.float32):
+    return torch.randn(*shape).to(DEVICE, dtype)
+
+
+def poisoned(*shape, dtype=torch.float32):
+    return torch.full(shape, math.nan, dtype=dtype, device=DEVICE)
+
+
+def within(value, exact, terms, dtype, weight):
+    """Products of 16-bit numbers are exact in float32; `terms` of them, of absolute sum `weight`, round at each sum;
+    then the result rounds once to dtype. The interpreter rounds to bf16 toward zero."""
+    bound = 2 * UNIT[dtype] * exact.abs() + (terms + 4) * 2**-23 * weight + 1e-7
+    assert ((value.double() - exact).abs() <= bound).all(), ((value.double() - exact).abs() / bound).max()
+
+
+@VALUES
+@HALF
+@SHAPED
+@pytest.mark.parametrize("relu", [False, True])
+def test_linear(r, b, i, o, relu, dtype):
+    x, w, bias = randn(r, b, i, dtype=dtype), randn(r, o, i, dtype=dtype), randn(r, 1, o)
+    exact = torch.baddbmm(bias.double(), x.double(), w.double().transpose(1, 2))
+    weight = torch.baddbmm(bias.double().abs(), x.double().abs(), w.double().abs().transpose(1, 2))
+    exact = exact.relu() if relu else exact
+    for kind in (dtype, torch.float32):
+        out = poisoned(r, b, o, dtype=kind)
+        layers.linear(x, w, bias, out, relu)
+        within(out, exact, i, kind, weight)
+    wide, narrow = poisoned(r, 2 * b, o + 3), poisoned(r, b, o)  # a part of a larger buffer, as codes are
+    layers.linear(x.float(), w, bias, wide[:, b:, 3:], relu)
+    layers.linear(x, w, bias, narrow, relu)
+    assert torch.equal(wide[:, b:, 3:], narrow) and wide[:, :b].isnan().all() and wide[:, :, :3].isnan().all()
+
+
+@VALUES
+@HALF
+@SHAPED
+def test_linear_backward(r, b, i, o, dtype):
+    grad, w, a = randn(r, b, o, dtype=dtype), randn(r, o, i, dtype=dtype), randn(r, b, i, dtype=dtype).relu()
+    exact, weight = (torch.bmm(f(grad.double()), f(w.double())) for f in (lambda t: t, torch.abs))
+    for activation, expected in ((None, exact), (a, exact * (a > 0))):
+        out = poisoned(r, b, i, dtype=dtype)
+        layers.linear_backward(grad, w, out, activation)
+        within(out, expected, o, dtype, weight)
+
+
+def layer(r, b, i, o, dtype, moments):
+    x, grad = randn(r, b, i, dtype=dtype), randn(r, b, o, dtype=dtype)
+    weight, bias = randn(r, o, i), randn(r, 1, o)
+    states = (tuple(randn(*p.shape).abs() for _ in range(moments)) for p in (weight, bias))
+    return (x, grad, weight, bias, weight.to(dtype), *states)
+
+
+def copied(some):
+    return tuple(copied(t) if isinstance(t, tuple) else t.clone() for t in some)
+
+
+def tensors(some):
+    return [u for t in some for u in (tensors(t) if isinstance(t, tuple) else [t])]
+
+
+@VALUES
+@HALF
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("adam", [False, True])
+@pytest.mark.parametrize("r,b", [(1, 1), (3, 20), (2, 130), (1, 300)])
+def test_update_of_four_layers(r, b, adam, scaled, dtype):
+    sizes = [(7, 3), (40, 72), (72, 1), (1, 70)] if INTERPRETED else [(784, 1000), (1000, 1000), (1000, 1), (8, 1000)]
+    ours = [layer(r, b, i, o, dtype, 1 + adam) for i, o in sizes]
+    if not scaled:
+        for some in ours:
+            some[4].fill_(math.nan)
+    theirs, before = [copied(some) for some in ours], ours[1][2].clone()
+    rate = torch.linspace(0.01, 0.1, r, device=DEVICE).view(r, 1, 1)
+    correction = torch.tensor([0.1, 0.001], device=DEVICE) if adam else None
+    scales = [torch.tensor([64.0, 0, 7], device=DEVICE) if scaled else None for _ in range(2)]
+    if scaled:
+        for some in (ours, theirs):
+            some[1][1][0, 0, 5] = math.inf  # one column of a weight gradient
+    with np.errstate(invalid="ignore"):
+        layers.update(ours, rate, correction, 0.9, scale=scales[0])
+    reference.update(theirs, rate, correction, 0.9, scale=scales[1])
+    for one, two in zip(ours, theirs, strict=True):
+        for a, e in zip(tensors(one)[2:], tensors(two)[2:], strict=True):
+            assert a.isfinite().all()
+            torch.testing.assert_close(
+                a, e, rtol=2**-7 if a.dtype == torch.bfloat16 else 2e-3, atol=2e-4 * math.sqrt(b)
+            )
+        exact = torch.equal if not INTERPRETED else lambda a, e: torch.allclose(a.float(), e.float(), rtol=2**-7)
+        assert exact(one[4], one[2].to(dtype))
+    if scaled:
+        assert torch.equal(scales[0], scales[1]) and scales[0].tolist() == [64, 1, 7]
+        assert torch.equal(ours[1][2][0, 5], before[0, 5]) and not torch.equal(ours[1][2][0, 6], before[0, 6])
+
+
+@VALUES
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("r,b", [(1, 1), (3, 5)])
+def test_losses_equal_their_twins(r, b, dtype):
+    d, h, k = 1100, 40, 10
+    scale = torch.tensor([8.0, 0, 0], device=DEVICE)
+    close = {"rtol": max(2 * UNIT[dtype], 2e-5), "atol": 1e-5}
+    for output, loss in (("sigmoid", "squared_error"), ("linear", "squared_error"), ("sigmoid", "cross_entropy")):
+        logits, target = randn(r, b, d) * 3, torch.rand(r, b, d).to(DEVICE)
+        results = []
+        for module, wide in ((losses, torch.float32), (reference, D64)):
+            grad, terms = poisoned(r, b, d, dtype=wide if wide == D64 else dtype), poisoned(r, b + 2, dtype=wide)[:, :b]
+            module.reconstruction_loss(logits.to(wide), target.to(wide), grad, terms, output, loss, scale)
+            results.append((grad.double(), terms.double()))
+        for a, e in zip(*results, strict=True):
+            torch.testing.assert_close(a, e, **close)
+
+    for real in (0, b, 2 * b):
+        hidden, weight, bias = randn(r, 2 * b, h).relu().to(dtype), randn(r, 1, h, dtype=dtype), randn(r, 1, 1)
+        results = []
+        for module, wide in ((losses, torch.float32), (reference, D64)):
+            mine = (lambda t: t) if wide != D64 else (lambda t: t.double())
+            grad, below = (poisoned(r, 2 * b, n, dtype=dtype if wide != D64 else D64) for n in (1, h))
+            terms, logits = poisoned(r, 2 * b, dtype=wide), poisoned(r, 2 * b, 1, dtype=wide)
+            module.judge(mine(hidden), mine(weight), mine(bias), logits, grad, below, terms, real)
+            results.append((grad.double(), below.double(), terms.double()))
+        for a, e in zip(*results, strict=True):
+            torch.testing.assert_close(a, e, rtol=2 * close["rtol"], atol=1e-5)
+
+    codes = randn(r, 2 * b, k + 3) * 5
+    y, labels = codes[:, b:, 3:], torch.randint(k, (r, b)).to(DEVICE)
+    exact, before = y.double(), codes.clone()
+    grad, terms = poisoned(r, b, k, dtype=dtype), poisoned(r, b)
+    losses.softmax_cross_entropy(y, labels, grad, terms, scale)
+    wide = poisoned(r, b, k, dtype=D64), poisoned(r, b, dtype=D64)
+    reference.softmax_cross_entropy(exact, labels, *wide, scale)
+    torch.testing.assert_close(grad.double(), wide[0], **close)
+    torch.testing.assert_close(terms.double(), wide[1], **close)
+    losses.softmax_(y)
+    torch.testing.assert_close(y.double(), exact.softmax(-1), rtol=1e-5, atol=1e-7)
+    assert torch.equal(codes[:, :b], before[:, :b]) and torch.equal(codes[:, :, :3], before[:, :, :3])
+    grad = randn(r, b, k, dtype=dtype)
+    wide = grad.double()
+    reference.softmax_backward_(wide, y.double())
+    losses.softmax_backward_(grad, y)
+    torch.testing.assert_close(grad.double(), wide, **close)
+
+
+if RUNS:
+
+    @triton.jit
+    def _philox_kernel(out_ptr, seed_ptr, c1, c2, N: tl.constexpr):
+        i = tl.arange(0, N)
+        a, b, c, d = tl.philox(tl.load(seed_ptr), i, c1, c2, 0)
+        tl.store(out_ptr + i, a.to(tl.int64))
+        tl.store(out_ptr + N + i, b.to(tl.int64))
+        tl.store(out_ptr + 2 * N + i, c.to(tl.int64))
+        tl.store(out_ptr + 3 * N + i, d.to(tl.int64))
+
+
+def test_philox_has_the_published_numbers():
+    """Known answers of Random123's kat_vectors for philox4x32-10."""
+    zeros = reference.philox(0, torch.zeros(1, dtype=torch.int64), 0, 0, 0)
+    assert [v.item() for v in zeros] == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
+    ones = 2**32 - 1
+    most = reference.philox(2**64 - 1, torch.tensor([ones]), ones, ones, ones)
+    assert [v.item() for v in most] == [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]
+
+
+@VALUES
+@pytest.mark.parametrize("seed", [0, 1, 2**62 + 12345678901])
+def test_philox_equals_its_twin_bit_for_bit(seed):
+    out, seeds = torch.zeros(4, 64, dtype=torch.int64, device=DEVICE), torch.tensor([seed], device=DEVICE)
+    _philox_kernel[(1,)](out, seeds, 3, 77, 64)
+    assert torch.equal(out.cpu(), torch.stack(reference.philox(seed, torch.arange(64), 3, 77)))
+
+
+def normals(seed, elements, stream, step):
+    """What draws.py makes of Philox, in float64."""
+    a, b, *_ = reference.philox(seed, elements, stream, step)
+    a, b = (v >> 8 for v in (a, b))
+    return (-2 * ((a + 1).double() / 2**24).log()).sqrt() * (b.double() / 2**24 * 2 * math.pi).cos()
+
+
+@VALUES
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float32], ids=str)
+def test_draw(kind, noise):
+    n, d, r, b, m, z, k = 50, 1030, 2, 6, 4, 3, 5
+    data = torch.randint(256, (n, d)).to(kind)
+    scaled = data.double() / (255 if kind == torch.uint8 else 1)
+    data, y = data.to(DEVICE), torch.arange(n, device=DEVICE) % k
+    order, labeled_order = (torch.randint(n, (r, size), device=DEVICE, dtype=torch.int32) for size in (3 * b, 3 * m))
+    count, seeds = torch.tensor([2, 2**33 + 9], device=DEVICE), torch.tensor([5, 2**60 + 1], device=DEVICE)
+    clean = poisoned(r, b, d) if noise else None
+    noisy, images = poisoned(r, b, d), poisoned(r, m, d)
+    labels, codes = torch.full((r, m), -1, device=DEVICE), poisoned(r, 2 * b, z + k)
+    labeled = (labeled_order, images, labels)
+    draws.draw(data, y, count, seeds, order, clean, noisy, noise, codes[:, :b], 2.0, z, labeled)
+    step = (2**33 + 9) % 2**32
+    for j, seed in enumerate(seeds.tolist()):
+        rows, marked = (o[j, 2 * size : 3 * size].long().cpu() for o, size in ((order, b), (labeled_order, m)))
+        for found, rows_, stream in ((noisy[j], rows, 0), (images[j], marked, 1)):
+            elements = torch.arange(found.numel()).view_as(found)
+            expected = scaled[rows_] + noise * normals(seed, elements, stream, step)
+            torch.testing.assert_close(found.cpu().double(), expected, rtol=1e-5, atol=1e-5)
+        if noise:
+            assert torch.equal(clean[j].cpu(), scaled[rows].float())
+        assert torch.equal(labels[j].cpu(), y.cpu()[marked])
+        expected = 2 * normals(seed, torch.arange(b * z).view(b, z), 2, step)
+        torch.testing.assert_close(codes[j, :b, :z].cpu().double(), expected, rtol=1e-5, atol=1e-5)
+        drawn = reference.philox(seed, torch.arange(b), 3, step)[0] * k >> 32
+        assert torch.equal(codes[j, :b, z:].argmax(1).cpu(), drawn) and (codes[j, :b, z:].sum(1) == 1).all()
+    assert codes[:, b:].isnan().all()
+
+
+@VALUES
+def test_draws_are_normal_and_uniform():
+    r, b, z, k = 1, 4096 if INTERPRETED else 65536, 2, 10
+    codes, count = poisoned(r, b, z + k), torch.zeros(2, dtype=torch.int64, device=DEVICE)
+    image = torch.zeros(1, 1, dtype=torch.uint8, device=DEVICE)
+    order = torch.zeros(r, b, dtype=torch.int32, device=DEVICE)
+    draws.draw(image, None, count, count[:1] + 7, order, None, poisoned(r, b, 1), 0.0, codes, 5.0, z)
+    x, se = codes[0, :, :z].double() / 5, 1 / math.sqrt(b * z)
+    for power, moment, spread in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):  # variances of x, x², x³, x⁴
+        assert abs(x.pow(power).mean().item() - moment) < 5 * se * math.sqrt(spread)
+    share = codes[0, :, z:].double().mean(0)
+    assert ((share - 1 / k).abs() < 5 * math.sqrt(0.09 / b)).all()
+    assert abs((x[:, 0] * x[:, 1]).mean().item()) < 5 / math.sqrt(b)
+
+
+@VALUES
+@pytest.mark.parametrize("scaled", [False, True])
+def test_finish(scaled):
+    terms, count, slot = randn(3, 37, 50), torch.tensor([4, 9], device=DEVICE), torch.tensor([2], device=DEVICE)
+    for scale in ([8.0, 0, 3], [8.0, 1, 3], [8.0, 0, 1999], [1.0, 1, 0]) if scaled else [None]:
+        results = []
+        for module in (draws, reference):
+            state = [poisoned(4, 3, 37), slot.clone(), count.clone()]
+            scale_ = None if scale is None else torch.tensor(scale, device=DEVICE)
+            module.finish(terms, *state, scale_)
+            results.append([*state, *([] if scale is None else [scale_])])
+        for a, e in zip(*results, strict=True):
+            torch.testing.assert_close(a, e, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+def config(task, **fields):
+    fields = {"hidden": (16, 12), "style_dim": 3, "prior_std": 2.0, "init_std": 0.3, "batch_size": 10, **fields}
+    fields |= {"n_labeled": 12} if task == "semi_supervised" else {}
+    rates = {"lr_reconstruction": 1e-3, "lr_adversarial": 1e-3, "lr_classification": 1e-3}
+    fields |= rates if fields.get("optimizer") == "adam" else {}
+    return Config(**{"task": task, "log_every": 10, "input_noise": 0.1, "replicas": 2, **fields})
+
+
+def dataset():
+    rng = np.random.default_rng(0)
+    return from_arrays((rng.integers(0, 256, (120, 20)).astype(np.uint8), np.arange(120) % 3), n_validation=20)
+
+
+@VALUES
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("task", PHASES)
+def test_whole_steps_equal_those_of_plain_torch(task, optimizer, precision, monkeypatch):
+    if INTERPRETED and precision == "bf16":
+        pytest.skip("the interpreter rounds to bf16 toward zero, torch to nearest")
+    cfg = config(task, optimizer=optimizer, precision=precision)
+    ours, theirs = (Step(cfg, dataset(), DEVICE) for _ in range(2))
+    for step in (ours, theirs):
+        step.start_epoch(0)
+
+    def same() -> None:
+        theirs.encoding.x[0].copy_(ours.encoding.x[0])
+        theirs.target.copy_(ours.target)
+        theirs.codes[:, : theirs.batch].copy_(ours.codes[:, : ours.batch])
+        if task == "semi_supervised":
+            theirs.classifying.x[0].copy_(ours.classifying.x[0])
+            theirs.labels.copy_(ours.labels)
+
+    theirs.draw = same
+    for _ in range(4):
+        ours()
+        with monkeypatch.context() as plain:
+            plain.setattr(kernels, "fused", lambda t: False)
+            theirs()
+    loose = {"fp32": 1e-5, "fp16": 2e-3, "bf16": 2e-2}[precision]
+    torch.testing.assert_close(ours.losses[:4], theirs.losses[:4], rtol=loose, atol=loose)
+    assert ours.count.tolist() == theirs.count.tolist() == [4, 4]
+    for name, p in theirs.parameters().items():
+        found, size = ours.parameters()[name], p.norm().item()
+        assert (found - p).norm().item() <= 4 * loose * size + 1e-4, name
+
+
+@pytest.mark.skipif(INTERPRETED or not torch.cuda.is_available(), reason="captures on a CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("task", PHASES)
+def test_captured_steps_equal_eager_ones(task, optimizer, precision):
+    """200 steps over several epochs, with the rates changed in between; no synchronisation while replaying."""
+    states = []
+    for captured in (False, True):
+        step = Step(config(task, optimizer=optimizer, precision=precision, log_every=100), dataset(), DEVICE)
+        step.start_epoch(0)
+        run = Replay(step, step.carried(), step.generators, DEVICE, size=4) if captured else None
+        for epoch in range(20):
+            step.start_epoch(epoch)
+            step.slot.zero_()
+            step.rates["adversarial"].fill_(0.05 / (1 + epoch))
+            torch.cuda.synchronize()
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                if captured:
+                    run(10)
+                else:
+                    for _ in range(10):
+                        step()
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        states.append({k: t.clone() for k, t in step.state().items()} | {"losses": step.losses[:10].clone()})
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name]), name
