@@ -16,8 +16,8 @@ R replicas cost the others R runs, so their times are multiplied by R. The last 
 
 On a GPU the times are those of long runs of steps between two synchronisations, and the others are the careful step in
 eager mode (float32, and under autocast), with its four losses compiled by torch.compile, and that captured whole in a
-CUDA graph; their batches lie ready, fastaae draws its own. floor is then the time in which the bytes of the update alone
-move, 18 a parameter (weight and momentum read and written, the 16-bit copy written; 16 in float32), at the bandwidth
+CUDA graph; their batches lie ready, fastaae draws its own. floor is then the time in which the bytes of the update
+alone move, 18 a parameter (weight and momentum read and written, the 16-bit copy written; 16 in float32), at the rate
 that an addition of large tensors reaches in the same run.
 """
 

@@ -1,12 +1,13 @@
 """The operations of a training step (installed as fastaae.kernels); reference.py says what each does.
 
-The backend is chosen here, by what an operation is given: Triton on a GPU (layers.py with 16-bit operands, losses.py and
-draws.py always), oneDNN for large float32 layers on a CPU (onednn.py), plain torch for the rest (reference.py).
+The backend is chosen here, by what an operation is given: Triton on a GPU (layers.py with 16-bit operands, losses.py
+and draws.py always), oneDNN for large float32 layers on a CPU (onednn.py), plain torch for the rest (reference.py).
 """
 
 from __future__ import annotations
 
 import os
+from functools import cache
 from importlib.util import find_spec
 
 from torch import Tensor
@@ -15,7 +16,6 @@ from . import onednn, reference
 from .reference import gather
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's kernels then run on the CPU, slowly: for tests
-TRITON = find_spec("triton") is not None
 
 __all__ = [
     "fused",
@@ -34,7 +34,7 @@ __all__ = [
 
 def fused(t: Tensor) -> bool:
     """Whether Triton's kernels take t."""
-    return TRITON and (t.is_cuda or INTERPRETED) and t.dtype.itemsize < 8
+    return (t.is_cuda or INTERPRETED) and t.dtype.itemsize < 8 and _has_triton()
 
 
 def on_cores(t: Tensor) -> bool:
@@ -91,6 +91,11 @@ def finish(terms: Tensor, *args) -> None:
         draws.finish(terms, *args)
     else:
         reference.finish(terms, *args)
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
 
 
 def _products(weight: Tensor):

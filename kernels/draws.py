@@ -1,8 +1,8 @@
 """What a step draws, and what it leaves behind: batches with noise, prior samples, losses and counters.
 
-Random numbers come from Philox 4x32-10 (Salmon et al. 2011), a pure function of where they are used: key = the replica's
-seed, counter = (element, stream, steps done before, 0). A step draws the same numbers whenever and beside whatever
-replicas it runs. reference.philox is its twin.
+Random numbers come from Philox 4x32-10 (Salmon et al. 2011), a pure function of where they are used: key = the
+replica's seed, counter = (element, stream, steps done before, 0). A step draws the same numbers whenever and beside
+whatever replicas it runs. reference.philox is its twin.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _image(
         d = start + tl.arange(0, BLOCK)
         x = tl.load(data_ptr + row * D + d, mask=d < D, other=0).to(tl.float32)
         if data_ptr.dtype.element_ty == tl.uint8:
-            x = x / 255
+            x = tl.div_rn(x, 255.0)  # as everywhere else, to the last bit
         if clean_ptr is not None:
             tl.store(clean_ptr + to * D + d, x.to(clean_ptr.dtype.element_ty), mask=d < D)
         if NOISY:

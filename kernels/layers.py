@@ -1,7 +1,7 @@
 """Linear layers on tensor cores: forward, gradient of the input, and gradient of the weight with the optimiser in it.
 
-Shapes as in reference.py: R replicas, weights [R, O, I]. Products take bf16 or fp16 operands and sum in float32. What is
-learned stays float32; `shadow`, its 16-bit copy that products read, is written by the kernel that updates it.
+Shapes as in reference.py: R replicas, weights [R, O, I]. Products take bf16 or fp16 operands and sum in float32. What
+is learned stays float32; `shadow`, its 16-bit copy that products read, is written by the kernel that updates it.
 
   forward   out = relu(x shadowᵀ + bias)
   backward  out = (grad shadow) where the input's ReLU was open
@@ -146,28 +146,28 @@ def _update_kernel(
 @triton.jit
 def _update_tile(
     tile, r, tensors, strides, rate, correction_ptr, scale_ptr, momentum, M,
-    O: tl.constexpr, I: tl.constexpr, G_M: tl.constexpr, X_M: tl.constexpr,
+    N_O: tl.constexpr, N_I: tl.constexpr, G_M: tl.constexpr, X_M: tl.constexpr,
     BO: tl.constexpr, BI: tl.constexpr, BM: tl.constexpr, POLICY: tl.constexpr,
 ):  # fmt: skip
     x_ptr, g_ptr, w_ptr, b_ptr, s_ptr, state, bias_state = tensors
-    tiles: tl.constexpr = (I + BI - 1) // BI
+    tiles: tl.constexpr = (N_I + BI - 1) // BI
     o, i, b = tile // tiles * BO + tl.arange(0, BO), tile % tiles * BI + tl.arange(0, BI), tl.arange(0, BM)
     x_ptr += r * strides[0] + b[:, None] * X_M + i[None, :]
     g_ptr += r * strides[1] + b[:, None] * G_M + o[None, :]
     acc = tl.zeros([BO, BI], tl.float32)
     for start in range(0, M, BM):
-        x = tl.load(x_ptr + start * X_M, mask=(b < M - start)[:, None] & (i < I)[None, :], other=0)
-        g = tl.load(g_ptr + start * G_M, mask=(b < M - start)[:, None] & (o < O)[None, :], other=0)
+        x = tl.load(x_ptr + start * X_M, mask=(b < M - start)[:, None] & (i < N_I)[None, :], other=0)
+        g = tl.load(g_ptr + start * G_M, mask=(b < M - start)[:, None] & (o < N_O)[None, :], other=0)
         acc = _dot(g.T, x.to(g.dtype), acc)
-    at, mask = o[:, None] * I + i[None, :], (o < O)[:, None] & (i < I)[None, :]
-    w, mask = _stepped(acc, w_ptr, state, r * O * I, at, mask, rate, correction_ptr, scale_ptr, momentum, POLICY)
-    tl.store(s_ptr + r * O * I + at, w.to(s_ptr.dtype.element_ty), mask=mask)
+    at, mask = o[:, None] * N_I + i[None, :], (o < N_O)[:, None] & (i < N_I)[None, :]
+    w, mask = _stepped(acc, w_ptr, state, r * N_O * N_I, at, mask, rate, correction_ptr, scale_ptr, momentum, POLICY)
+    tl.store(s_ptr + r * N_O * N_I + at, w.to(s_ptr.dtype.element_ty), mask=mask)
     if tile % tiles == 0:
         total = tl.zeros([BO], tl.float32)
         for start in range(0, M, BM):
-            g = tl.load(g_ptr + start * G_M, mask=(b < M - start)[:, None] & (o < O)[None, :], other=0)
+            g = tl.load(g_ptr + start * G_M, mask=(b < M - start)[:, None] & (o < N_O)[None, :], other=0)
             total += tl.sum(g.to(tl.float32), 0)
-        _stepped(total, b_ptr, bias_state, r * O, o, o < O, rate, correction_ptr, scale_ptr, momentum, POLICY)
+        _stepped(total, b_ptr, bias_state, r * N_O, o, o < N_O, rate, correction_ptr, scale_ptr, momentum, POLICY)
 
 
 @triton.jit

@@ -153,8 +153,8 @@ def adam_(
     parameter.addcmul_(scratch, rate / correction[0], value=-1)
 
 
-# Losses: each writes its terms [R, B], one for each row and already divided by B, whose sum is the loss, and the gradient
-# of the loss, times `scale` (as in update) if that is given.
+# Losses: each writes its terms [R, B], one for each row and already divided by B, whose sum is the loss, and the
+# gradient of the loss, times `scale` (as in update) if that is given.
 
 
 def reconstruction_loss(
@@ -184,8 +184,8 @@ def judge(
     hidden: Tensor, weight: Tensor, bias: Tensor, logits: Tensor, grad: Tensor, below: Tensor | None, terms: Tensor,
     real: int, scale: Tensor | None = None,
 ) -> None:  # fmt: skip
-    """A discriminator's last layer and its binary cross-entropy, mean over rows: -log sigmoid of the logits of the first
-    `real` rows, -log(1 - sigmoid) of the others.
+    """A discriminator's last layer and its binary cross-entropy, mean over rows: -log sigmoid of the logits of the
+    first `real` rows, -log(1 - sigmoid) of the others.
 
     Args:
         hidden: [R, B, H], the layer's input; weight [R, 1, H], bias [R, 1, 1].

@@ -103,7 +103,7 @@ REFUSED = [
     ("output", ["sigmoid"], "one of sigmoid, linear"),
     ("reconstruction", "squared error", "did you mean 'squared_error'?"),
     ("optimizer", "rmsprop", "one of sgd, adam"),
-    ("precision", "fp16", "one of fp32, fp64"),
+    ("precision", "tf32", "one of fp32, bf16, fp16, fp64"),
 ]
 
 

@@ -41,7 +41,8 @@ def test_linear_and_its_gradients(r, b, i, o, relu):
 
     weight, offset = w.detach().clone(), bias.detach().clone()
     wm, bm = torch.zeros_like(weight), torch.zeros_like(offset)
-    kernels.sgd_(weight, offset, wm, bm, x.detach(), upstream, torch.full((1, 1, 1), 0.5, dtype=D64), 0.9)
+    layer = (x.detach(), upstream, weight, offset, weight, (wm,), (bm,))
+    kernels.update([layer], torch.full((r, 1, 1), 0.5, dtype=D64), None, 0.9)
     close(wm, gw)
     close(bm, gb)
     close(weight, w.detach() - 0.5 * gw)
@@ -55,17 +56,22 @@ def test_onednn_is_as_exact_as_torch(r, b, i, o, relu):
     """Against float64: at most twice the error of reference.py in float32."""
     x, w, bias, grad = randn(r, b, i).relu(), randn(r, o, i), randn(r, 1, o), randn(r, b, o)
     momentum = [randn(r, o, i), randn(r, 1, o)]
-    rate = torch.full((1, 1, 1), 0.01, dtype=D64)
+    rate = torch.full((r, 1, 1), 0.01, dtype=D64)
 
     def results(module, dtype):
         a, v, c, g, n = (t.to(dtype) for t in (x, w, bias, grad, rate))
-        out, gin, gw = torch.empty_like(g), torch.empty_like(a), torch.empty_like(v)
+        out, gin = torch.empty_like(g), torch.empty_like(a)
         module.linear(a, v, c, out, relu)
         module.linear_backward(g, v, gin, a if relu else None)
-        module.weight_gradient(a, g, gw)
         buffers = [v.clone(), c.clone(), *(m.to(dtype) for m in momentum)]
-        module.sgd_(*buffers, a, g, n, 0.9)
-        return [out, gin, gw, *buffers]
+        weight, offset, *states = buffers
+        module.update([(a, g, weight, offset, weight, *((t,) for t in states))], n, None, 0.9)
+        adam = [v.clone(), c.clone(), *(m.to(dtype).abs() for m in momentum for _ in range(2))]
+        weight, offset, *moments = adam
+        layer = (a, g, weight, offset, weight, tuple(moments[:2]), tuple(moments[2:]))
+        correction, scratch = torch.tensor([0.1, 0.001], dtype=dtype), torch.empty(2, v.numel(), dtype=dtype)
+        module.update([layer], n, correction, scratch=scratch)
+        return [out, gin, *buffers, *adam]
 
     assert onednn.takes(w.float()) and not onednn.takes(w)
     for exact, theirs, ours in zip(
@@ -118,10 +124,11 @@ def test_squared_error(r, b, d, sigmoid, scale):
     output = logits.sigmoid() if sigmoid else logits
     expected = 0.5 * (output - target).square().sum(-1).mean(-1)
     (gradient,) = torch.autograd.grad(expected.sum(), logits)
-    grad, work = torch.empty_like(target), logits.detach().clone()
-    close(kernels.squared_error(work, target, grad, sigmoid), expected.detach())
+    grad, terms = torch.empty_like(target), torch.empty(r, b, dtype=D64)
+    kind = "sigmoid" if sigmoid else "linear"
+    kernels.reconstruction_loss(logits.detach().clone(), target, grad, terms, kind, "squared_error")
+    close(terms.sum(1), expected.detach())
     close(grad, gradient)
-    close(work, output.detach())
 
 
 @pytest.mark.parametrize("scale", [1, 30, 1000], ids=lambda s: f"x{s}")
@@ -130,26 +137,30 @@ def test_cross_entropy(r, b, d, scale):
     logits, target = (scale * randn(r, b, d)).requires_grad_(), torch.rand(r, b, d, dtype=D64)
     expected = F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(-1).mean(-1)
     (gradient,) = torch.autograd.grad(expected.sum(), logits)
-    grad, work = torch.empty_like(target), logits.detach().clone()
-    close(kernels.cross_entropy(work, target, grad), expected.detach())
+    grad, terms = torch.empty_like(target), torch.empty(r, b, dtype=D64)
+    kernels.reconstruction_loss(logits.detach().clone(), target, grad, terms, "sigmoid", "cross_entropy")
+    close(terms.sum(1), expected.detach())
     close(grad, gradient)
 
 
 @pytest.mark.parametrize("scale", [1, 30, 10_000], ids=lambda s: f"x{s}")
-@pytest.mark.parametrize("r,b", [(1, 1), (3, 5)])
-def test_adversarial_losses(r, b, scale):
-    logits = (scale * randn(r, 2 * b, 1)).requires_grad_()
-    real, fake = logits[:, :b], logits[:, b:]
-    expected = -torch.cat([F.logsigmoid(real), F.logsigmoid(-fake)], 1).mean((1, 2))
-    (gradient,) = torch.autograd.grad(expected.sum(), logits)
-    grad = torch.empty(r, 2 * b, 1, dtype=D64)
-    close(kernels.discriminator_loss(logits.detach(), grad), expected.detach())
-    close(grad, gradient)
-
-    expected = -F.logsigmoid(logits).mean((1, 2))
-    (gradient,) = torch.autograd.grad(expected.sum(), logits)
-    close(kernels.generator_loss(logits.detach(), grad), expected.detach())
-    close(grad, gradient)
+@pytest.mark.parametrize("real", [0, 2, 5])
+@pytest.mark.parametrize("r", [1, 3])
+def test_a_discriminators_last_layer_and_loss(r, real, scale):
+    b, h = 5, 7
+    hidden, weight, bias = scale * randn(r, b, h).relu(), randn(r, 1, h), randn(r, 1, 1)
+    hidden.requires_grad_()
+    z = torch.baddbmm(bias, hidden, weight.transpose(1, 2))
+    expected = -torch.cat([F.logsigmoid(z[:, :real]), F.logsigmoid(-z[:, real:])], 1).mean((1, 2))
+    gz, gh = torch.autograd.grad(expected.sum(), (z, hidden))
+    logits, grad, below, terms = (torch.empty(r, b, n, dtype=D64) for n in (1, 1, h, 1))
+    kernels.judge(hidden.detach(), weight, bias, logits, grad, below, terms[..., 0], real)
+    close(logits, z.detach())
+    close(terms.sum((1, 2)), expected.detach())
+    close(grad, gz)
+    close(below, gh * (hidden > 0))
+    kernels.judge(hidden.detach(), weight, bias, logits, grad, None, terms[..., 0], real)
+    close(grad, gz)
 
 
 @pytest.mark.parametrize("scale", [1, 30, 1000], ids=lambda s: f"x{s}")
@@ -158,11 +169,17 @@ def test_softmax_losses(r, b, k, scale):
     logits, labels = (scale * randn(r, b, k)).requires_grad_(), torch.randint(k, (r, b))
     expected = torch.stack([F.cross_entropy(logits[j], labels[j]) for j in range(r)])
     (gradient,) = torch.autograd.grad(expected.sum(), logits)
-    grad = torch.empty(r, b, k, dtype=D64)
-    close(kernels.softmax_cross_entropy(logits.detach(), labels, grad), expected.detach())
+    grad, terms = torch.empty(r, b, k, dtype=D64), torch.empty(r, b, dtype=D64)
+    kernels.softmax_cross_entropy(logits.detach(), labels, grad, terms)
+    close(terms.sum(1), expected.detach())
     close(grad, gradient)
+    kernels.softmax_cross_entropy(logits.detach(), labels, grad, terms, torch.tensor([8.0, 0, 0], dtype=D64))
+    close(grad, 8 * gradient)
 
     y, upstream = logits.softmax(-1), randn(r, b, k)
+    work = logits.detach().clone()
+    kernels.softmax_(work)
+    close(work, y.detach())
     (gradient,) = torch.autograd.grad(y, logits, upstream)
     kernels.softmax_backward_(upstream, y.detach())
     close(upstream, gradient)
