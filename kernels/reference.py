@@ -228,21 +228,13 @@ def mmd(codes: Tensor, prior: Tensor, scales: Sequence[float], grad: Tensor, ker
         (codes, prior, 1, -2 / (b * m)),
         (prior, prior, 0, 1 / (m * (m - itself))),
     ):
-        total, slope = _kernel_sum(_squared_distances(x, y), scales, kernel)
+        distance = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")  # exact where points are close
+        total, slope = _kernel_sum(distance.square_(), scales, kernel)
         loss = loss + weight * (total.sum((1, 2)) - (0 if ends == 1 else itself * x.shape[1] * len(scales)))
         if ends:  # the gradient of d² with respect to x is 2 (x - y)
             slope.mul_(2 * ends * weight)
             grad.addcmul_(slope.sum(2, keepdim=True), codes).baddbmm_(slope, y, alpha=-1)
     return loss
-
-
-def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    """[R, B, M] of x [R, B, D] and y [R, M, D], never negative, and exactly zero from a point to itself."""
-    squares = [t.square().sum(-1) for t in (x, y)]
-    out = torch.baddbmm(squares[0].unsqueeze(2) + squares[1].unsqueeze(1), x, y.transpose(1, 2), alpha=-2).clamp_(0)
-    if x is y:
-        out.diagonal(dim1=1, dim2=2).zero_()
-    return out
 
 
 def _kernel_sum(d2: Tensor, scales: Sequence[float], kernel: str) -> tuple[Tensor, Tensor]:
@@ -271,7 +263,7 @@ def head_separation(heads: Tensor, eta: float, grad: Tensor) -> Tensor:
     """
     difference = heads.unsqueeze(2) - heads.unsqueeze(1)  # [R, K, K, D]
     distance = torch.linalg.vector_norm(difference, dim=-1)
-    near = ((distance < eta) & (distance > 0)).to(heads.dtype)
+    near = (distance < eta).to(heads.dtype)
     torch.sum(difference * (-near / distance.clamp_min(torch.finfo(heads.dtype).tiny)).unsqueeze(-1), 2, out=grad)
     return (eta - distance).clamp_min(0).triu(1).sum((1, 2))
 

@@ -161,6 +161,14 @@ def test_the_legend_has_every_label_in_the_colour_of_its_dots(tmp_path, names):
         assert rgb(plot, colour).sum() > 50 and rgb(legend, colour).sum() > 50, f"label {name}"
 
 
+@pytest.mark.parametrize("std", [0.001, 0.5, 5, 12, 1000])
+def test_nothing_of_a_plot_is_cut_off(tmp_path, std):
+    z = RNG.normal(0, std, (500, 2))
+    figures.codes(z, RNG.integers(10, size=500), tmp_path / "z.png", prior_std=std)
+    ink = (imread(tmp_path / "z.png")[..., :3] < 0.98).any(-1)
+    assert not ink[:, [0, 1, -2, -1]].any() and not ink[[0, 1, -2, -1]].any()
+
+
 def test_the_axes_have_equal_scales(tmp_path):
     from matplotlib import colormaps
 
@@ -322,8 +330,8 @@ def test_nearest_is_exact(monkeypatch, block):
     assert index.dtype == np.int64 and index[4] == 13
     assert np.array_equal(index, brute_force(queries.astype(float), (data / np.float32(255)).astype(float)))
     assert np.array_equal(figures.nearest(torch.from_numpy(queries).flatten(1), torch.from_numpy(data)), index)
-    near = 1000 + 1e-4 * np.array([[3.0, 0], [1, 1], [0, 1]])  # |a|² - 2ab + |b|² in float32 would see no difference
-    assert figures.nearest(np.array([[1000.0, 1000.0]]), near).tolist() == [2]
+    near = 1e6 + 1e-4 * np.array([[3.0, 0], [1, 1], [0, 1]])  # where |a|² - 2ab + |b|² would see no difference
+    assert figures.nearest(np.array([[1e6, 1e6]]), near).tolist() == [2]
 
 
 def test_nearest_refuses_other_sizes():

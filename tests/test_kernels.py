@@ -270,6 +270,15 @@ def test_mmd_tells_two_distributions_apart(kernel):
     assert kernels.mmd(one, one.clone(), (1.0,), empty(1, 1, 3), kernel, True).item() == pytest.approx(0, abs=1e-15)
 
 
+def test_mmd_in_float32_far_from_the_origin():
+    codes, prior = 1000 + torch.randn(1, 50, 3), 1000 + torch.randn(1, 50, 3)
+    grads = torch.empty(1, 50, 3), empty(1, 50, 3)
+    loss = kernels.mmd(codes, prior, (0.5,), grads[0], "rbf", False)
+    exact = kernels.mmd(codes.double(), prior.double(), (0.5,), grads[1], "rbf", False)
+    assert abs(loss.item() - exact.item()) < 1e-6
+    assert (grads[0] - grads[1]).abs().max() < 1e-5
+
+
 def test_mmd_refuses_what_has_no_meaning():
     x = randn(1, 1, 3)
     with pytest.raises(ValueError, match="kernel='gauss': expected 'rbf' or 'imq'"):
