@@ -13,18 +13,39 @@ from importlib.util import find_spec
 from torch import Tensor
 
 from . import onednn, reference
-from .reference import gather
+from .reference import (
+    batch_norm,
+    batch_norm_backward,
+    batch_norm_inference,
+    dropout,
+    gather,
+    head_separation,
+    kl,
+    mmd,
+    reparameterize,
+    reparameterize_backward,
+)
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's kernels then run on the CPU, slowly: for tests
 
 __all__ = [
-    "fused",
+    "batch_norm",
+    "batch_norm_backward",
+    "batch_norm_inference",
+    "dropout",
     "finish",
+    "fused",
     "gather",
+    "head_separation",
     "judge",
+    "kl",
     "linear",
     "linear_backward",
+    "mmd",
+    "on_cores",
     "reconstruction_loss",
+    "reparameterize",
+    "reparameterize_backward",
     "softmax_",
     "softmax_backward_",
     "softmax_cross_entropy",

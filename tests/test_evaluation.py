@@ -7,11 +7,21 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import normalized_mutual_info_score
 
 import fastaae.evaluation
 from fastaae.config import Config
 from fastaae.data import from_arrays
-from fastaae.evaluation import evaluate, score, summarize
+from fastaae.evaluation import (
+    cluster_error,
+    cluster_labels,
+    evaluate,
+    majority_labels,
+    normalized_mutual_information,
+    score,
+    score_clusters,
+    summarize,
+)
 from fastaae.model import Model
 from fastaae.networks import MLP
 
@@ -130,3 +140,106 @@ def test_summary_is_mean_and_sample_deviation(values, mean, std):
     assert list(summary) == ["mean", "std", "replicas"]
     assert summary["mean"] == mean and summary["std"] == pytest.approx(std, rel=1e-14)
     assert summary["replicas"] == values and {type(summary["mean"]), type(summary["std"])} == {float}
+
+
+# Clusters of the examples below: 0 0 1 0 1 0; highest in cluster 0: the fourth, in 1: the fifth, in 2: the second.
+Q = np.array(
+    [
+        [0.6, 0.4, 0.0],
+        [0.5, 0.2, 0.3],
+        [0.4, 0.6, 0.0],
+        [0.9, 0.1, 0.0],
+        [0.1, 0.8, 0.1],
+        [0.5, 0.5, 0.0],
+    ]
+)
+Y = np.array([7, 7, 2, 3, 2, 7])
+
+
+def test_the_papers_cluster_labels_by_hand():
+    labels = cluster_labels(Q, Y)
+    assert (
+        labels.tolist() == [3, 2, 7] and labels.dtype == np.int64
+    )  # cluster 2 is unused, and has a label all the same
+    assert cluster_error(Q, Y, labels) == pytest.approx(50)  # the three sevens in cluster 0
+
+
+def test_the_majority_vote_by_hand():
+    labels = majority_labels(Q, Y)
+    assert labels.tolist() == [7, 2, -1] and labels.dtype == np.int64
+    assert cluster_error(Q, Y, labels) == pytest.approx(100 / 6)
+    unseen = np.array([[0.0, 0.1, 0.9], [0.0, 0.9, 0.1]])
+    assert cluster_error(unseen, np.array([7, 2]), labels) == 50  # nothing is right in a cluster without a label
+
+
+def test_ties_go_to_the_first():
+    q = np.array([[0.5, 0.5], [0.5, 0.5], [0.2, 0.2]])
+    assert cluster_labels(q, np.array([4, 9, 1])).tolist() == [4, 4]  # the first of equal examples
+    assert cluster_error(q, np.array([4, 9, 1]), np.array([9, 1])) == pytest.approx(200 / 3)  # all in cluster 0
+    votes = np.array([[1.0, 0.0]] * 4)
+    assert majority_labels(votes, np.array([8, 3, 3, 8])).tolist() == [3, -1]  # the smallest of equal counts
+    assert majority_labels(votes[:1], np.array([8])).tolist() == [8, -1]
+
+
+def test_the_two_protocols_differ_where_a_head_is_unlike_its_cluster():
+    scores = score_clusters(Q, Y, Q, Y)
+    assert scores == {
+        "cluster_error": 50.0,
+        "majority_error": pytest.approx(100 / 6),
+        "nmi": pytest.approx(normalized_mutual_info_score(Y, Q.argmax(1)), rel=1e-12),
+        "clusters": 2.0,
+    }
+    assert all(type(v) is float for v in scores.values())
+
+
+def test_labels_of_clusters_come_from_the_validation_examples_alone():
+    scores = score_clusters(np.eye(3), np.array([5, 6, 7]), np.eye(3)[[0, 1, 2, 2]], np.array([5, 5, 7, 6]))
+    assert scores["cluster_error"] == scores["majority_error"] == 50 and scores["clusters"] == 3
+
+
+def test_cluster_scores_of_torch_tensors_are_the_same():
+    labels = torch.from_numpy(Y)
+    assert score_clusters(torch.from_numpy(Q), labels, torch.from_numpy(Q), labels) == score_clusters(Q, Y, Q, Y)
+
+
+@pytest.mark.parametrize(
+    ("q", "y", "message"),
+    [
+        (Q[0], Y[:1], r"q of shape \(3,\): expected finite probabilities \[N, K\]"),
+        (np.where(Q > 0.8, np.nan, Q), Y, "expected finite"),
+        (Q[:0], Y[:0], r"q of shape \(0, 3\)"),
+        (Q, Y[:5], r"y of shape \(5,\) and type int64: expected 6 integers"),
+        (Q, Y.astype(float), "type float64: expected 6 integers"),
+    ],
+    ids=["vector", "nan", "empty", "labels", "floats"],
+)
+def test_bad_cluster_arguments_are_refused(q, y, message):
+    for f in (cluster_labels, majority_labels, lambda q, y: cluster_error(q, y, np.zeros(3, int))):
+        with pytest.raises(ValueError, match=message):
+            f(q, y)
+    with pytest.raises(ValueError, match=r"labels of shape \(2,\): expected one for each of 3 clusters"):
+        cluster_error(Q, Y, np.zeros(2, int))
+
+
+@pytest.mark.parametrize("classes, clusters, n", [(10, 30, 1000), (2, 2, 7), (3, 1, 20), (1, 4, 20), (50, 50, 60)])
+def test_nmi_is_scikit_learns(classes, clusters, n):
+    rng = np.random.default_rng(n)
+    for noise in (0, 0.5, 1):
+        a = rng.integers(classes, size=n)
+        b = np.where(rng.random(n) < noise, rng.integers(clusters, size=n), a % clusters) * 3 - 7
+        expected = normalized_mutual_info_score(a, b)
+        assert normalized_mutual_information(a, b) == pytest.approx(expected, abs=1e-12)
+        assert normalized_mutual_information(b, a) == pytest.approx(expected, abs=1e-12)
+
+
+def test_nmi_by_hand():
+    assert normalized_mutual_information([0, 0, 1, 1], [5, 5, -3, -3]) == pytest.approx(1, abs=1e-15)
+    assert normalized_mutual_information([0, 0, 1, 1], [0, 1, 0, 1]) == pytest.approx(0, abs=1e-15)
+    assert normalized_mutual_information([4, 4, 4], [1, 1, 1]) == 1 and normalized_mutual_information([4], [0]) == 1
+    assert normalized_mutual_information([4, 4, 4, 4], [1, 1, 2, 2]) == 0
+    # one of four moved: entropies log 2 and log 4 - 3/4 log 3, the joint one of 1/2, 1/4 and 1/4
+    h_b = 2 * math.log(2) - 0.75 * math.log(3)
+    joint = 1.5 * math.log(2)
+    assert normalized_mutual_information([0, 0, 1, 1], [0, 0, 0, 1]) == pytest.approx(
+        2 * (math.log(2) + h_b - joint) / (math.log(2) + h_b), rel=1e-12
+    )

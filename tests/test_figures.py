@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
+from statistics import NormalDist
 
 import numpy as np
 import pytest
+import torch
 
-from fastaae import figures
+from fastaae import figures, priors
+from fastaae.config import Config
+from fastaae.model import Model
+from fastaae.networks import MLP
 
 pytest.importorskip("matplotlib")
 from matplotlib.image import imread  # noqa: E402
@@ -21,10 +27,15 @@ def images(n, *shape):
     return RNG.random((n, *shape)).astype(np.float32)
 
 
-def read(path, rows, columns, height, width):
-    """The picture's values, one for each value of a mosaic of such tiles, checked to be uniform squares."""
+def read(path, rows, columns, height, width, divider=None):
+    """The picture's values, one for each value of a mosaic of such tiles, checked to be uniform squares; without its
+    white bar, checked to be there."""
     pixels = imread(path)[..., :3]
     gap = figures.GAP
+    if divider:
+        bar = (pixels.shape[1] - 4 * gap) // columns * divider + np.arange(4 * gap)
+        assert (pixels[:, bar] == 1).all()
+        pixels = np.delete(pixels, bar, 1)
     tiles = pixels.reshape(rows, pixels.shape[0] // rows, columns, pixels.shape[1] // columns, 3)
     assert np.ptp(tiles[:, -gap:]) == 0 and np.ptp(tiles[:, :, :, -gap:]) == 0
     tiles = tiles[:, :-gap, :, :-gap]
@@ -85,6 +96,16 @@ def test_grid_leaves_its_images_alone(tmp_path):
     assert np.array_equal(x, before)
 
 
+@pytest.mark.parametrize("divider", [1, 2, 3])
+def test_a_white_bar_divides_the_columns(tmp_path, divider):
+    x = images(6, 4, 5, 3)
+    figures.grid(x, tmp_path / "plain.png", 3)
+    figures.grid(x, tmp_path / "divided.png", 3, divider)
+    assert np.array_equal(
+        read(tmp_path / "divided.png", 2, 3, 4, 5, divider)[0], read(tmp_path / "plain.png", 2, 3, 4, 5)[0]
+    )
+
+
 @pytest.mark.parametrize("shape", [(10, 4, 4), (20, 2, 3), (20, 2, 3, 3), (10, 9)], ids=str)
 def test_reconstructions_lie_below_their_images(tmp_path, shape):
     x, decoded = images(*shape), images(*shape)
@@ -113,7 +134,7 @@ def test_codes_are_dots_in_the_colour_of_their_label(tmp_path, prior_std):
     figures.codes(z, np.repeat([0, 3], 30), tmp_path / "z.png", prior_std)
     pixels = imread(tmp_path / "z.png")
     assert pixels.shape == (810, 900, 4)
-    plot = pixels[:, :650]  # without the colour bar
+    plot = pixels[:, :800]  # without the legend
     rows = [np.argwhere(rgb(plot, colormaps["tab10"](label)))[:, 0] for label in (0, 3)]
     assert len(rows[0]) > 30 and len(rows[1]) > 30
     assert rows[0].min() > rows[1].max()  # z = (-9, -9) is at the bottom
@@ -121,10 +142,239 @@ def test_codes_are_dots_in_the_colour_of_their_label(tmp_path, prior_std):
     assert grey > 200 if prior_std else grey < 50
 
 
+@pytest.mark.parametrize("names", [[0], [7, 2], range(10), range(20), range(3, 33), [-1, 40]], ids=str)
+def test_the_legend_has_every_label_in_the_colour_of_its_dots(tmp_path, names):
+    from matplotlib import colormaps
+
+    labels = np.repeat(sorted(names), 40)
+    figures.codes(np.stack([labels, RNG.normal(size=len(labels))], 1), labels, tmp_path / "z.png")
+    pixels = imread(tmp_path / "z.png")
+    ink = (pixels[..., :3] < 0.98).any(-1)
+    assert not ink[:, [0, 1, -2, -1]].any() and not ink[[0, 1, -2, -1]].any(), "something is cut off"
+    split = 780 if len(names) <= 20 else 668  # there are two columns of names then
+    plot, legend = pixels[:, :split], pixels[:, split:]
+    for k, name in enumerate(sorted(names)):
+        if len(names) > 20:
+            colour = colormaps["turbo"](k / (len(names) - 1))
+        else:
+            colour = colormaps["tab10" if max(names) < 10 or min(names) < 0 else "tab20"](k if min(names) < 0 else name)
+        assert rgb(plot, colour).sum() > 50 and rgb(legend, colour).sum() > 50, f"label {name}"
+
+
+@pytest.mark.parametrize("std", [0.001, 0.5, 5, 12, 1000])
+def test_nothing_of_a_plot_is_cut_off(tmp_path, std):
+    z = RNG.normal(0, std, (500, 2))
+    figures.codes(z, RNG.integers(10, size=500), tmp_path / "z.png", prior_std=std)
+    ink = (imread(tmp_path / "z.png")[..., :3] < 0.98).any(-1)
+    assert not ink[:, [0, 1, -2, -1]].any() and not ink[[0, 1, -2, -1]].any()
+
+
+def test_the_axes_have_equal_scales(tmp_path):
+    from matplotlib import colormaps
+
+    z = np.array([[-30.0, 0.0], [30.0, 0.0], [0.0, -10.0], [0.0, 10.0]])  # three times as wide as high
+    figures.codes(z, range(4), tmp_path / "z.png")
+    plot = imread(tmp_path / "z.png")[:, :780]
+    left, right, below, above = (np.argwhere(rgb(plot, colormaps["tab10"](k))).mean(0) for k in range(4))
+    assert right[1] - left[1] == pytest.approx(3 * (below[0] - above[0]), rel=0.01) and right[1] - left[1] > 400
+
+
+def test_outlines_are_drawn_over_the_codes(tmp_path):
+    z = RNG.uniform(-1, 1, (3000, 2))
+    square = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    dark = []
+    for outlines in ([], [0.5 * square, 0.7 * square]):
+        figures.codes(z, np.zeros(3000, int), tmp_path / "z.png", outlines=outlines)
+        dark.append((imread(tmp_path / "z.png")[200:600, 200:650, :3].max(-1) < 0.5).sum())
+    assert dark[0] == 0 and dark[1] > 500
+
+
+def test_ellipses_are_so_many_standard_deviations_out():
+    mean, axes = (np.asarray(t) for t in priors.petal(3))
+    for k, curve in zip((1, 2.5), figures.ellipses(mean, axes, (1, 2.5)), strict=True):
+        whitened = (curve - mean) @ np.linalg.inv(axes)
+        np.testing.assert_allclose(np.linalg.norm(whitened, axis=1), k, rtol=1e-12)
+        np.testing.assert_allclose(curve[0], curve[-1], atol=1e-12)
+
+
 @pytest.mark.parametrize("labels", [[4], np.array([4])], ids=["list", "array"])
 def test_one_code_can_be_shown(tmp_path, labels):
     figures.codes(np.zeros((1, 2)), labels, str(tmp_path / "z.png"))
     assert imread(tmp_path / "z.png").shape == (810, 900, 4)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures of a model: a linear one, so that every value is known
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def model(decoder, bias, classes=0, encoder=None, shape=(2, 2), prior_std=5.0):
+    """Decodes [z, y] to decoder @ [z, y] + bias; encodes x to encoder @ x, of which the last `classes` are logits."""
+    decoder = torch.tensor(decoder, dtype=torch.float32)[None]
+    encoder = torch.zeros(decoder.shape[2], 4) if encoder is None else torch.tensor(encoder, dtype=torch.float32)
+    style = decoder.shape[2] - classes
+    task = "semi_supervised" if classes else "unsupervised"
+    config = Config(task=task, style_dim=style, hidden=(), output="linear", prior_std=prior_std)
+    networks = [MLP([encoder[None]], [torch.zeros(1, 1, len(encoder))]), MLP([decoder], [torch.tensor([[bias]])])]
+    return Model(config, shape, classes, *networks)
+
+
+def tiles(values, rows, columns, height=2, width=2):
+    """[rows, columns, height * width] of what read() gives for grey images."""
+    return values[..., 0].reshape(rows, height, columns, width).swapaxes(1, 2).reshape(rows, columns, -1)
+
+
+def phi(x):
+    return 0.5 * (1 + math.erf(x / math.sqrt(2)))
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_percentiles_share_the_mass_evenly(n):
+    z = figures.percentiles(n, np.array([3.0, -1.0]), 2.0 * np.eye(2)).reshape(n, n, 2)
+    for i in range(n):
+        for j in range(n):
+            assert phi((z[i, j, 0] - 3) / 2) == pytest.approx((j + 0.5) / n)  # to the right
+            assert phi((z[i, j, 1] + 1) / 2) == pytest.approx((n - 1 - i + 0.5) / n)  # upwards
+    mean, axes = (np.asarray(t) for t in priors.petal(4))
+    along = (figures.percentiles(n, mean, axes) - mean) @ np.linalg.inv(axes)
+    np.testing.assert_allclose(along, (z.reshape(-1, 2) - [3, -1]) / 2, atol=1e-12)
+
+
+def test_the_manifold_grows_to_the_right_and_upwards(tmp_path):
+    m = model([[0.05, 0], [0, 0.05], [0, 0], [0, 0]], [0.5, 0.5, 0.0, 1.0], prior_std=2.0)
+    figures.manifold(m, tmp_path / "m.png", n=4)
+    shown = tiles(read(tmp_path / "m.png", 4, 4, 2, 2)[0], 4, 4)
+    quantiles = 2 * np.sqrt(2) * np.asarray(torch.erfinv(torch.tensor([-0.75, -0.25, 0.25, 0.75])))
+    np.testing.assert_allclose(shown[..., 0], np.tile(0.5 + 0.05 * quantiles, (4, 1)), atol=0.501 / 255)
+    np.testing.assert_allclose(shown[..., 1], np.tile(0.5 + 0.05 * quantiles, (4, 1)).T[::-1], atol=0.501 / 255)
+    assert not shown[..., 2].any() and (shown[..., 3] == 1).all()
+
+
+def test_the_manifold_of_a_petal_and_of_a_class(tmp_path):
+    m = model([[0.1, 0, 0.3, 0], [0, 0.1, 0, 0.2], [0, 0, 0, 0], [0, 0, 0, 0]], [0.4, 0.4, 0, 0], classes=2)
+    mean, axes = priors.petal(1, components=4)  # straight up: mean (0, 1.4)
+    figures.manifold(m, tmp_path / "m.png", 3, mean, axes, labels=1)
+    shown = tiles(read(tmp_path / "m.png", 3, 3, 2, 2)[0], 3, 3)
+    np.testing.assert_allclose(shown[1, 1, :2], [0.4, 0.6 + 0.14], atol=0.501 / 255)
+    q = NormalDist().inv_cdf(5 / 6)
+    np.testing.assert_allclose(shown[1, 2, 1] - shown[1, 1, 1], 0.05 * q, atol=1.01 / 255)  # radial, to the right
+    np.testing.assert_allclose(shown[0, 1, 0] - shown[1, 1, 0], -0.01 * q, atol=1.01 / 255)
+    with pytest.raises(ValueError, match="labels"):
+        figures.manifold(m, tmp_path / "m.png", 3)
+
+
+def test_style_is_constant_along_a_row_and_content_along_a_column(tmp_path):
+    m = model([[0.1, 0, 0.0, 0.3, 0.6], [0, 0.1, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]], [0, 0.5, 0, 0], classes=3)
+    z = np.array([[1.0, -3.0], [2.0, 4.0]])
+    figures.style_content(m, z, tmp_path / "s.png")
+    shown = tiles(read(tmp_path / "s.png", 2, 3, 2, 2)[0], 2, 3)
+    np.testing.assert_allclose(shown[..., 0], [[0.1, 0.4, 0.7], [0.2, 0.5, 0.8]], atol=0.501 / 255)
+    np.testing.assert_allclose(shown[..., 1], [[0.2] * 3, [0.9] * 3], atol=0.501 / 255)
+    with pytest.raises(ValueError, match="the model's decoder takes no labels"):
+        figures.style_content(model([[0.1]] * 4, [0.0] * 4), z[:, :1], tmp_path / "s.png")
+
+
+# Style 1-D; cluster k has the greatest logit where pixel k is brightest, k < 3; the head of cluster k shows k / 10.
+CLUSTERS = {
+    "decoder": [[9.0, 0.0, 0.1, 0.2], [9.0, 0.0, 0.1, 0.2], [9.0, 0.0, 0.1, 0.2], [9.0, 0.0, 0.1, 0.2]],
+    "bias": [0.05] * 4,
+    "classes": 3,
+    "encoder": [[0, 0, 0, 0], [9, 0, 0, 0], [0, 9, 0, 0], [0, 0, 9, 0]],
+}
+
+
+def clustered(assigned):
+    """uint8 images [N, 2, 2] of these clusters; the last pixel is the index, pixel k is brighter the later."""
+    x = np.zeros((len(assigned), 4), np.uint8)
+    x[np.arange(len(x)), assigned] = 100 + 2 * np.arange(len(x))
+    x[:, 3] = np.arange(len(x))
+    return x.reshape(-1, 2, 2)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float32, torch.uint8], ids=["uint8", "float32", "torch"])
+def test_cluster_heads_stand_before_images_of_their_cluster(tmp_path, kind):
+    assigned = np.array([0, 2, 2, 0, 2, 2, 0, 2, 2, 2])
+    x = clustered(assigned)
+    x = torch.from_numpy(x) if kind is torch.uint8 else x if kind is np.uint8 else x / np.float32(255)
+    figures.cluster_heads(model(**CLUSTERS), x, tmp_path / "c.png", n=4, seed=3)
+    shown = tiles(read(tmp_path / "c.png", 3, 5, 2, 2, divider=1)[0], 3, 5)
+    np.testing.assert_allclose(shown[:, 0], np.repeat([[0.05], [0.15], [0.25]], 4, 1), atol=0.501 / 255)
+    grey = np.round(shown[:, 1:] * 255)
+    assert (grey[0, 3] == 128).all() and (grey[1] == 128).all()  # one place is left in row 0; cluster 1 is unused
+    indices = [grey[0, :3, 3].astype(int).tolist(), grey[2, :, 3].astype(int).tolist()]
+    assert sorted(indices[0]) == [0, 3, 6] and len(set(indices[1])) == 4 and set(assigned[indices[1]]) == {2}
+    figures.cluster_heads(model(**CLUSTERS), x, tmp_path / "d.png", n=4, seed=4)
+    assert (tmp_path / "c.png").read_bytes() != (tmp_path / "d.png").read_bytes()
+    figures.cluster_heads(model(**CLUSTERS), x, tmp_path / "d.png", n=4, seed=3)
+    assert (tmp_path / "c.png").read_bytes() == (tmp_path / "d.png").read_bytes()
+
+
+def test_the_surest_images_come_first_without_a_seed(tmp_path):
+    x = clustered(np.array([2, 0, 2, 2, 0, 1]))
+    figures.cluster_heads(model(**CLUSTERS), x, tmp_path / "c.png", n=2, seed=None)
+    shown = tiles(read(tmp_path / "c.png", 3, 3, 2, 2, divider=1)[0], 3, 3)
+    assert np.round(shown[:, 1:, 3] * 255).tolist() == [[4, 1], [5, 128], [3, 2]]
+
+
+def brute_force(queries, data):
+    return np.array([np.argmin([((q - x) ** 2).sum() for x in data]) for q in queries])
+
+
+@pytest.mark.parametrize("block", [1, 7, 4096])
+def test_nearest_is_exact(monkeypatch, block):
+    monkeypatch.setattr(figures, "BLOCK", block)
+    data, queries = RNG.integers(0, 256, (50, 2, 3), np.uint8), images(11, 2, 3)
+    data[40] = data[13]  # equals: the first is meant
+    queries[4] = data[13] / np.float32(255)
+    index = figures.nearest(queries, data)
+    assert index.dtype == np.int64 and index[4] == 13
+    assert np.array_equal(index, brute_force(queries.astype(float), (data / np.float32(255)).astype(float)))
+    assert np.array_equal(figures.nearest(torch.from_numpy(queries).flatten(1), torch.from_numpy(data)), index)
+    near = 1e6 + 1e-4 * np.array([[3.0, 0], [1, 1], [0, 1]])  # where |a|² - 2ab + |b|² would see no difference
+    assert figures.nearest(np.array([[1e6, 1e6]]), near).tolist() == [2]
+
+
+def test_nearest_refuses_other_sizes():
+    with pytest.raises(ValueError, match=r"data of shape \(5, 3\): expected examples of 4 values"):
+        figures.nearest(images(2, 2, 2), images(5, 3))
+    with pytest.raises(ValueError, match=r"data of shape \(0, 4\)"):
+        figures.nearest(images(2, 2, 2), images(0, 4))
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (3, 2, 5)], ids=["grey", "colour"])
+def test_rows_end_with_the_neighbour_of_their_last_sample(tmp_path, shape):
+    samples, train = images(6, *shape), RNG.integers(0, 256, (40, int(np.prod(shape))), np.uint8)
+    figures.neighbours(samples, torch.from_numpy(train), tmp_path / "n.png", columns=3)
+    values = read(tmp_path / "n.png", 2, 4, 2, shape[-1], divider=3)[0]
+    for i, last in enumerate((2, 5)):
+        found = train[brute_force(samples[last : last + 1].reshape(1, -1), train / 255)[0]].reshape(shape) / 255
+        for j, expected in enumerate([*samples[last - 2 : last + 1], found]):
+            expected = np.moveaxis(expected, 0, 2) if len(shape) == 3 else expected[..., None]
+            shown = values[2 * i : 2 * i + 2, shape[-1] * j : shape[-1] * (j + 1)]
+            assert np.abs(shown - expected).max() <= 0.501 / 255, f"row {i}, column {j}"
+    with pytest.raises(ValueError, match="6 samples: expected a multiple of columns=4"):
+        figures.neighbours(samples, train, tmp_path / "n.png", columns=4)
+
+
+@pytest.mark.parametrize("k, d", [(10, 10), (10, 12), (3, 5), (1, 2), (2, 2)])
+def test_the_circle_map_sends_heads_evenly_around_a_circle(k, d):
+    heads = RNG.normal(size=(k, d))
+    linear = figures.circle_map(heads, 3.0)
+    points = heads @ linear
+    assert linear.shape == (d, 2)
+    expected = 3 * np.exp(2j * np.pi * np.arange(k) / k)
+    np.testing.assert_allclose(points, np.stack([expected.real, expected.imag], 1), atol=1e-9)
+    off = np.linalg.svd(heads)[2][k:]  # directions without heads are not shown
+    np.testing.assert_allclose(off @ linear, 0, atol=1e-9)
+
+
+def test_the_circle_map_of_the_papers_heads():
+    """W_C = 10 I: a tenth of the circle's points, and a code's noise N(0, I) of equal size in every direction."""
+    linear = figures.circle_map(10 * np.eye(10))
+    np.testing.assert_allclose(np.linalg.norm(linear, axis=1), 1)
+    np.testing.assert_allclose(linear.T @ linear, 5 * np.eye(2), atol=1e-12)
+    with pytest.raises(ValueError, match=r"heads of shape \(20, 2\): expected 20 linearly independent rows"):
+        figures.circle_map(RNG.normal(size=(20, 2)))
 
 
 def test_figures_need_no_display_and_no_pyplot(tmp_path):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
 
 import pytest
 import torch
+from test_phases import Recorder
 from torch.nn import functional as F
 
 from fastaae import kernels
@@ -194,3 +196,222 @@ def test_gather_takes_the_rows_and_scales_bytes(dtype):
     kernels.gather(data, index, out, staging)
     expected = data[index.long()].to(out.dtype)
     assert torch.equal(out, expected / 255 if dtype == torch.uint8 else expected)
+
+
+REPLICAS = [pytest.param(1, 5, 4, id="r1"), pytest.param(3, 6, 2, id="r3"), pytest.param(3, 9, 11, id="r3-wide")]
+
+
+def empty(*shape):
+    return torch.full(shape, float("nan"), dtype=D64)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1, 6], ids=lambda s: f"x{s}")
+@pytest.mark.parametrize("std", [0.5, 1.0, 5.0])
+@pytest.mark.parametrize("r,b,d", REPLICAS)
+def test_kl(r, b, d, std, scale):
+    mean, log_variance = (scale * randn(r, b, d)).requires_grad_(), (scale * randn(r, b, d)).requires_grad_()
+    posterior = torch.distributions.Normal(mean, (log_variance / 2).exp())
+    prior = torch.distributions.Normal(torch.zeros((), dtype=D64), torch.tensor(std, dtype=D64))
+    expected = torch.distributions.kl_divergence(posterior, prior).sum(-1).mean(-1)
+    gradients = torch.autograd.grad(expected.sum(), (mean, log_variance))
+    grads = [empty(r, b, d), empty(r, b, d)]
+    loss = kernels.kl(mean.detach(), log_variance.detach(), std, *grads)
+    torch.testing.assert_close(loss, expected.detach(), rtol=1e-9, atol=1e-12)
+    close(grads[0], gradients[0])
+    close(grads[1], gradients[1])
+
+
+def test_kl_is_zero_at_the_prior_and_known_beside_it():
+    zero, grads = torch.zeros(1, 2, 3, dtype=D64), [empty(1, 2, 3), empty(1, 2, 3)]
+    assert kernels.kl(zero, zero, 1.0, *grads).item() == 0 and not torch.stack(grads).any()
+    # KL(N(3, 2²) | N(0, 5²)) = log(5 / 2) + (4 + 9) / 50 - 1 / 2, in each of three dimensions
+    loss = kernels.kl(zero + 3, zero + 2 * math.log(2), 5.0, *grads)
+    assert loss.item() == pytest.approx(3 * (math.log(2.5) + 13 / 50 - 0.5), rel=1e-14)
+    small = torch.full((1, 1, 1), 1e-4)  # float32: exp(t) - 1 - t would have no digit left
+    close(
+        kernels.kl(0 * small, small, 1.0, small.clone(), small.clone()).double(), torch.tensor([2.5e-9]).double(), 2e-3
+    )
+
+
+@pytest.mark.parametrize("r,b,d", REPLICAS)
+def test_reparameterization(r, b, d):
+    mean, log_variance = randn(r, b, d).requires_grad_(), randn(r, b, d).requires_grad_()
+    noise, upstream = randn(r, b, d), randn(r, b, d)
+    expected = mean + (log_variance / 2).exp() * noise
+    to_mean, to_log_variance = torch.autograd.grad(expected, (mean, log_variance), upstream)
+    out, grad = empty(r, b, d), empty(r, b, d)
+    kernels.reparameterize(mean.detach(), log_variance.detach(), noise, out)
+    kernels.reparameterize_backward(upstream, log_variance.detach(), noise, grad)
+    close(out, expected.detach())
+    close(grad, to_log_variance)
+    assert torch.equal(to_mean, upstream)
+
+
+def naive_mmd(codes, prior, scales, kernel, biased):
+    """From every pair of points, one at a time. codes [B, D], prior [M, D]."""
+
+    def k(x, y):
+        d2 = (x - y).square().sum()
+        return sum(torch.exp(-d2 / (2 * s**2)) if kernel == "rbf" else s**2 / (s**2 + d2) for s in scales)
+
+    def within(points):
+        pairs = [k(x, y) for i, x in enumerate(points) for j, y in enumerate(points) if biased or i != j]
+        return sum(pairs) / len(pairs)
+
+    return within(codes) + within(prior) - 2 * sum(k(x, y) for x in codes for y in prior) / (len(codes) * len(prior))
+
+
+@pytest.mark.parametrize("biased", [True, False], ids=["biased", "unbiased"])
+@pytest.mark.parametrize("kernel", ["rbf", "imq"])
+@pytest.mark.parametrize("r,b,m,d", [(1, 5, 5, 4), (3, 4, 7, 2), (3, 2, 2, 1)])
+def test_mmd(r, b, m, d, kernel, biased):
+    codes, prior, scales = (2 * randn(r, b, d) + 1).requires_grad_(), randn(r, m, d), (0.5, 1.0, 4.0)
+    expected = torch.stack([naive_mmd(codes[j], prior[j], scales, kernel, biased) for j in range(r)])
+    (gradient,) = torch.autograd.grad(expected.sum(), codes)
+    grad = empty(r, b, d)
+    close(kernels.mmd(codes.detach(), prior, scales, grad, kernel, biased), expected.detach())
+    close(grad, gradient)
+
+
+@pytest.mark.parametrize("kernel", ["rbf", "imq"])
+def test_mmd_tells_two_distributions_apart(kernel):
+    x, y = randn(2, 300, 3), randn(2, 300, 3)
+    y[1] += 1
+    grad = empty(2, 300, 3)
+    same, other = kernels.mmd(x, y, (1.0, 2.0), grad, kernel, False).tolist()
+    assert abs(same) < 0.01 < 0.1 < other
+    assert (grad[1].mean(0) < 0).all()  # descent moves the codes towards the samples
+    biased = kernels.mmd(x, x, (1.0, 2.0), grad, kernel, True)
+    assert biased.abs().max() < 1e-12 and grad.abs().max() < 1e-12
+    one = randn(1, 1, 3)
+    assert kernels.mmd(one, one.clone(), (1.0,), empty(1, 1, 3), kernel, True).item() == pytest.approx(0, abs=1e-15)
+
+
+def test_mmd_in_float32_far_from_the_origin():
+    codes, prior = 1000 + torch.randn(1, 50, 3), 1000 + torch.randn(1, 50, 3)
+    grads = torch.empty(1, 50, 3), empty(1, 50, 3)
+    loss = kernels.mmd(codes, prior, (0.5,), grads[0], "rbf", False)
+    exact = kernels.mmd(codes.double(), prior.double(), (0.5,), grads[1], "rbf", False)
+    assert abs(loss.item() - exact.item()) < 1e-6
+    assert (grads[0] - grads[1]).abs().max() < 1e-5
+
+
+def test_mmd_refuses_what_has_no_meaning():
+    x = randn(1, 1, 3)
+    with pytest.raises(ValueError, match="kernel='gauss': expected 'rbf' or 'imq'"):
+        kernels.mmd(x, x, (1.0,), empty(1, 1, 3), "gauss", True)
+    with pytest.raises(ValueError, match="mmd of 1 codes and 1 prior samples: the unbiased estimate needs two of each"):
+        kernels.mmd(x, x, (1.0,), empty(1, 1, 3), "rbf", False)
+
+
+@pytest.mark.parametrize("eta", [0.1, 2.0, 100.0])
+@pytest.mark.parametrize("r,k,d", [(1, 2, 2), (3, 10, 2), (3, 7, 10)])
+def test_head_separation(r, k, d, eta):
+    heads = randn(r, k, d).requires_grad_()
+    pairs = [(i, j) for i in range(k) for j in range(i)]
+    expected = sum((eta - (heads[:, i] - heads[:, j]).norm(dim=-1)).clamp_min(0) for i, j in pairs)
+    (gradient,) = torch.autograd.grad(expected.sum(), heads)
+    grad = empty(r, k, d)
+    close(kernels.head_separation(heads.detach(), eta, grad), expected.detach())
+    close(grad, gradient)
+
+
+def test_head_separation_by_hand():
+    heads = torch.tensor([[[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]], [[0.0, 0.0], [30.0, 0.0], [0.0, 6.0]]], dtype=D64)
+    grad = empty(2, 3, 2)
+    loss = kernels.head_separation(heads, 6.0, grad)
+    assert loss.tolist() == [6 + 1 + 1, 0]  # at a distance of exactly eta there is no cost
+    expected = [[[0.6, 0.8], [-1.2, -1.6], [0.6, 0.8]], [[0, 0]] * 3]  # nothing between the two heads at one point
+    close(grad, torch.tensor(expected, dtype=D64))
+    close(
+        kernels.head_separation(10 * torch.eye(10, dtype=D64)[None], 15.0, empty(1, 10, 10)),
+        torch.tensor([45 * (15 - 10 * math.sqrt(2))], dtype=D64),
+    )
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("in_place", [False, True], ids=["", "in-place"])
+@pytest.mark.parametrize("r,b,d", [*REPLICAS, pytest.param(1, 2, 3, id="two-rows")])
+def test_batch_norm(r, b, d, momentum, in_place):
+    x, weight, bias = (randn(*s).requires_grad_() for s in ((r, b, d), (r, 1, d), (r, 1, d)))
+    mean, variance, upstream = randn(r, 1, d), randn(r, 1, d).square(), randn(r, b, d)
+    expected_mean, expected_variance = mean.clone(), variance.clone()
+    expected = torch.stack(
+        [
+            F.batch_norm(
+                x[j], expected_mean[j, 0], expected_variance[j, 0], weight[j, 0], bias[j, 0], True, momentum,
+                reference.BATCH_NORM_EPS,
+            )
+            for j in range(r)
+        ]
+    )  # fmt: skip
+    gradients = torch.autograd.grad(expected, (x, weight, bias), upstream)
+    x, weight, bias = x.detach().clone(), weight.detach(), bias.detach()
+    out = x if in_place else empty(r, b, d)
+    normalized, inverse_std = empty(r, b, d), empty(r, 1, d)
+    kernels.batch_norm(x, weight, bias, mean, variance, momentum, normalized, inverse_std, out)
+    close(out, expected.detach())
+    close(mean, expected_mean)
+    close(variance, expected_variance)
+    gx, gw, gb = upstream if in_place else empty(r, b, d), empty(r, 1, d), empty(r, 1, d)
+    kernels.batch_norm_backward(upstream, weight, normalized, inverse_std, gx, gw, gb)
+    for ours, theirs in zip((gx, gw, gb), gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("r,b,d", [(1, 1, 1), (3, 5, 7)])
+def test_batch_norm_inference(r, b, d):
+    x, weight, bias, mean, variance = randn(r, b, d), *(randn(r, 1, d) for _ in range(3)), randn(r, 1, d).square()
+    out = empty(r, b, d)
+    kernels.batch_norm_inference(x, weight, bias, mean, variance, out)
+    statistics = zip(x, mean[:, 0], variance[:, 0], weight[:, 0], bias[:, 0], strict=True)
+    close(out, torch.stack([F.batch_norm(*s, False, 0.1, reference.BATCH_NORM_EPS) for s in statistics]))
+
+
+def test_batch_norm_of_constant_and_of_distant_values():
+    x = torch.full((1, 4, 2), 3.0)
+    x[0, :, 1] = torch.tensor([0.0, 1.0, 2.0, 3.0]) + 4096  # a variance from squares in float32 would be lost
+    one, zero = torch.ones(1, 1, 2), torch.zeros(1, 1, 2)
+    normalized, inverse_std, out = torch.empty_like(x), torch.empty_like(one), torch.empty_like(x)
+    kernels.batch_norm(x, one, zero, zero.clone(), one.clone(), 0.1, normalized, inverse_std, out)
+    assert not out[0, :, 0].any()
+    close(out[0, :, 1], (torch.arange(4) - 1.5) / 1.25**0.5, rtol=1e-5)
+    with pytest.raises(ValueError, match="batch_norm of 1 row: expected at least 2"):
+        kernels.batch_norm(x[:, :1], one, zero, zero, one, 0.1, normalized[:, :1], inverse_std, out[:, :1])
+
+
+@pytest.mark.parametrize("p", [0.0, 0.2, 0.9])
+@pytest.mark.parametrize("dtype", [D64, torch.bool, torch.uint8], ids=str)
+@pytest.mark.parametrize("r,b,d", REPLICAS)
+def test_dropout(r, b, d, dtype, p):
+    x, mask, upstream = randn(r, b, d).requires_grad_(), (torch.rand(r, b, d) >= p).to(dtype), randn(r, b, d)
+    expected = x * mask.double() / (1 - p)
+    (gradient,) = torch.autograd.grad(expected, x, upstream)
+    out = empty(r, b, d)
+    kernels.dropout(x.detach(), mask, p, out)
+    close(out, expected.detach())
+    kernels.dropout(upstream, mask, p, upstream)
+    close(upstream, gradient)
+
+
+def test_losses_and_layers_are_capture_safe():
+    x, y, row, k = torch.randn(2, 6, 3), torch.randn(2, 6, 3), torch.ones(2, 1, 3), torch.randn(2, 5, 3)
+    a, b, c, d = (torch.zeros_like(x) for _ in range(4))
+    g, w, v = torch.zeros_like(k), row.clone(), row.clone()
+    recorded = []
+    for _ in range(2):
+        x.mul_(30)
+        with Recorder() as recorder:
+            kernels.kl(x, y, 1.0, a, b)
+            kernels.reparameterize(x, y, a, b)
+            kernels.reparameterize_backward(x, y, a, b)
+            for kernel in ("rbf", "imq"):
+                for biased in (True, False):
+                    kernels.mmd(x, y, (1.0, 2.0), a, kernel, biased)
+            kernels.head_separation(k, 1.0, g)
+            kernels.batch_norm(x, row, row, w, v, 0.1, a, row.clone(), b)
+            kernels.batch_norm_backward(x, row, a, row, c, w, v)
+            kernels.batch_norm_inference(x, row, row, row, row, c)
+            kernels.dropout(x, a > 0, 0.2, d)
+        recorded.append(recorder.calls)
+    assert recorded[0] == recorded[1] and len(recorded[0]) > 50
