@@ -70,6 +70,11 @@ class Idiomatic:
         z, logits = self.encoder(x).split([self.cfg.style_dim, self.step.code_sizes.get("y", 0)], -1)
         return {"z": z} | ({"y": logits.softmax(-1)} if "y" in self.step.code_sizes else {})
 
+    def judged(self, codes) -> dict[str, torch.Tensor]:
+        """What the discriminators see of an encoder's codes."""
+        told = self.step.told[0, self.step.batch :]
+        return codes | {"z": torch.cat([told, codes["z"]], -1)}
+
     def reconstruction(self, noisy, target) -> torch.Tensor:
         logits = self.decoder(torch.cat(list(self.encode(noisy).values()), -1))
         if self.cfg.reconstruction == "cross_entropy":
@@ -78,13 +83,14 @@ class Idiomatic:
         return 0.5 * (output - target).square().sum(-1).mean()
 
     def discriminator(self, codes, real) -> torch.Tensor:
-        losses = []
+        losses, codes = [], self.judged(codes)
         for name, network in self.discriminators.items():
             positive, negative = network(real[name]), network(codes[name])
             losses += [bce(positive, torch.ones_like(positive)), bce(negative, torch.zeros_like(negative))]
         return sum(losses) / 2
 
     def generator(self, codes) -> torch.Tensor:
+        codes = self.judged(codes)
         logits = [network(codes[name]) for name, network in self.discriminators.items()]
         return sum(bce(fake, torch.ones_like(fake)) for fake in logits)
 

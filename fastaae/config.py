@@ -38,16 +38,24 @@ class Config:
     n_validation: int | None = None
     """Training examples held out for validation; None: one in six (10,000 of MNIST's 60,000), or TFD's own."""
     n_labeled: int | None = None
-    """Labelled training examples, balanced over classes, drawn per replica; None: all. semi_supervised only."""
+    """Labelled training examples, balanced over classes, drawn per replica; None: all. semi_supervised and label_prior
+    only."""
 
     hidden: tuple[int, ...] = (1000, 1000)
     """Widths of the ReLU layers of encoder, decoder and discriminators."""
     style_dim: int = 8
     """Dimensions of the style code z."""
-    prior: Literal["gaussian"] = "gaussian"
-    """Distribution that the aggregated posterior of z is matched to."""
+    prior: Literal["gaussian", "uniform", "mixture", "swiss_roll"] = "gaussian"
+    """Distribution that the aggregated posterior of z is matched to. mixture: of 2-D Gaussians, the petals of a flower;
+    swiss_roll: 2-D, with noise around a spiral."""
     prior_std: float = 5.0
-    """Standard deviation of the Gaussian prior."""
+    """Scale of the prior: the standard deviation of a Gaussian or uniform one, the factor on the lengths of a mixture
+    or swiss roll (priors.py has them)."""
+    components: int = 10
+    """Gaussians of a mixture, pieces of a swiss roll."""
+    label_prior: bool = False
+    """Component k of the prior stands for class k: the discriminator is told the component, or the label of the image
+    behind a code, with one more class for unlabelled images. n_labeled says how many have a label."""
     output: Literal["sigmoid", "linear"] = "sigmoid"
     """Output layer of the decoder."""
     reconstruction: Literal["squared_error", "cross_entropy"] = "squared_error"
@@ -116,8 +124,10 @@ class Config:
         for name in ("data_dir", "out_dir"):
             if getattr(self, name) is not None and not isinstance(getattr(self, name), str):
                 raise _error(name, getattr(self, name), "a string or None")
-        for name in ("style_dim", "epochs", "batch_size", "replicas", "checkpoint_every", "log_every"):
+        for name in ("style_dim", "components", "epochs", "batch_size", "replicas", "checkpoint_every", "log_every"):
             _integer(name, getattr(self, name), 1)
+        if type(self.label_prior) is not bool:
+            raise _error("label_prior", self.label_prior, "True or False")
         for name in ("n_validation", "n_labeled"):
             if getattr(self, name) is not None:
                 _integer(name, getattr(self, name), 1)
@@ -136,7 +146,13 @@ class Config:
             _number(name, getattr(self, name), "a number in [0, 1)", lambda v: 0 <= v < 1)
         if self.reconstruction == "cross_entropy" and self.output != "sigmoid":
             raise _error("output", self.output, "'sigmoid' when reconstruction is 'cross_entropy'")
-        if self.n_labeled is not None and self.task != "semi_supervised":
+        if self.prior in ("mixture", "swiss_roll") and self.style_dim != 2:
+            raise _error("style_dim", self.style_dim, f"2 with the 2-D prior {self.prior!r}")
+        if self.label_prior and self.prior not in ("mixture", "swiss_roll"):
+            raise _error("prior", self.prior, "'mixture' or 'swiss_roll' with label_prior: a component for each class")
+        if self.label_prior and self.task != "unsupervised":
+            raise _error("label_prior", True, f"False: in the task {self.task!r} y carries the class")
+        if self.n_labeled is not None and self.task != "semi_supervised" and not self.label_prior:
             raise _error("n_labeled", self.n_labeled, f"None: the task {self.task!r} uses no labels")
 
     def to_dict(self) -> dict[str, Any]:
@@ -182,7 +198,7 @@ class Config:
 
 _CHOICES = {
     "task": TASKS,
-    "prior": ("gaussian",),
+    "prior": ("gaussian", "uniform", "mixture", "swiss_roll"),
     "output": ("sigmoid", "linear"),
     "reconstruction": ("squared_error", "cross_entropy"),
     "optimizer": ("sgd", "adam"),
@@ -226,6 +242,8 @@ _SEMI_SUPERVISED = {  # section 5 and appendix A.2 of the paper
     "epochs": 5000,
 }
 
+_LABEL_PRIOR = {"style_dim": 2, "label_prior": True, "n_labeled": 10_000, "epochs": 1000}  # figure 4; 40,000 are not
+
 PRESETS: dict[str, dict[str, Any]] = {
     "digits": {
         "dataset": "digits",
@@ -238,6 +256,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "mnist-likelihood": {"style_dim": 8, "prior_std": 5.0, "epochs": 1000},
     "mnist-2d": {"style_dim": 2, "prior_std": 5.0, "epochs": 1000},
+    "mnist-2d-mixture": {**_LABEL_PRIOR, "prior": "mixture", "prior_std": 5.0},
+    "mnist-2d-swiss-roll": {**_LABEL_PRIOR, "prior": "swiss_roll", "prior_std": 5.0},
+    "mnist-2d-labels": {**_LABEL_PRIOR, "prior": "mixture", "prior_std": 5.0},
     "mnist-100": {**_SEMI_SUPERVISED, "n_labeled": 100},
     "mnist-1000": {**_SEMI_SUPERVISED, "n_labeled": 1000},
     "mnist-all": _SEMI_SUPERVISED,

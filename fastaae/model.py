@@ -166,8 +166,9 @@ class Model:
         codes = []
         for start in range(0, n, DRAWN):
             rows = min(DRAWN, n - start)
-            code = self.encoder.weights[0].new_empty(rows, self.config.style_dim)
-            priors.gaussian(code, self.config.prior_std, g)
+            cfg, component = self.config, torch.empty(rows, dtype=torch.int64, device=self.device)
+            code = self.encoder.weights[0].new_empty(rows, cfg.style_dim)
+            priors.draw(cfg.prior, code, cfg.prior_std, component, g, components=cfg.components)
             if self.n_classes:
                 if labels is None:
                     y = code.new_empty(rows, self.n_classes)

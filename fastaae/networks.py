@@ -80,15 +80,17 @@ class MLP:
         return MLP(weights, biases, compute)
 
     def tape(
-        self, rows: int, first: Tensor | None = None, last: Tensor | None = None, first_gradient: Tensor | None = None
-    ) -> Tape:
-        """Fresh buffers for a pass over `rows` rows, but for its input, its output and the gradient of its input where
+        self, rows: int, first: Tensor | None = None, last: Tensor | None = None,
+        first_gradient: Tensor | None = None, last_gradient: Tensor | None = None,
+    ) -> Tape:  # fmt: skip
+        """Fresh buffers for a pass over `rows` rows, but for its input, its output and the gradients of both where
         those are given. Made here, what flows between layers has the dtype of products, and the output the weights'."""
         r, inner = self.weights[0].shape[0], self.shadows[0]
         x, g = ([inner.new_zeros(r, rows, size) for size in self.sizes] for _ in range(2))
         x[-1] = self.weights[0].new_zeros(r, rows, self.sizes[-1]) if last is None else last
         x[0] = x[0] if first is None else first
         g[0] = g[0] if first_gradient is None else first_gradient
+        g[-1] = g[-1] if last_gradient is None else last_gradient
         return Tape(x, g)
 
     def forward(self, tape: Tape, layers: int | None = None) -> None:

@@ -100,13 +100,16 @@ class Step:
         classes = data.n_classes if cfg.task == "semi_supervised" else 0
         self.code_sizes = {"z": cfg.style_dim} | ({"y": classes} if classes else {})
         code = sum(self.code_sizes.values())
+        told = data.n_classes + 1 if cfg.label_prior else 0  # columns for the discriminator of z alone
+        seen = {"z": slice(told + cfg.style_dim)} | ({"y": slice(told + cfg.style_dim, None)} if classes else {})
 
         weights = [torch.Generator().manual_seed(seeds(s, 0)) for s in self.replica_seeds]
         options = {"std": cfg.init_std, "generators": weights, "compute": COMPUTE.get(cfg.precision), **floats}
         self.encoder = MLP.initialize((d, *hidden, code), **options)
         self.decoder = MLP.initialize((code, *hidden, d), **options)
         self.discriminators = {
-            name: MLP.initialize((size, *hidden, 1), **options) for name, size in self.code_sizes.items()
+            name: MLP.initialize((size + (told if name == "z" else 0), *hidden, 1), **options)
+            for name, size in self.code_sizes.items()
         }
         costs = ("reconstruction", "adversarial", "classification")
         self.rates = {cost: torch.empty(r, 1, 1, **floats) for cost in costs}
@@ -124,19 +127,26 @@ class Step:
         self.x = data.x_train.to(device)
         if self.x.dtype != torch.uint8:
             self.x = self.x.to(dtype)
-        self.codes = torch.zeros(r, 2 * b, code, **floats)  # prior samples, then what the encoder makes
-        self.encoding = self.encoder.tape(b, last=self.codes[:, b:])
-        self.decoding = self.decoder.tape(b, first=self.codes[:, b:], first_gradient=self.encoding.g[-1])
-        heads = self.heads(self.codes)
-        self.judging = {name: network.tape(2 * b, heads[name]) for name, network in self.discriminators.items()}
+        self.codes = torch.zeros(r, 2 * b, told + code, **floats)  # prior samples, then what the encoder makes
+        gradient = self.encoder.shadows[0].new_zeros(r, b, told + code)  # with respect to the latter
+        self.told, made = self.codes[..., :told], self.codes[:, b:, told:]
+        self.prior = self.heads(self.codes[:, :b, told:])
+        self.encoding = self.encoder.tape(b, last=made, last_gradient=gradient[..., told:])
+        self.decoding = self.decoder.tape(b, first=made, first_gradient=gradient[..., told:])
+        self.judging = {
+            name: network.tape(2 * b, self.codes[..., seen[name]]) for name, network in self.discriminators.items()
+        }
         self.fooling = {name: tape.rows(b, 2 * b) for name, tape in self.judging.items()}
-        for name, part in self.heads(self.encoding.g[-1]).items():
-            self.fooling[name].g[0] = part
+        for name, tape in self.fooling.items():
+            tape.g[0] = gradient[..., seen[name]]
         self.target = self._clean(self.encoding, dtype)
         self.order = torch.empty(r, self.steps_per_epoch * b, dtype=torch.int32, device=device)
         self.offsets = torch.arange(b, device=device)
         if cfg.task == "semi_supervised":
             self._add_labels(cfg, data, classes)
+        self.components = torch.zeros(r, b, dtype=torch.int64, device=device)
+        if cfg.label_prior:
+            self._add_shown(cfg, data)
         self.staging = torch.empty(r * b, d, dtype=torch.uint8, device=device) if self.x.dtype == torch.uint8 else None
 
         self.count = torch.zeros(2, dtype=torch.int64, device=device)  # steps done in this epoch, and in all
@@ -146,7 +156,7 @@ class Step:
         self.terms = torch.zeros(len(self.phases), r, 2 * b * len(self.code_sizes), **floats)
         self.drawn = torch.tensor([seeds(s, 1) for s in self.replica_seeds], device=device)
         self.generators: list[torch.Generator] = []
-        if not kernels.fused(self.codes):
+        if not kernels.fused(self.codes) or cfg.prior != "gaussian":  # which kernels/draws.py does not draw
             self.generators = [torch.Generator(device).manual_seed(seeds(s, 1)) for s in self.replica_seeds]
 
     def _optimizer(self, network: MLP, rate: str, momentum: float) -> Optimizer:
@@ -158,10 +168,7 @@ class Step:
         return torch.empty_like(x, dtype=dtype) if self.cfg.input_noise or x.dtype != dtype else x
 
     def _add_labels(self, cfg: Config, data: Data, classes: int) -> None:
-        if data.y_train is None:
-            raise ValueError(f"task='semi_supervised': expected labels with the training data, {data.name} has none")
-        subsets = [labeled_subset(data.y_train, cfg.n_labeled, classes, s) for s in self.replica_seeds]
-        self.labeled = torch.stack(subsets).to(self.device, torch.int32)  # [R, L] rows of x
+        self.labeled = self._labeled(data, "task='semi_supervised'").to(self.device, torch.int32)
         b = min(cfg.batch_size, self.labeled.shape[1])
         self.y = data.y_train.to(self.device)
         self.classifying = self.encoder.tape(b)
@@ -169,6 +176,20 @@ class Step:
         self.labels = torch.empty(cfg.replicas, b, dtype=torch.int64, device=self.device)
         self.labeled_order = torch.empty(cfg.replicas, self.steps_per_epoch * b, dtype=torch.int32, device=self.device)
         self.optimizers["classification.encoder"] = self._optimizer(self.encoder, "classification", cfg.momentum)
+
+    def _add_shown(self, cfg: Config, data: Data) -> None:
+        labeled = self._labeled(data, "label_prior=True")
+        if cfg.components != data.n_classes:
+            raise ValueError(f"components={cfg.components}: expected {data.n_classes}, one for each class")
+        shown = torch.full((cfg.replicas, len(data.y_train)), data.n_classes)
+        self.shown = shown.scatter_(1, labeled, data.y_train[labeled]).to(self.device)  # [R, N], class or unlabelled
+
+    def _labeled(self, data: Data, reason: str) -> Tensor:
+        """The labelled rows of x, [R, L]."""
+        if data.y_train is None:
+            raise ValueError(f"{reason}: expected labels with the training data, {data.name} has none")
+        n, classes = self.cfg.n_labeled, data.n_classes
+        return torch.stack([labeled_subset(data.y_train, n, classes, s) for s in self.replica_seeds])
 
     def heads(self, code: Tensor) -> dict[str, Tensor]:
         """Views of the parts of a code buffer [R, B, style_dim (+ classes)] by name."""
@@ -204,15 +225,21 @@ class Step:
         """Fill the batch, its noise and the prior samples for this step."""
         if not self.generators:
             return self._draw_by_count()
-        self._batch(self.order, self.target, self.encoding.x[0])
+        cfg, labels = self.cfg, None
+        rows = self._batch(self.order, self.target, self.encoding.x[0])
+        if cfg.label_prior:  # row for row the prior has the labels of the batch, where the last class is no component
+            label = self.shown.gather(1, rows.long())
+            self.told.zero_().scatter_(2, label.repeat(1, 2).unsqueeze(2), 1)
+            labels = torch.where(label < cfg.components, label, -1)
         if "y" in self.code_sizes:
             index = self._batch(self.labeled_order, self.labeled_target, self.classifying.x[0])
             torch.index_select(self.y, 0, index.view(-1), out=self.labels.view(-1))
-        prior = self.heads(self.codes[:, : self.batch])
         for k, g in enumerate(self.generators):
-            priors.gaussian(prior["z"][k], self.cfg.prior_std, g)
+            given = None if labels is None else labels[k]
+            args = (self.prior["z"][k], cfg.prior_std, self.components[k], g, given, cfg.components)
+            priors.draw(cfg.prior, *args)
             if "y" in self.code_sizes:
-                priors.categorical(prior["y"][k], g)
+                priors.categorical(self.prior["y"][k], g)
 
     def _draw_by_count(self) -> None:
         from .kernels import draws

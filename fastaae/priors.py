@@ -15,6 +15,21 @@ import torch
 from torch import Tensor
 
 
+def draw(
+    prior: str, out: Tensor, std: float, component: Tensor, generator: torch.Generator, labels: Tensor | None = None,
+    components: int = 10,
+) -> None:  # fmt: skip
+    """Samples of the prior of that name in Config, whose scale is std. out: [B, D]; the rest as in mixture()."""
+    if prior == "gaussian":
+        gaussian(out, std, generator)
+    elif prior == "uniform":
+        uniform(out, std * math.sqrt(3), generator)
+    elif prior == "mixture":
+        mixture(out, component, generator, labels, components=components, scale=std)
+    else:
+        swiss_roll(out, component, generator, labels, components=components, scale=std)
+
+
 def gaussian(out: Tensor, std: float, generator: torch.Generator) -> None:
     """N(0, std²) in every dimension. out: [B, D]."""
     out.normal_(0, std, generator=generator)

@@ -59,7 +59,16 @@ def test_unsupervised_presets_are_the_papers(name, style_dim):
     assert (c.hidden, c.batch_size, c.input_noise, c.output) == ((1000, 1000), 100, 0.0, "sigmoid")
 
 
-INTEGERS = ("style_dim", "epochs", "batch_size", "replicas", "checkpoint_every", "log_every")
+@pytest.mark.parametrize(
+    ("name", "prior"), [("mixture", "mixture"), ("swiss-roll", "swiss_roll"), ("labels", "mixture")]
+)
+def test_label_prior_presets_are_the_papers(name, prior):
+    c = preset(f"mnist-2d-{name}")
+    assert (c.task, c.prior, c.label_prior, c.style_dim, c.components) == ("unsupervised", prior, True, 2, 10)
+    assert c.n_labeled == 10_000
+
+
+INTEGERS = ("style_dim", "components", "epochs", "batch_size", "replicas", "checkpoint_every", "log_every")
 POSITIVE = ("lr_reconstruction", "lr_adversarial", "lr_classification", "prior_std", "init_std", "lr_decay")
 SEMI = {"task": "semi_supervised"}
 
@@ -92,6 +101,7 @@ REFUSED = [
     ("lr_decay_epochs", None, "a tuple of integers"),
     ("lr_decay_epochs", (50, 20), "increasing epochs"),
     ("lr_decay_epochs", (50, 50), "increasing epochs"),
+    ("label_prior", 1, "True or False"),
     ("name", "", "a non-empty string"),
     ("dataset", None, "a non-empty string"),
     ("device", 0, "a non-empty string"),
@@ -129,8 +139,22 @@ def test_a_wrong_element_is_refused_by_name(name, value):
     [
         ({"reconstruction": "cross_entropy", "output": "linear"}, "output='linear': expected 'sigmoid' when reconstr"),
         ({"n_labeled": 100}, "n_labeled=100: expected None: the task 'unsupervised' uses no labels"),
+        ({"prior": "mixture"}, "style_dim=8: expected 2 with the 2-D prior 'mixture'"),
+        ({"prior": "swiss_roll", "style_dim": 3}, "style_dim=3: expected 2 with the 2-D prior 'swiss_roll'"),
+        ({"label_prior": True}, "prior='gaussian': expected 'mixture' or 'swiss_roll' with label_prior"),
+        (
+            {"label_prior": True, "prior": "mixture", "style_dim": 2, "task": "semi_supervised"},
+            "label_prior=True: expected False: in the task 'semi_supervised' y carries the class",
+        ),
     ],
-    ids=["cross entropy of a linear output", "labels of an unsupervised run"],
+    ids=[
+        "cross entropy of a linear output",
+        "labels of an unsupervised run",
+        "mixture in 8-D",
+        "roll in 3-D",
+        "labels of a Gaussian",
+        "labels twice",
+    ],
 )
 def test_fields_that_contradict_each_other_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):

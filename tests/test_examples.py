@@ -62,6 +62,20 @@ def test_quickstart(available, tmp_path, monkeypatch, capsys):
     assert printed.startswith("trained 1 epochs on 50,000 mnist" if available else "MNIST is neither on this machine")
 
 
+EXPERIMENTS = [("label_prior", "mnist-2d-mixture", "codes"), ("label_prior", "mnist-2d-swiss-roll", "codes")]
+
+
+@pytest.mark.parametrize(("example", "name", "pictures"), EXPERIMENTS)
+def test_an_experiment_draws_its_pictures(example, name, pictures, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    small = ["--dataset", "digits", "--hidden", "16", "--epochs", "1", "--out-dir", str(out), "--batch-size", "50"]
+    small += ["--n-labeled", "100"] if fastaae.preset(name).n_labeled else []
+    monkeypatch.setattr(sys, "argv", [example, name, *small])
+    assert module(ROOT / "examples" / f"{example}.py").main() == 0
+    for picture in pictures.split():
+        assert (out / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_bench_step_prints_a_table_and_json(bench_step, monkeypatch, capsys):
     monkeypatch.setattr(bench_step, "preset", lambda name, **c: fastaae.preset(name, hidden=(16, 16), **c))
     monkeypatch.setattr(sys, "argv", ["step.py", "--rounds", "2", "--replicas", "1", "2"])

@@ -18,8 +18,14 @@ VARIANTS = {
     "cross-entropy": {"reconstruction": "cross_entropy"},
     "linear-output": {"output": "linear"},
     "one-layer": {"hidden": (12,)},
+    "uniform": {"prior": "uniform"},
+    "mixture": {"prior": "mixture", "style_dim": 2},
+    "swiss-roll": {"prior": "swiss_roll", "style_dim": 2},
+    "labels": {"prior": "mixture", "style_dim": 2, "label_prior": True, "components": 3, "n_labeled": 60},
     "adam": {"optimizer": "adam", "lr_reconstruction": 1e-3, "lr_adversarial": 1e-3, "lr_classification": 1e-3},
 }
+
+CASES = [(task, v) for task in PHASES for v in VARIANTS if v != "labels" or task == "unsupervised"]
 
 
 def dataset(dtype=np.uint8, n=120):
@@ -40,15 +46,13 @@ def make(cfg, epoch=0):
     return step
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("task", PHASES)
+@pytest.mark.parametrize(("task", "variant"), CASES)
 def test_whole_steps_equal_the_idiomatic_ones(task, variant, bench_step):
     for careful in (False, True):
         assert bench_step.check(config(task, **VARIANTS[variant]), dataset(), 5, careful) < 1e-9
 
 
-@pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "adam"])
-@pytest.mark.parametrize("task", PHASES)
+@pytest.mark.parametrize(("task", "variant"), [c for c in CASES if c[1] != "adam"])
 def test_every_phase_has_the_loss_and_gradients_of_autograd(task, variant, bench_step):
     rates = {"lr_reconstruction": 1.0, "lr_adversarial": 1.0, "lr_classification": 1.0}
     step = make(config(task, momentum=0.0, momentum_adversarial=0.0, **rates, **VARIANTS[variant]))
@@ -87,13 +91,11 @@ def test_every_phase_has_the_loss_and_gradients_of_autograd(task, variant, bench
                 assert torch.equal(before[name], p), f"{phase.__name__} changed {name}"
 
 
-@pytest.mark.parametrize("variant", ["noise", "adam"])
-@pytest.mark.parametrize("task", PHASES)
+@pytest.mark.parametrize(("task", "variant"), [c for c in CASES if c[1] not in ("plain", "one-layer", "linear-output")])
 def test_three_replicas_equal_three_runs(task, variant):
-    fields = {"n_labeled": 30} if task == "semi_supervised" else {}
-    cfg = config(task, replicas=3, seed=5, **fields, **VARIANTS[variant])
-    together = make(cfg)
-    alone = [make(config(task, seed=5 + k, **fields, **VARIANTS[variant])) for k in range(3)]
+    fields = ({"n_labeled": 30} if task == "semi_supervised" else {}) | VARIANTS[variant]
+    together = make(config(task, replicas=3, seed=5, **fields))
+    alone = [make(config(task, seed=5 + k, **fields)) for k in range(3)]
     for n in range(20):
         for step in (together, *alone):
             if n == 10:
@@ -135,6 +137,26 @@ def test_an_epoch_shows_every_example_once_and_cycles_the_labelled_ones():
     assert not torch.equal(order, step.order)
     step.start_epoch(0)
     assert torch.equal(order, step.order)
+
+
+def test_the_prior_has_the_labels_of_the_batch():
+    step = make(config("unsupervised", **VARIANTS["labels"], replicas=2))
+    images, labels = step.x.double() / 255, torch.from_numpy(np.asarray(dataset().y_train))
+    shares = []
+    for _ in range(step.steps_per_epoch):
+        step.draw()
+        told = step.told.argmax(-1)
+        assert torch.equal(step.told.sum(-1), torch.ones_like(told, dtype=torch.float64))
+        assert torch.equal(told[:, :10], told[:, 10:])  # prior samples, codes
+        assert torch.equal(step.components[told[:, :10] < 3], told[:, :10][told[:, :10] < 3])
+        for k in range(2):
+            rows = (step.target[k][:, None] == images).all(-1).int().argmax(1)
+            known = told[k, 10:] < 3
+            assert torch.equal(labels[rows][known], told[k, 10:][known])
+        shares.append(told[:, 10:])
+        step.cursor.add_(1)
+    assert (torch.cat(shares, 1) < 3).sum(1).tolist() == [60, 60]
+    assert set(step.components[step.told[:, :10].argmax(-1) == 3].tolist()) == {0, 1, 2}
 
 
 def test_labels_fewer_than_a_batch_are_all_in_every_step():
@@ -220,18 +242,20 @@ def test_float32_steps_of_large_layers_follow_the_float64_ones(task, optimizer):
 
 def _same_prior(step):
     """The two precisions draw different normal numbers."""
-    prior = step.judging["z"].x[0][:, : step.batch]
+    prior = step.prior["z"]
     prior.copy_(torch.linspace(-2, 2, prior.numel(), dtype=torch.float64).view_as(prior))
     if "y" in step.judging:
-        prior = step.judging["y"].x[0][:, : step.batch]
+        prior = step.prior["y"]
         prior.copy_(torch.eye(prior.shape[2]).repeat(4, 1)[: prior.shape[1]])
 
 
-@pytest.mark.parametrize("fields", [{}, LARGE], ids=["small", "large"])
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-@pytest.mark.parametrize("task", PHASES)
-def test_the_step_is_capture_safe(task, optimizer, fields):
-    step = make(config(task, optimizer=optimizer, replicas=2, input_noise=0.3, **fields))
+SAFE = [(task, {"optimizer": o, **size}) for task in PHASES for o in ("sgd", "adam") for size in ({}, LARGE)]
+SAFE += [(task, VARIANTS[v]) for task, v in CASES if v not in ("plain", "noise", "adam", "one-layer")]
+
+
+@pytest.mark.parametrize(("task", "fields"), SAFE)
+def test_the_step_is_capture_safe(task, fields):
+    step = make(config(task, replicas=2, input_noise=0.3, **fields))
     step()
     addresses, recorded = buffers(step), []
     for _ in range(3):
@@ -300,8 +324,10 @@ def test_state_restores_bit_for_bit():
     [
         ({"batch_size": 101}, "batch_size=101: expected at most the 100 training examples"),
         ({"task": "semi_supervised", "n_labeled": 101}, "n_labeled=101"),
+        (VARIANTS["labels"] | {"n_labeled": 101}, "n_labeled=101"),
+        (VARIANTS["labels"] | {"components": 4}, "components=4: expected 3, one for each class"),
     ],
-    ids=["batch", "labels"],
+    ids=["batch", "labels", "labels of the prior", "components"],
 )
 def test_more_than_the_data_has_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):

@@ -1,0 +1,67 @@
+"""Every preset trains, resumes and comes back from disk, on a network and a data set far too small to learn much."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import fastaae
+import fastaae.model
+import fastaae.priors
+
+N = 240
+
+
+def images():
+    rng = np.random.default_rng(0)
+    y = np.arange(N + 40) % 10
+    x = rng.random((10, 6, 6))[y] * 0.8 + rng.random((N + 40, 6, 6)) * 0.2
+    return {"x": x[:N].astype(np.float32), "y": y[:N], "x_test": x[N:].astype(np.float32), "y_test": y[N:]}
+
+
+def small(name, **fields):
+    cfg = fastaae.preset(name)
+    labeled = {} if cfg.n_labeled is None else {"n_labeled": 50}
+    fields = {"hidden": (24, 20), "init_std": 0.1, "batch_size": 20, "log_every": 5, "epochs": 2, **labeled, **fields}
+    return replace(cfg, **fields)
+
+
+@pytest.mark.parametrize("name", fastaae.presets())
+def test_a_preset_trains_resumes_and_is_loaded(name, tmp_path):
+    data = images()
+    run = fastaae.train(small(name, out_dir=str(tmp_path / "run"), replicas=2), data, progress=False)
+    assert all(np.isfinite(values).all() for values in run.history.values())
+    fastaae.train(small(name, out_dir=str(tmp_path / "half"), replicas=2, epochs=1), data, progress=False)
+    again = fastaae.train(small(name, replicas=2), data, resume=tmp_path / "half", progress=False)
+    assert again.metrics == run.metrics
+
+    model, loaded = run.models[1], fastaae.load(tmp_path / "run", replica=1)
+    run.models[1].save(tmp_path / "model.safetensors")
+    x = data["x_test"]
+    for other in (loaded, fastaae.load(tmp_path / "model.safetensors")):
+        np.testing.assert_array_equal(other.encode(x), model.encode(x))
+        np.testing.assert_array_equal(other.sample(5, seed=1), model.sample(5, seed=1))
+    z = model.encode(x)
+    assert z.shape == (40, model.config.style_dim) and np.isfinite(z).all()
+    labels = data["y_test"] if model.n_classes else None
+    assert model.decode(z, labels).shape == x.shape
+    assert np.isfinite(model.sample(3)).all()
+
+
+@pytest.mark.parametrize("prior", ["gaussian", "uniform", "mixture", "swiss_roll"])
+def test_samples_are_decoded_draws_of_the_prior(prior, monkeypatch):
+    cfg = small("mnist-2d", prior=prior, prior_std=2.0)
+    weights = [torch.eye(2)[None], torch.zeros(1, 1, 2)]
+    identity = fastaae.model.MLP([weights[0]], [weights[1]])
+    model = fastaae.model.Model(replace(cfg, output="linear", hidden=()), (2,), 0, identity, identity)
+    z = torch.from_numpy(model.sample(20_000, seed=3)).double()
+    expected = torch.empty(200_000, 2)
+    g = torch.Generator().manual_seed(0)
+    fastaae.priors.draw(prior, expected, 2.0, torch.empty(200_000, dtype=torch.int64), g)
+    assert (z.norm(dim=1).mean() - expected.double().norm(dim=1).mean()).abs() < 0.05
+    torch.testing.assert_close(z.T.cov(), expected.double().T.cov(), rtol=0.03, atol=0.1)
+    if prior == "uniform":
+        assert z.abs().max() < 2 * 3**0.5 and (z.std() - 2).abs() < 0.03
