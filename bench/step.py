@@ -52,8 +52,10 @@ class Idiomatic:
         cfg = step.cfg
         self.careful = careful
         self.step, self.cfg = step, cfg
-        self.encoder, self.decoder = _sequential(step.encoder), _sequential(step.decoder)
-        self.discriminators = nn.ModuleDict({name: _sequential(n) for name, n in step.discriminators.items()})
+        self.encoder, self.decoder = _sequential(step.encoder, step.encoding), _sequential(step.decoder, step.decoding)
+        self.discriminators = nn.ModuleDict(
+            {name: _sequential(n, step.judging[name]) for name, n in step.discriminators.items()}
+        )
 
         def optimizer(parameters, rate: float, momentum: float) -> torch.optim.Optimizer:
             if cfg.optimizer == "adam":
@@ -67,7 +69,9 @@ class Idiomatic:
         self.classify = optimizer(self.encoder.parameters(), cfg.lr_classification, cfg.momentum)
 
     def encode(self, x) -> dict[str, torch.Tensor]:
-        z, logits = self.encoder(x).split([self.cfg.style_dim, self.step.code_sizes.get("y", 0)], -1)
+        z, logits = run(self.encoder, x, self.step.encoding).split(
+            [self.cfg.style_dim, self.step.code_sizes.get("y", 0)], -1
+        )
         return {"z": z} | ({"y": logits.softmax(-1)} if "y" in self.step.code_sizes else {})
 
     def judged(self, codes) -> dict[str, torch.Tensor]:
@@ -76,7 +80,8 @@ class Idiomatic:
         return codes | {"z": torch.cat([told, codes["z"]], -1)}
 
     def reconstruction(self, noisy, target) -> torch.Tensor:
-        logits = self.decoder(torch.cat(list(self.encode(noisy).values()), -1))
+        code = torch.cat(list(self.encode(noisy).values()), -1)
+        logits = run(self.decoder, code, self.step.decoding)
         if self.cfg.reconstruction == "cross_entropy":
             return bce(logits, target, reduction="sum") / len(target)
         output = logits.sigmoid() if self.cfg.output == "sigmoid" else logits
@@ -85,17 +90,19 @@ class Idiomatic:
     def discriminator(self, codes, real) -> torch.Tensor:
         losses, codes = [], self.judged(codes)
         for name, network in self.discriminators.items():
-            positive, negative = network(real[name]), network(codes[name])
+            tape = self.step.judging[name].rows(0, self.step.batch)
+            positive, negative = run(network, real[name], tape), run(network, codes[name], self.step.fooling[name])
             losses += [bce(positive, torch.ones_like(positive)), bce(negative, torch.zeros_like(negative))]
         return sum(losses) / 2
 
     def generator(self, codes) -> torch.Tensor:
         codes = self.judged(codes)
-        logits = [network(codes[name]) for name, network in self.discriminators.items()]
+        logits = [run(network, codes[name], self.step.fooling[name]) for name, network in self.discriminators.items()]
         return sum(bce(fake, torch.ones_like(fake)) for fake in logits)
 
     def classification(self, labeled, labels) -> torch.Tensor:
-        return nn.functional.cross_entropy(self.encoder(labeled)[:, self.cfg.style_dim :], labels)
+        logits = run(self.encoder, labeled, self.step.classifying)[:, self.cfg.style_dim :]
+        return nn.functional.cross_entropy(logits, labels)
 
     def __call__(self, noisy, target, real, labeled, labels) -> list[torch.Tensor]:
         self.reconstruct.zero_grad()
@@ -125,14 +132,37 @@ class Idiomatic:
         return losses
 
 
-def _sequential(mlp) -> nn.Sequential:
+class Masked(nn.Module):
+    """Dropout with the masks that a step has drawn for replica 0."""
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.mask, self.p = None, p
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.mask / (1 - self.p)
+
+
+def run(network: nn.Sequential, x: torch.Tensor, tape) -> torch.Tensor:
+    """The network's output, with the masks of the step's tape."""
+    masks = iter(tape.masks)
+    for layer in network:
+        if isinstance(layer, Masked):
+            layer.mask = next(masks)[0]
+    return network(x)
+
+
+def _sequential(mlp, tape) -> nn.Sequential:
     layers = []
-    for weight, bias in zip(mlp.weights, mlp.biases, strict=True):
+    for i, (weight, bias) in enumerate(zip(mlp.weights, mlp.biases, strict=True)):
         linear = nn.Linear(weight.shape[2], weight.shape[1], dtype=weight.dtype, device=weight.device)
         linear.weight.data.copy_(weight[0])
         linear.bias.data.copy_(bias[0, 0])
-        layers += [linear, nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+        last = i + 1 == len(mlp.weights)
+        layers += [linear] if last else [linear, nn.ReLU()]
+        if tape.masks and not last:
+            layers.append(Masked(tape.p))
+    return nn.Sequential(*layers)
 
 
 def drawn(step: Step) -> tuple:

@@ -62,6 +62,11 @@ class Config:
     """0.5 * squared error, or binary cross-entropy; both summed over dimensions, averaged over the batch."""
     input_noise: float = 0.0
     """Standard deviation of the Gaussian noise added to the encoder's input while training."""
+    input_dropout: float = 0.0
+    """Probability of every value of the encoder's input to be dropped, after noise; training only."""
+    dropout: float = 0.0
+    """Probability of every hidden unit of all networks to be dropped, after its ReLU; training only. A step draws once
+    for all passes through a network on the same batch."""
     init_std: float = 0.01
     """Standard deviation of the initial weights; biases start at zero."""
 
@@ -142,7 +147,7 @@ class Config:
         for name in ("lr_reconstruction", "lr_adversarial", "lr_classification", "prior_std", "init_std", "lr_decay"):
             _number(name, getattr(self, name), "a finite number > 0", lambda v: v > 0)
         _number("input_noise", self.input_noise, "a finite number >= 0", lambda v: v >= 0)
-        for name in ("momentum", "momentum_adversarial"):
+        for name in ("input_dropout", "dropout", "momentum", "momentum_adversarial"):
             _number(name, getattr(self, name), "a number in [0, 1)", lambda v: 0 <= v < 1)
         if self.reconstruction == "cross_entropy" and self.output != "sigmoid":
             raise _error("output", self.output, "'sigmoid' when reconstruction is 'cross_entropy'")
@@ -255,6 +260,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lr_decay_epochs": (150,),
     },
     "mnist-likelihood": {"style_dim": 8, "prior_std": 5.0, "epochs": 1000},
+    "mnist-likelihood-adam": {
+        "reconstruction": "cross_entropy",
+        "dropout": 0.2,
+        "optimizer": "adam",
+        "lr_reconstruction": 2e-4,
+        "lr_adversarial": 1e-4,
+        "lr_decay_epochs": (),
+        "epochs": 60,
+    },
     "mnist-2d": {"style_dim": 2, "prior_std": 5.0, "epochs": 1000},
     "mnist-2d-mixture": {**_LABEL_PRIOR, "prior": "mixture", "prior_std": 5.0},
     "mnist-2d-swiss-roll": {**_LABEL_PRIOR, "prior": "swiss_roll", "prior_std": 5.0},

@@ -7,7 +7,7 @@ ever stored: it goes straight into the momentum buffer (kernels.update).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -37,14 +37,43 @@ def find_device(name: str) -> torch.device:
 @dataclass
 class Tape:
     """What one pass through an MLP leaves behind: the activations x[i] entering layer i (x[-1] is the output, without
-    ReLU) and the gradients g[i] with respect to them, all [R, B, sizes[i]]."""
+    ReLU) and the gradients g[i] with respect to them, all [R, B, sizes[i]]. With dropout of probability p, masks[i] is
+    that of x[i + 1]."""
 
     x: list[Tensor]
     g: list[Tensor]
+    masks: list[Tensor] = field(default_factory=list)
+    p: float = 0.0
 
     def rows(self, start: int, stop: int) -> Tape:
         """The same buffers, restricted to some rows of the batch."""
-        return Tape([t[:, start:stop] for t in self.x], [t[:, start:stop] for t in self.g])
+        return Tape(*([t[:, start:stop] for t in part] for part in (self.x, self.g, self.masks)), self.p)
+
+
+class Dropout:
+    """Masks for some activations, drawn together: 1 where a value is kept, 0 where it is dropped.
+
+    Args:
+        p: probability of being dropped, used to 16 bits.
+        like: the activations, each [R, B, D].
+
+    Attributes:
+        masks: one for each, of its shape and dtype.
+    """
+
+    def __init__(self, p: float, like: Sequence[Tensor]):
+        self.p, r = p, len(like[0])
+        sizes = [t[0].numel() for t in like]
+        self.bits = torch.empty(r, -(-sum(sizes) // 4), dtype=torch.int64, device=like[0].device)
+        self.all = like[0].new_empty(r, sum(sizes))
+        self.masks = [part.view(t.shape) for part, t in zip(self.all.split(sizes, 1), like, strict=True)]
+
+    def draw(self, generators: Sequence[torch.Generator]) -> None:
+        """Draw all masks anew, of replica r from generators[r]. Capture-safe."""
+        for bits, g in zip(self.bits, generators, strict=True):
+            bits.random_(-(2**63), None, generator=g)
+        numbers = self.bits.view(torch.int16)[:, : self.all.shape[1]]  # uniform, four from each
+        torch.ge(numbers, round(self.p * 2**16) - 2**15, out=self.all)
 
 
 class MLP:
@@ -98,6 +127,8 @@ class MLP:
         last = len(self.weights) - 1
         for i, (weight, bias) in enumerate(zip(self.shadows[:layers], self.biases, strict=False)):
             kernels.linear(tape.x[i], weight, bias, tape.x[i + 1], relu=i < last)
+            if i < last and tape.masks:
+                kernels.dropout(tape.x[i + 1], tape.masks[i], tape.p, tape.x[i + 1])
 
     def backward(self, tape: Tape, optimizer: Optimizer | None, input_gradient: bool, judged: bool = False) -> None:
         """Fill tape.g from tape.g[-1], the gradient with respect to the output; with an optimiser, update every layer
@@ -111,6 +142,8 @@ class MLP:
         for i in reversed(range(last + 1)):
             if (i > 0 or input_gradient) and not (judged and i == last):
                 kernels.linear_backward(tape.g[i + 1], self.shadows[i], tape.g[i], tape.x[i] if i > 0 else None)
+            if i > 0 and tape.masks:  # what was dropped is zero already, like what a ReLU has cut off
+                tape.g[i].mul_(1 / (1 - tape.p))
             if optimizer is not None and not at_once:
                 optimizer.update(tape, [i])
         if optimizer is not None and at_once:

@@ -16,7 +16,7 @@ from torch import Tensor
 from . import kernels, priors
 from .config import Config
 from .data import Data, labeled_subset
-from .networks import MLP, AdamClock, Optimizer, Tape
+from .networks import MLP, AdamClock, Dropout, Optimizer, Tape
 
 
 def reconstruction(s: Step, terms: Tensor) -> None:
@@ -136,14 +136,16 @@ class Step:
         self.judging = {
             name: network.tape(2 * b, self.codes[..., seen[name]]) for name, network in self.discriminators.items()
         }
-        self.fooling = {name: tape.rows(b, 2 * b) for name, tape in self.judging.items()}
-        for name, tape in self.fooling.items():
-            tape.g[0] = gradient[..., seen[name]]
         self.target = self._clean(self.encoding, dtype)
         self.order = torch.empty(r, self.steps_per_epoch * b, dtype=torch.int32, device=device)
         self.offsets = torch.arange(b, device=device)
         if cfg.task == "semi_supervised":
             self._add_labels(cfg, data, classes)
+        self.input_masks: list[Tensor] = []
+        self.dropouts = self._add_dropout(cfg)
+        self.fooling = {name: tape.rows(b, 2 * b) for name, tape in self.judging.items()}
+        for name, tape in self.fooling.items():
+            tape.g[0] = gradient[..., seen[name]]
         self.components = torch.zeros(r, b, dtype=torch.int64, device=device)
         if cfg.label_prior:
             self._add_shown(cfg, data)
@@ -156,7 +158,8 @@ class Step:
         self.terms = torch.zeros(len(self.phases), r, 2 * b * len(self.code_sizes), **floats)
         self.drawn = torch.tensor([seeds(s, 1) for s in self.replica_seeds], device=device)
         self.generators: list[torch.Generator] = []
-        if not kernels.fused(self.codes) or cfg.prior != "gaussian":  # which kernels/draws.py does not draw
+        others = cfg.prior != "gaussian" or self.dropouts  # which kernels/draws.py does not draw
+        if others or not kernels.fused(self.codes):
             self.generators = [torch.Generator(device).manual_seed(seeds(s, 1)) for s in self.replica_seeds]
 
     def _optimizer(self, network: MLP, rate: str, momentum: float) -> Optimizer:
@@ -165,7 +168,22 @@ class Step:
     def _clean(self, tape: Tape, dtype: torch.dtype) -> Tensor:
         """Where a batch is gathered before noise: the network's input itself if there is none."""
         x = tape.x[0]
-        return torch.empty_like(x, dtype=dtype) if self.cfg.input_noise or x.dtype != dtype else x
+        apart = self.cfg.input_noise or self.cfg.input_dropout or x.dtype != dtype
+        return torch.empty_like(x, dtype=dtype) if apart else x
+
+    def _add_dropout(self, cfg: Config) -> list[Dropout]:
+        """The masks of all tapes, for their inputs and for their hidden layers."""
+        encoders = [self.encoding, *([self.classifying] if "y" in self.code_sizes else [])]
+        tapes, dropouts = [*encoders, self.decoding, *self.judging.values()], []
+        if cfg.input_dropout:
+            dropouts.append(Dropout(cfg.input_dropout, [tape.x[0] for tape in encoders]))
+            self.input_masks = dropouts[-1].masks
+        if cfg.dropout and cfg.hidden:
+            dropouts.append(Dropout(cfg.dropout, [x for tape in tapes for x in tape.x[1:-1]]))
+            masks = iter(dropouts[-1].masks)
+            for tape in tapes:
+                tape.masks, tape.p = [next(masks) for _ in tape.x[1:-1]], cfg.dropout
+        return dropouts
 
     def _add_labels(self, cfg: Config, data: Data, classes: int) -> None:
         self.labeled = self._labeled(data, "task='semi_supervised'").to(self.device, torch.int32)
@@ -226,13 +244,16 @@ class Step:
         if not self.generators:
             return self._draw_by_count()
         cfg, labels = self.cfg, None
-        rows = self._batch(self.order, self.target, self.encoding.x[0])
+        for dropout in self.dropouts:
+            dropout.draw(self.generators)
+        input_masks = [*self.input_masks, None, None]
+        rows = self._batch(self.order, self.target, self.encoding.x[0], input_masks[0])
         if cfg.label_prior:  # row for row the prior has the labels of the batch, where the last class is no component
             label = self.shown.gather(1, rows.long())
             self.told.zero_().scatter_(2, label.repeat(1, 2).unsqueeze(2), 1)
             labels = torch.where(label < cfg.components, label, -1)
         if "y" in self.code_sizes:
-            index = self._batch(self.labeled_order, self.labeled_target, self.classifying.x[0])
+            index = self._batch(self.labeled_order, self.labeled_target, self.classifying.x[0], input_masks[1])
             torch.index_select(self.y, 0, index.view(-1), out=self.labels.view(-1))
         for k, g in enumerate(self.generators):
             given = None if labels is None else labels[k]
@@ -253,9 +274,9 @@ class Step:
         prior = (codes, cfg.prior_std, cfg.style_dim)
         draws.draw(self.x, y, *state, self.order, clean, x, cfg.input_noise, *prior, labeled)
 
-    def _batch(self, order: Tensor, clean: Tensor, noisy: Tensor) -> Tensor:
-        """Fill clean [R, B, D] with the step's rows of x in the given order, and noisy with the same plus input noise,
-        unless they are one buffer. Returns: the rows' indices [R, B]."""
+    def _batch(self, order: Tensor, clean: Tensor, noisy: Tensor, mask: Tensor | None) -> Tensor:
+        """Fill clean [R, B, D] with the step's rows of x in the given order, and noisy with the same plus input noise
+        and under the mask of input dropout, unless they are one buffer. Returns: the rows' indices [R, B]."""
         rows = clean.shape[1]
         index = torch.index_select(order, 1, self.cursor * rows + self.offsets[:rows])
         kernels.gather(self.x, index, clean, None if self.staging is None else self.staging[: index.numel()])
@@ -266,6 +287,8 @@ class Step:
                 noisy.add_(clean)
             else:
                 noisy.copy_(clean)
+            if mask is not None:
+                kernels.dropout(noisy, mask, self.cfg.input_dropout, noisy)
         return index
 
     def __call__(self) -> None:

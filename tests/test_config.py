@@ -68,6 +68,14 @@ def test_label_prior_presets_are_the_papers(name, prior):
     assert c.n_labeled == 10_000
 
 
+def test_the_adam_recipe_of_the_likelihood():
+    c = preset("mnist-likelihood-adam")
+    assert (c.task, c.hidden, c.style_dim, c.prior, c.prior_std) == ("unsupervised", (1000, 1000), 8, "gaussian", 5.0)
+    assert (c.optimizer, c.lr_reconstruction, c.lr_adversarial, c.lr_decay_epochs) == ("adam", 2e-4, 1e-4, ())
+    assert (c.reconstruction, c.output, c.dropout, c.input_dropout) == ("cross_entropy", "sigmoid", 0.2, 0.0)
+    assert (c.batch_size, c.input_noise, c.n_validation) == (100, 0.0, None)
+
+
 INTEGERS = ("style_dim", "components", "epochs", "batch_size", "replicas", "checkpoint_every", "log_every")
 POSITIVE = ("lr_reconstruction", "lr_adversarial", "lr_classification", "prior_std", "init_std", "lr_decay")
 SEMI = {"task": "semi_supervised"}
@@ -92,6 +100,8 @@ REFUSED = [
     ("prior_std", HUGE, "a finite number > 0"),
     ("lr_classification", None, "a finite number > 0"),
     ("input_noise", -1e-9, "a finite number >= 0"),
+    ("dropout", 1.0, "a number in [0, 1)"),
+    ("input_dropout", -0.1, "a number in [0, 1)"),
     ("momentum", 1.0, "a number in [0, 1)"),
     ("momentum", -0.1, "a number in [0, 1)"),
     ("momentum_adversarial", 1.5, "a number in [0, 1)"),

@@ -62,7 +62,11 @@ def test_quickstart(available, tmp_path, monkeypatch, capsys):
     assert printed.startswith("trained 1 epochs on 50,000 mnist" if available else "MNIST is neither on this machine")
 
 
-EXPERIMENTS = [("label_prior", "mnist-2d-mixture", "codes"), ("label_prior", "mnist-2d-swiss-roll", "codes")]
+EXPERIMENTS = [
+    ("label_prior", "mnist-2d-mixture", "codes"),
+    ("label_prior", "mnist-2d-swiss-roll", "codes"),
+    ("likelihood", "mnist-likelihood-adam", "neighbours"),
+]
 
 
 @pytest.mark.parametrize(("example", "name", "pictures"), EXPERIMENTS)

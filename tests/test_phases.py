@@ -18,6 +18,7 @@ VARIANTS = {
     "cross-entropy": {"reconstruction": "cross_entropy"},
     "linear-output": {"output": "linear"},
     "one-layer": {"hidden": (12,)},
+    "dropout": {"dropout": 0.3, "input_dropout": 0.2, "input_noise": 0.1},
     "uniform": {"prior": "uniform"},
     "mixture": {"prior": "mixture", "style_dim": 2},
     "swiss-roll": {"prior": "swiss_roll", "style_dim": 2},
@@ -159,6 +160,26 @@ def test_the_prior_has_the_labels_of_the_batch():
     assert set(step.components[step.told[:, :10].argmax(-1) == 3].tolist()) == {0, 1, 2}
 
 
+def test_dropout_drops_its_share_anew_in_every_step_and_costs_nothing_at_zero():
+    step = make(config("semi_supervised", dropout=0.3, input_dropout=0.2, hidden=(200, 100), replicas=2))
+    tapes = [step.encoding, step.classifying, step.decoding, *step.judging.values()]
+    masks = [mask for tape in tapes for mask in tape.masks]
+    assert len(masks) == 10 and len(step.input_masks) == 2
+    step.draw()
+    before = [mask.clone() for mask in masks]
+    for mask in masks:
+        assert set(mask.unique().tolist()) == {0, 1} and abs(mask.mean() - 0.7) < 0.05
+        assert not torch.equal(mask[0], mask[1])
+    for tape, clean in ((step.encoding, step.target), (step.classifying, step.labeled_target)):
+        kept = tape.x[0] != 0
+        assert abs(kept[clean != 0].double().mean() - 0.8) < 0.1
+        torch.testing.assert_close(tape.x[0][kept], clean[kept] / 0.8)
+    step.draw()
+    assert not any(torch.equal(mask, old) for mask, old in zip(masks, before, strict=True))
+    plain = make(config("semi_supervised"))
+    assert not plain.dropouts and not plain.encoding.masks and plain.target is plain.encoding.x[0]
+
+
 def test_labels_fewer_than_a_batch_are_all_in_every_step():
     step = make(config("semi_supervised", n_labeled=6))
     for _ in range(3):
@@ -255,7 +276,7 @@ SAFE += [(task, VARIANTS[v]) for task, v in CASES if v not in ("plain", "noise",
 
 @pytest.mark.parametrize(("task", "fields"), SAFE)
 def test_the_step_is_capture_safe(task, fields):
-    step = make(config(task, replicas=2, input_noise=0.3, **fields))
+    step = make(config(task, **{"replicas": 2, "input_noise": 0.3, **fields}))
     step()
     addresses, recorded = buffers(step), []
     for _ in range(3):

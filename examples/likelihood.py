@@ -1,0 +1,31 @@
+"""Table 1 and figure 5: log-likelihood of the test images, and samples beside the training images nearest to them.
+
+    python examples/likelihood.py [mnist-likelihood-adam | mnist-likelihood] [--FIELD VALUE ...]
+"""
+
+from __future__ import annotations
+
+import sys
+
+import tyro
+
+import fastaae
+from fastaae import data, figures
+
+
+def main() -> int:
+    name = sys.argv[1] if len(sys.argv) > 1 else "mnist-likelihood-adam"
+    cfg = tyro.cli(fastaae.Config, default=fastaae.preset(name, epochs=60), args=sys.argv[2:])
+    run = fastaae.train(cfg)
+    digits = data.load(cfg.dataset, cfg.data_dir, cfg.n_validation)
+    for model in run.models:
+        r = model.log_likelihood(digits.x_test, n_samples=10_000, validation=digits.x_valid[:1000])
+        print(f"{r.mean:.1f} +- {r.sem:.1f} nats under 10,000 samples, sigma {r.sigma:.3f}")
+    train = digits.x_train.reshape(-1, *digits.shape)
+    figures.neighbours(run.model.sample(90), train, run.directory / "neighbours.png")
+    print(f"{run.directory}/neighbours.png: samples; last in a row, the training image nearest to the one before")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
