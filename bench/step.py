@@ -68,10 +68,9 @@ class Idiomatic:
         self.generate = optimizer(self.encoder.parameters(), cfg.lr_adversarial, cfg.momentum_adversarial)
         self.classify = optimizer(self.encoder.parameters(), cfg.lr_classification, cfg.momentum)
 
-    def encode(self, x) -> dict[str, torch.Tensor]:
-        z, logits = run(self.encoder, x, self.step.encoding).split(
-            [self.cfg.style_dim, self.step.code_sizes.get("y", 0)], -1
-        )
+    def encode(self, x, momentum: float = 0.0) -> dict[str, torch.Tensor]:
+        code = run(self.encoder, x, self.step.encoding, momentum)
+        z, logits = code.split([self.cfg.style_dim, self.step.code_sizes.get("y", 0)], -1)
         return {"z": z} | ({"y": logits.softmax(-1)} if "y" in self.step.code_sizes else {})
 
     def judged(self, codes) -> dict[str, torch.Tensor]:
@@ -80,8 +79,8 @@ class Idiomatic:
         return codes | {"z": torch.cat([told, codes["z"]], -1)}
 
     def reconstruction(self, noisy, target) -> torch.Tensor:
-        code = torch.cat(list(self.encode(noisy).values()), -1)
-        logits = run(self.decoder, code, self.step.decoding)
+        code = torch.cat([*self.encode(noisy, 0.1).values(), self.step.given[0]], -1)
+        logits = run(self.decoder, code, self.step.decoding, 0.1)
         if self.cfg.reconstruction == "cross_entropy":
             return bce(logits, target, reduction="sum") / len(target)
         output = logits.sigmoid() if self.cfg.output == "sigmoid" else logits
@@ -143,10 +142,12 @@ class Masked(nn.Module):
         return x * self.mask / (1 - self.p)
 
 
-def run(network: nn.Sequential, x: torch.Tensor, tape) -> torch.Tensor:
-    """The network's output, with the masks of the step's tape."""
+def run(network: nn.Sequential, x: torch.Tensor, tape, momentum: float = 0.0) -> torch.Tensor:
+    """The network's output, with the masks of the step's tape, and so much of its statistics in the running ones."""
     masks = iter(tape.masks)
     for layer in network:
+        if isinstance(layer, nn.BatchNorm1d):
+            layer.momentum = momentum
         if isinstance(layer, Masked):
             layer.mask = next(masks)[0]
     return network(x)
@@ -155,11 +156,15 @@ def run(network: nn.Sequential, x: torch.Tensor, tape) -> torch.Tensor:
 def _sequential(mlp, tape) -> nn.Sequential:
     layers = []
     for i, (weight, bias) in enumerate(zip(mlp.weights, mlp.biases, strict=True)):
-        linear = nn.Linear(weight.shape[2], weight.shape[1], dtype=weight.dtype, device=weight.device)
-        linear.weight.data.copy_(weight[0])
-        linear.bias.data.copy_(bias[0, 0])
+        options = {"dtype": weight.dtype, "device": weight.device}
+        layer = [nn.Linear(weight.shape[2], weight.shape[1], bias=not mlp.norms, **options)]
+        layer[0].weight.data.copy_(weight[0])
+        if mlp.norms:
+            layer.append(nn.BatchNorm1d(weight.shape[1], **options))
+            layer[1].weight.data.copy_(mlp.norms[i].scale[0, 0])
+        layer[-1].bias.data.copy_(bias[0, 0])
         last = i + 1 == len(mlp.weights)
-        layers += [linear] if last else [linear, nn.ReLU()]
+        layers += layer if last else [*layer, nn.ReLU()]
         if tape.masks and not last:
             layers.append(Masked(tape.p))
     return nn.Sequential(*layers)
@@ -168,7 +173,9 @@ def _sequential(mlp, tape) -> nn.Sequential:
 def drawn(step: Step) -> tuple:
     """Replica 0's batch as the arguments of Idiomatic, from a step that has drawn it."""
     real = {name: tape.x[0][0, : step.batch].clone() for name, tape in step.judging.items()}
-    labeled = (step.classifying.x[0][0].clone(), step.labels[0].clone()) if "y" in step.code_sizes else (None, None)
+    labeled = (None, None)
+    if step.classifying is not None:
+        labeled = (step.classifying.x[0][0].clone(), step.labels[0].clone())
     return step.encoding.x[0][0].clone(), step.target[0].clone(), real, *labeled
 
 
@@ -189,7 +196,8 @@ def check(cfg, data: Data, steps: int = 2, careful: bool = False) -> float:
     pairs = [(step.encoder, other.encoder), (step.decoder, other.decoder)]
     pairs += [(step.discriminators[name], other.discriminators[name]) for name in step.discriminators]
     for mlp, sequential in pairs:
-        for ours, theirs in zip(mlp.state().values(), sequential.parameters(), strict=True):
+        running = [b for b in sequential.buffers() if b.ndim]
+        for ours, theirs in zip(mlp.state().values(), [*sequential.parameters(), *running], strict=True):
             worst = max(worst, ((ours.view_as(theirs) - theirs).abs().max() / theirs.abs().max()).item())
     return worst
 
@@ -230,7 +238,7 @@ def products(step: Step, as_step: bool = True) -> tuple[Callable[[], None], int]
         passes(network, step.judging[name])
         passes(network, step.fooling[name], update=False, input_gradient=True)
     passes(step.encoder, step.encoding, forward=0)  # generator
-    if "y" in step.code_sizes:
+    if step.classifying is not None:
         passes(step.encoder, step.classifying)
 
     def run() -> None:

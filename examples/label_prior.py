@@ -1,6 +1,6 @@
 """Figure 4: classes of MNIST on the petals of a mixture, or along a swiss roll; 10,000 of 50,000 images have a label.
 
-    python examples/label_prior.py [mnist-2d-mixture | mnist-2d-swiss-roll] [--FIELD VALUE ...]
+python examples/label_prior.py [mnist-2d-mixture | mnist-2d-swiss-roll] [--FIELD VALUE ...]
 """
 
 from __future__ import annotations

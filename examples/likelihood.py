@@ -1,6 +1,6 @@
 """Table 1 and figure 5: log-likelihood of the test images, and samples beside the training images nearest to them.
 
-    python examples/likelihood.py [mnist-likelihood-adam | mnist-likelihood] [--FIELD VALUE ...]
+python examples/likelihood.py [mnist-likelihood-adam | mnist-likelihood] [--FIELD VALUE ...]
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-TASKS = ("unsupervised", "semi_supervised")
+TASKS = ("unsupervised", "supervised", "semi_supervised", "clustering")
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,9 @@ class Config:
 
     name: str = "custom"
     """Name of the preset this config was made from; default output directories start with it."""
-    task: Literal["unsupervised", "semi_supervised"] = "unsupervised"
-    """unsupervised: autoencoder and a discriminator; semi_supervised: a label head and its discriminator as well."""
+    task: Literal["unsupervised", "supervised", "semi_supervised", "clustering"] = "unsupervised"
+    """unsupervised: autoencoder and a discriminator; supervised: the decoder is told the label; semi_supervised: a
+    label head and its discriminator as well; clustering: the same without labels."""
     dataset: str = "mnist"
     """"mnist", "svhn" or "tfd" (the user's own .mat files), "digits" (8x8, ships with scikit-learn) or the path of a
     .npz file with x, y, x_test, y_test."""
@@ -45,6 +46,8 @@ class Config:
     """Widths of the ReLU layers of encoder, decoder and discriminators."""
     style_dim: int = 8
     """Dimensions of the style code z."""
+    n_clusters: int | None = None
+    """Categories of y. clustering only, which needs it; elsewhere the data's classes."""
     prior: Literal["gaussian", "uniform", "mixture", "swiss_roll"] = "gaussian"
     """Distribution that the aggregated posterior of z is matched to. mixture: of 2-D Gaussians, the petals of a flower;
     swiss_roll: 2-D, with noise around a spiral."""
@@ -67,6 +70,9 @@ class Config:
     dropout: float = 0.0
     """Probability of every hidden unit of all networks to be dropped, after its ReLU; training only. A step draws once
     for all passes through a network on the same batch."""
+    batch_norm: Literal["none", "encoder", "autoencoder"] = "none"
+    """Networks with batch normalisation before every ReLU and after the last layer, also of the logits of y. Running
+    statistics, which inference uses, follow the reconstruction phase's pass."""
     init_std: float = 0.01
     """Standard deviation of the initial weights; biases start at zero."""
 
@@ -133,7 +139,7 @@ class Config:
             _integer(name, getattr(self, name), 1)
         if type(self.label_prior) is not bool:
             raise _error("label_prior", self.label_prior, "True or False")
-        for name in ("n_validation", "n_labeled"):
+        for name in ("n_validation", "n_labeled", "n_clusters"):
             if getattr(self, name) is not None:
                 _integer(name, getattr(self, name), 1)
         _integer("seed", self.seed, 0)
@@ -151,14 +157,22 @@ class Config:
             _number(name, getattr(self, name), "a number in [0, 1)", lambda v: 0 <= v < 1)
         if self.reconstruction == "cross_entropy" and self.output != "sigmoid":
             raise _error("output", self.output, "'sigmoid' when reconstruction is 'cross_entropy'")
+        if self.batch_norm != "none" and self.batch_size < 2:
+            raise _error("batch_size", self.batch_size, "at least 2 with batch_norm")
+        if self.batch_norm != "none" and self.precision in ("bf16", "fp16"):
+            raise _error("precision", self.precision, "'fp32' or 'fp64' with batch_norm")
+        if (self.n_clusters is None) == (self.task == "clustering"):
+            expected = "a number of clusters" if self.n_clusters is None else "None"
+            raise _error("n_clusters", self.n_clusters, f"{expected} in the task {self.task!r}")
         if self.prior in ("mixture", "swiss_roll") and self.style_dim != 2:
             raise _error("style_dim", self.style_dim, f"2 with the 2-D prior {self.prior!r}")
         if self.label_prior and self.prior not in ("mixture", "swiss_roll"):
             raise _error("prior", self.prior, "'mixture' or 'swiss_roll' with label_prior: a component for each class")
         if self.label_prior and self.task != "unsupervised":
-            raise _error("label_prior", True, f"False: in the task {self.task!r} y carries the class")
+            raise _error("label_prior", True, f"False: in the task {self.task!r} y is for that")
         if self.n_labeled is not None and self.task != "semi_supervised" and not self.label_prior:
-            raise _error("n_labeled", self.n_labeled, f"None: the task {self.task!r} uses no labels")
+            used = "all" if self.task == "supervised" else "no"
+            raise _error("n_labeled", self.n_labeled, f"None: the task {self.task!r} uses {used} labels")
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values."""
@@ -206,6 +220,7 @@ _CHOICES = {
     "prior": ("gaussian", "uniform", "mixture", "swiss_roll"),
     "output": ("sigmoid", "linear"),
     "reconstruction": ("squared_error", "cross_entropy"),
+    "batch_norm": ("none", "encoder", "autoencoder"),
     "optimizer": ("sgd", "adam"),
     "precision": ("fp32", "bf16", "fp16", "fp64"),
 }
@@ -249,6 +264,19 @@ _SEMI_SUPERVISED = {  # section 5 and appendix A.2 of the paper
 
 _LABEL_PRIOR = {"style_dim": 2, "label_prior": True, "n_labeled": 10_000, "epochs": 1000}  # figure 4; 40,000 are not
 
+_SVHN = {"dataset": "svhn", "batch_norm": "autoencoder", "input_dropout": 0.2, "lr_decay_epochs": (250,)}
+
+_CLUSTERING = {  # section 6
+    "task": "clustering",
+    "hidden": (3000, 3000),
+    "style_dim": 5,
+    "prior_std": 1.0,
+    "batch_norm": "encoder",
+    "input_dropout": 0.2,
+    "lr_decay_epochs": (50,),
+    "epochs": 1500,
+}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "digits": {
         "dataset": "digits",
@@ -276,6 +304,18 @@ PRESETS: dict[str, dict[str, Any]] = {
     "mnist-100": {**_SEMI_SUPERVISED, "n_labeled": 100},
     "mnist-1000": {**_SEMI_SUPERVISED, "n_labeled": 1000},
     "mnist-all": _SEMI_SUPERVISED,
+    "mnist-style": {"task": "supervised", "style_dim": 15, "prior_std": 1.0, "epochs": 1000},
+    "svhn-style": {
+        **_SVHN,
+        "task": "supervised",
+        "style_dim": 15,
+        "prior_std": 1.0,
+        "lr_reconstruction": 1e-4,
+        "lr_adversarial": 0.01,
+        "epochs": 1000,
+    },
+    "mnist-clusters-16": {**_CLUSTERING, "n_clusters": 16},
+    "mnist-clusters-30": {**_CLUSTERING, "n_clusters": 30},
 }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy
+from torch.nn.functional import binary_cross_entropy, one_hot
 
 from .data import Data
 from .model import BATCH, Model
@@ -18,22 +18,29 @@ def score(model: Model, x: Tensor, y: Tensor | None = None) -> dict[str, float]:
 
     Returns:
         {"reconstruction": the config's reconstruction loss (summed over dimensions, mean over examples) without input
-        noise, "error": percent of examples whose predicted class is not y, given y and a label head}.
+        noise, "error": percent of examples whose predicted class is not y, given y and a head of classes}. Nothing for
+        a supervised autoencoder without y, which cannot reconstruct.
     """
+    supervised, classes = model.config.task == "supervised", model.config.task == "semi_supervised"
+    if supervised and y is None:
+        return {}
     loss, wrong = 0.0, 0
     with torch.inference_mode():
         for k, block in enumerate(x.split(BATCH)):
             target = model.scaled(block)
             code = model.code(target)
+            if supervised:
+                given = y[k * BATCH : k * BATCH + len(block)].to(model.device)
+                code = (*code, one_hot(given, model.n_classes).to(target.dtype))
             output = model.decoded(torch.cat(code, 1)).double()
             if model.config.reconstruction == "cross_entropy":
                 loss += binary_cross_entropy(output, target.double(), reduction="sum").item()
             else:
                 loss += 0.5 * (output - target).square().sum().item()
-            if model.n_classes and y is not None:
+            if classes and y is not None:
                 wrong += (code[1].argmax(-1).cpu() != y[k * BATCH : k * BATCH + len(block)]).sum().item()
     metrics = {"reconstruction": loss / len(x)}
-    if model.n_classes and y is not None:
+    if classes and y is not None:
         metrics["error"] = 100 * wrong / len(x)
     return metrics
 
@@ -45,7 +52,8 @@ def evaluate(models: Sequence[Model], data: Data, split: str) -> dict[str, list[
         split: "valid" or "test".
 
     Returns:
-        {"valid_reconstruction": [...], ...}: score() by the split's name; {} if the data has no such split.
+        {"valid_reconstruction": [...], ...}: score(), and score_clusters() for clustering of labelled data, by the
+        split's name; {} if the data has no such split.
 
     Raises:
         ValueError: another split.
@@ -56,6 +64,10 @@ def evaluate(models: Sequence[Model], data: Data, split: str) -> dict[str, list[
     if x is None:
         return {}
     scores = [score(model, x, y) for model in models]
+    if models[0].config.task == "clustering" and y is not None and data.y_valid is not None:
+        for model, metrics in zip(models, scores, strict=True):
+            q_valid, q = (np.asarray(model.predict_proba(images.numpy())) for images in (data.x_valid, x))
+            metrics |= score_clusters(q_valid, data.y_valid.numpy(), q, y.numpy())
     return {f"{split}_{name}": [s[name] for s in scores] for name in scores[0]}
 
 

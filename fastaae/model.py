@@ -15,7 +15,7 @@ from torch import Tensor
 from . import checkpoint, priors
 from .config import Config
 from .data import DataError, examples, plain
-from .networks import MLP, find_device
+from .networks import MLP, Norm, find_device
 from .parzen import ParzenResult, parzen_log_likelihood
 
 BATCH = 4096
@@ -29,7 +29,7 @@ class Model:
     Args:
         config: the run's Config.
         shape: of one example, for instance (28, 28).
-        n_classes: size of the label code y, 0 without one.
+        n_classes: size of the label code y that the decoder takes, 0 without one.
         encoder, decoder: of one replica.
     """
 
@@ -40,6 +40,11 @@ class Model:
     @property
     def device(self) -> torch.device:
         return self.encoder.weights[0].device
+
+    @property
+    def label_head(self) -> bool:
+        """Whether the encoder makes y; in a supervised autoencoder the label is given."""
+        return self.n_classes > 0 and self.config.task != "supervised"
 
     def encode(self, x: Any) -> Any:
         """Style codes z [N, style_dim] of examples x [N, ...], uint8 or float in [0, 1].
@@ -55,7 +60,7 @@ class Model:
         Raises:
             DataError: as encode. ValueError: the model was trained without labels.
         """
-        if not self.n_classes:
+        if not self.label_head:
             raise ValueError(f"predict: a model of task {self.config.task!r} has no label head")
         return self._batched(lambda b: self.code(b)[1], self._examples(x), x)
 
@@ -67,7 +72,7 @@ class Model:
         """Examples [N, *shape] from style codes z [N, style_dim].
 
         Args:
-            labels: int [N] in [0, n_classes) or probabilities [N, n_classes]; needed exactly if there is a label head.
+            labels: int [N] in [0, n_classes) or probabilities [N, n_classes]; needed exactly if n_classes > 0.
 
         Raises:
             ValueError: a wrong shape or range, or labels missing or in vain.
@@ -84,8 +89,17 @@ class Model:
             code = torch.cat([code, self._labels(labels, len(code))], 1)
         return self._batched(self.decoded, code, z).reshape(-1, *self.shape)
 
-    def reconstruct(self, x: Any) -> Any:
-        """Examples [N, *shape] decoded from the codes of x [N, ...]. Raises as encode."""
+    def reconstruct(self, x: Any, labels: Any = None) -> Any:
+        """Examples [N, *shape] decoded from the codes of x [N, ...].
+
+        Args:
+            labels: of a supervised autoencoder, as in decode.
+
+        Raises:
+            DataError: as encode. ValueError: as decode.
+        """
+        if self.config.task == "supervised" or labels is not None:
+            return self.decode(self.encode(x), labels)
         decoded = self._batched(lambda b: self.decoded(torch.cat(self.code(b), 1)), self._examples(x), x)
         return decoded.reshape(-1, *self.shape)
 
@@ -150,7 +164,7 @@ class Model:
         """(z, y), or (z,) without a label head, of scaled examples x [N, D] on the model's device."""
         code = self.encoder(x)
         z, logits = code[:, : self.config.style_dim], code[:, self.config.style_dim :]
-        return (z, torch.softmax(logits, -1)) if self.n_classes else (z,)
+        return (z, torch.softmax(logits, -1)) if self.label_head else (z,)
 
     def decoded(self, code: Tensor) -> Tensor:
         """Examples [N, D] from codes [N, style_dim (+ n_classes)]."""
@@ -243,8 +257,9 @@ def load(path: str | Path, replica: int = 0, device: str = "cpu") -> Model:
         config = Config.from_dict(info["config"])
         shape, classes = tuple(int(s) for s in info["shape"]), int(info["n_classes"])
         d, code = math.prod(shape), config.style_dim + classes
-        encoder = _network(tensors, "encoder", (d, *config.hidden, code))
-        decoder = _network(tensors, "decoder", (code, *config.hidden, d))
+        made = config.style_dim if config.task == "supervised" else code
+        encoder = _network(tensors, "encoder", (d, *config.hidden, made), config.batch_norm != "none")
+        decoder = _network(tensors, "decoder", (code, *config.hidden, d), config.batch_norm == "autoencoder")
         parts = [*encoder.state().values(), *decoder.state().values()]
         if len({(len(t), t.dtype) for t in parts}) > 1 or not parts[0].is_floating_point():
             raise ValueError("its tensors differ in replicas or dtype, or are not floats")
@@ -255,19 +270,21 @@ def load(path: str | Path, replica: int = 0, device: str = "cpu") -> Model:
     replicas = encoder.weights[0].shape[0]
     if not 0 <= replica < replicas:
         raise checkpoint.CheckpointError(f"{path}: replica={replica}, the file holds {replicas}")
-    encoder, decoder = (
-        MLP(*([t.to(where, copy=True) for t in part] for part in (n.weights, n.biases)))
-        for n in (encoder.replica(replica), decoder.replica(replica))
-    )
+    encoder, decoder = (n.replica(replica).mapped(lambda t: t.to(where, copy=True)) for n in (encoder, decoder))
     return Model(config, shape, classes, encoder, decoder)
 
 
-def _network(tensors: dict[str, Tensor], name: str, sizes: tuple[int, ...]) -> MLP:
-    weights, biases = [], []
+def _network(tensors: dict[str, Tensor], name: str, sizes: tuple[int, ...], batch_norm: bool) -> MLP:
+    weights, biases, norms = [], [], []
     for i, (n_in, n_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
         weight, bias = tensors[f"{name}.{i}.weight"], tensors[f"{name}.{i}.bias"]
         if weight.shape[1:] != (n_out, n_in) or bias.shape[1:] != (1, n_out) or len(weight) != len(bias):
             raise ValueError(f"{name}.{i} has shape {tuple(weight.shape)}, its config says [R, {n_out}, {n_in}]")
         weights.append(weight)
         biases.append(bias)
-    return MLP(weights, biases)
+        if batch_norm:
+            norm = [tensors[f"{name}.{i}.{part}"] for part in ("scale", "running_mean", "running_variance")]
+            if any(t.shape != bias.shape for t in norm):
+                raise ValueError(f"{name}.{i}: its batch normalisation has another shape than its bias")
+            norms.append(Norm(*norm))
+    return MLP(weights, biases, norms=norms)

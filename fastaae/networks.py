@@ -6,7 +6,7 @@ ever stored: it goes straight into the momentum buffer (kernels.update).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -35,15 +35,37 @@ def find_device(name: str) -> torch.device:
 
 
 @dataclass
+class Norm:
+    """Batch normalisation after a layer's product: its output is the normalised product times `scale`, plus the layer's
+    bias. All [R, 1, O]; mean and variance are running ones."""
+
+    scale: Tensor
+    mean: Tensor
+    variance: Tensor
+
+
+@dataclass
+class Normalized:
+    """What one pass through a Norm leaves behind: the normalised product [R, B, O] and the inverse standard deviation
+    [R, 1, O], and the gradients of scale and bias."""
+
+    x: Tensor
+    inverse_std: Tensor
+    scale_gradient: Tensor
+    bias_gradient: Tensor
+
+
+@dataclass
 class Tape:
     """What one pass through an MLP leaves behind: the activations x[i] entering layer i (x[-1] is the output, without
     ReLU) and the gradients g[i] with respect to them, all [R, B, sizes[i]]. With dropout of probability p, masks[i] is
-    that of x[i + 1]."""
+    that of x[i + 1]; with batch normalisation, normalized[i] is of layer i."""
 
     x: list[Tensor]
     g: list[Tensor]
     masks: list[Tensor] = field(default_factory=list)
     p: float = 0.0
+    normalized: list[Normalized] = field(default_factory=list)
 
     def rows(self, start: int, stop: int) -> Tape:
         """The same buffers, restricted to some rows of the batch."""
@@ -83,10 +105,15 @@ class MLP:
         weights: per layer [R, O, I]. Updated in place, never rebound.
         biases: per layer [R, 1, O].
         compute: dtype of products and of what flows between layers; None: the weights' own.
+        norms: of every layer, or none.
     """
 
-    def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor], compute: torch.dtype | None = None):
-        self.weights, self.biases = list(weights), list(biases)
+    def __init__(
+        self, weights: Sequence[Tensor], biases: Sequence[Tensor], compute: torch.dtype | None = None,
+        norms: Sequence[Norm] = (),
+    ):  # fmt: skip
+        self.weights, self.biases, self.norms = list(weights), list(biases), list(norms)
+        self.added = [torch.zeros_like(b) for b in biases] if norms else self.biases  # by the product itself
         self.sizes = [weights[0].shape[2], *(w.shape[1] for w in weights)]
         self.shadows = [w if compute in (None, w.dtype) else w.to(compute) for w in weights]
 
@@ -98,15 +125,17 @@ class MLP:
         device: torch.device,
         dtype: torch.dtype,
         compute: torch.dtype | None = None,
+        batch_norm: bool = False,
     ) -> MLP:
-        """Weights N(0, std²), biases zero. Replica r draws from generators[r], in float32 on the CPU, so it starts the
-        same on every device and beside any other replicas."""
+        """Weights N(0, std²), biases zero, scales of batch normalisation one. Replica r draws from generators[r], in
+        float32 on the CPU, so it starts the same on every device and beside any other replicas."""
         weights, biases = [], []
         for i, o in zip(sizes, sizes[1:], strict=False):
             drawn = torch.stack([torch.randn(o, i, generator=g) for g in generators])
             weights.append((drawn * std).to(device, dtype))
             biases.append(torch.zeros(len(generators), 1, o, device=device, dtype=dtype))
-        return MLP(weights, biases, compute)
+        norms = [Norm(torch.ones_like(b), torch.zeros_like(b), torch.ones_like(b)) for b in biases]
+        return MLP(weights, biases, compute, norms if batch_norm else ())
 
     def tape(
         self, rows: int, first: Tensor | None = None, last: Tensor | None = None,
@@ -120,15 +149,29 @@ class MLP:
         x[0] = x[0] if first is None else first
         g[0] = g[0] if first_gradient is None else first_gradient
         g[-1] = g[-1] if last_gradient is None else last_gradient
-        return Tape(x, g)
+        normalized = [
+            Normalized(torch.zeros_like(t), *(torch.zeros_like(n.scale) for _ in range(3)))
+            for t, n in zip(x[1:], self.norms, strict=False)
+        ]
+        return Tape(x, g, normalized=normalized)
 
-    def forward(self, tape: Tape, layers: int | None = None) -> None:
-        """Fill tape.x[1:] from tape.x[0], by the first so many layers if that is given. Capture-safe."""
+    def forward(self, tape: Tape, layers: int | None = None, momentum: float = 0.0) -> None:
+        """Fill tape.x[1:] from tape.x[0], by the first so many layers if that is given. Capture-safe.
+
+        Args:
+            momentum: share of this batch's statistics in the running ones of batch normalisation.
+        """
         last = len(self.weights) - 1
-        for i, (weight, bias) in enumerate(zip(self.shadows[:layers], self.biases, strict=False)):
-            kernels.linear(tape.x[i], weight, bias, tape.x[i + 1], relu=i < last)
+        for i, (weight, bias) in enumerate(zip(self.shadows[:layers], self.added, strict=False)):
+            y = tape.x[i + 1]
+            kernels.linear(tape.x[i], weight, bias, y, relu=i < last and not self.norms)
+            if self.norms:
+                n, t = self.norms[i], tape.normalized[i]
+                kernels.batch_norm(y, n.scale, self.biases[i], n.mean, n.variance, momentum, t.x, t.inverse_std, y)
+                if i < last:
+                    y.relu_()
             if i < last and tape.masks:
-                kernels.dropout(tape.x[i + 1], tape.masks[i], tape.p, tape.x[i + 1])
+                kernels.dropout(y, tape.masks[i], tape.p, y)
 
     def backward(self, tape: Tape, optimizer: Optimizer | None, input_gradient: bool, judged: bool = False) -> None:
         """Fill tape.g from tape.g[-1], the gradient with respect to the output; with an optimiser, update every layer
@@ -140,6 +183,10 @@ class MLP:
         last = len(self.weights) - 1
         at_once = kernels.on_cores(self.shadows[0])  # on a GPU one launch updates all layers
         for i in reversed(range(last + 1)):
+            if self.norms:
+                t, g = tape.normalized[i], tape.g[i + 1]
+                args = (g, t.scale_gradient, t.bias_gradient)
+                kernels.batch_norm_backward(g, self.norms[i].scale, t.x, t.inverse_std, *args)
             if (i > 0 or input_gradient) and not (judged and i == last):
                 kernels.linear_backward(tape.g[i + 1], self.shadows[i], tape.g[i], tape.x[i] if i > 0 else None)
             if i > 0 and tape.masks:  # what was dropped is zero already, like what a ReLU has cut off
@@ -163,15 +210,25 @@ class MLP:
     def __call__(self, x: Tensor) -> Tensor:
         """Output [N, O] of replica 0 for inputs [N, I], for inference."""
         last = len(self.weights) - 1
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+        for i, (weight, bias) in enumerate(zip(self.weights, self.added, strict=True)):
             out = x.new_empty(1, len(x), weight.shape[1])
-            kernels.linear(x[None], weight[:1], bias[:1], out, relu=i < last)
+            kernels.linear(x[None], weight[:1], bias[:1], out, relu=i < last and not self.norms)
+            if self.norms:
+                n = self.norms[i]
+                kernels.batch_norm_inference(out, n.scale[:1], self.biases[i][:1], n.mean[:1], n.variance[:1], out)
+                if i < last:
+                    out.relu_()
             x = out[0]
         return x
 
     def replica(self, r: int) -> MLP:
         """Replica r alone, sharing memory with this network."""
-        return MLP([w[r : r + 1] for w in self.weights], [b[r : r + 1] for b in self.biases])
+        return self.mapped(lambda t: t[r : r + 1])
+
+    def mapped(self, f: Callable[[Tensor], Tensor]) -> MLP:
+        """The network whose tensors are f of this one's."""
+        norms = [Norm(f(n.scale), f(n.mean), f(n.variance)) for n in self.norms]
+        return MLP([f(w) for w in self.weights], [f(b) for b in self.biases], norms=norms)
 
     def refresh(self) -> None:
         """Copy the weights, written from outside, to what products read."""
@@ -179,11 +236,19 @@ class MLP:
             if shadow is not weight:
                 shadow.copy_(weight)
 
-    def state(self) -> dict[str, Tensor]:
-        """Parameters by name; the tensors themselves, not copies."""
+    def parameters(self) -> dict[str, Tensor]:
+        """What is learned, by name; the tensors themselves, not copies."""
         named = {}
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            named |= {f"{i}.weight": weight, f"{i}.bias": bias}
+            scale = {f"{i}.scale": self.norms[i].scale} if self.norms else {}
+            named |= {f"{i}.weight": weight, **scale, f"{i}.bias": bias}
+        return named
+
+    def state(self) -> dict[str, Tensor]:
+        """Parameters, and running statistics if there are any, by name; the tensors themselves, not copies."""
+        named = self.parameters()
+        for i, n in enumerate(self.norms):
+            named |= {f"{i}.running_mean": n.mean, f"{i}.running_variance": n.variance}
         return named
 
 
@@ -225,20 +290,31 @@ class Optimizer:
     ):
         self.network, self.rate, self.momentum, self.clock, self.scale = network, rate, momentum, clock, scale
         self.names = ("momentum",) if clock is None else ("first", "second")
-        self.moments = {name: tuple(torch.zeros_like(p) for _ in self.names) for name, p in network.state().items()}
+        self.moments = {
+            name: tuple(torch.zeros_like(p) for _ in self.names) for name, p in network.parameters().items()
+        }
+        self.unused = []  # with batch normalisation, what stands in for a bias of the product and its moments
+        if network.norms:
+            self.unused = [[torch.zeros_like(b) for _ in range(3)] for b in network.biases]
         self.scratch = None
         if clock is not None and network.shadows[0] is network.weights[0]:
             self.scratch = rate.new_empty(2, max(w.numel() for w in network.weights))
 
     def update(self, tape: Tape, layers: Sequence[int]) -> None:
         """One step on some layers from their inputs and the gradients of their outputs."""
-        n, m = self.network, self.moments
-        some = [
-            (tape.x[i], tape.g[i + 1], n.weights[i], n.biases[i], n.shadows[i], m[f"{i}.weight"], m[f"{i}.bias"])
-            for i in layers
-        ]
+        n, m, some = self.network, self.moments, []
+        for i in layers:
+            bias, *moments = self.unused[i] if n.norms else (n.biases[i], *m[f"{i}.bias"])
+            state = (m[f"{i}.weight"], tuple(moments[: len(self.names)]))
+            some.append((tape.x[i], tape.g[i + 1], n.weights[i], bias, n.shadows[i], *state))
         correction = None if self.clock is None else self.clock.correction
         kernels.update(some, self.rate, correction, self.momentum, scratch=self.scratch, scale=self.scale)
+        for i in layers if n.norms else ():
+            t = tape.normalized[i]
+            for name, p, g in (
+                ("bias", n.biases[i], t.bias_gradient), ("scale", n.norms[i].scale, t.scale_gradient),
+            ):  # fmt: skip
+                kernels.step_(p, m[f"{i}.{name}"], g, self.rate, correction, self.momentum)
 
     def state(self) -> dict[str, Tensor]:
         """Momentum buffers or moments by name."""

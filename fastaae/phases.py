@@ -21,8 +21,8 @@ from .networks import MLP, AdamClock, Dropout, Optimizer, Tape
 
 def reconstruction(s: Step, terms: Tensor) -> None:
     """Update encoder and decoder to reconstruct the clean image from the code of the noisy one."""
-    s.encode()
-    s.decoder.forward(s.decoding)
+    s.encode(MOMENTUM)
+    s.decoder.forward(s.decoding, momentum=MOMENTUM)
     loss = (s.cfg.output, s.cfg.reconstruction, s.scale)
     kernels.reconstruction_loss(s.decoding.x[-1], s.target, s.decoding.g[-1], terms[:, : s.batch], *loss)
     s.decoder.backward(s.decoding, s.optimizers["reconstruction.decoder"], input_gradient=True)
@@ -57,9 +57,14 @@ def classification(s: Step, terms: Tensor) -> None:
 
 PHASES: dict[str, tuple[Callable[[Step, Tensor], None], ...]] = {
     "unsupervised": (reconstruction, discriminator, generator),
+    "supervised": (reconstruction, discriminator, generator),
     "semi_supervised": (reconstruction, discriminator, generator, classification),
+    "clustering": (reconstruction, discriminator, generator),
 }
 
+
+MOMENTUM = 0.1
+"""Share of a step's statistics in the running ones of batch normalisation, torch's default."""
 
 COMPUTE = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """What products read, by precision; else what is learned itself."""
@@ -97,16 +102,22 @@ class Step:
         floats = {"device": device, "dtype": dtype}
         r, b, hidden = cfg.replicas, self.batch, cfg.hidden
         self.replica_seeds = [cfg.seed + k for k in range(r)]
-        classes = data.n_classes if cfg.task == "semi_supervised" else 0
-        self.code_sizes = {"z": cfg.style_dim} | ({"y": classes} if classes else {})
-        code = sum(self.code_sizes.values())
+        if cfg.task == "supervised" and data.y_train is None:
+            raise ValueError(f"task='supervised': expected labels with the training data, {data.name} has none")
+        self.n_classes = {"unsupervised": 0, "clustering": cfg.n_clusters}.get(cfg.task, data.n_classes)  # size of y
+        self.code_sizes = {"z": cfg.style_dim}  # what the encoder makes
+        if cfg.task in ("semi_supervised", "clustering"):
+            self.code_sizes["y"] = self.n_classes
+        made, code = sum(self.code_sizes.values()), cfg.style_dim + self.n_classes
         told = data.n_classes + 1 if cfg.label_prior else 0  # columns for the discriminator of z alone
-        seen = {"z": slice(told + cfg.style_dim)} | ({"y": slice(told + cfg.style_dim, None)} if classes else {})
+        seen = {"z": slice(told + cfg.style_dim)} | {"y": slice(told + cfg.style_dim, None)}
 
         weights = [torch.Generator().manual_seed(seeds(s, 0)) for s in self.replica_seeds]
         options = {"std": cfg.init_std, "generators": weights, "compute": COMPUTE.get(cfg.precision), **floats}
-        self.encoder = MLP.initialize((d, *hidden, code), **options)
-        self.decoder = MLP.initialize((code, *hidden, d), **options)
+        norm = {"batch_norm": cfg.batch_norm != "none"}
+        self.encoder = MLP.initialize((d, *hidden, made), **options, **norm)
+        norm["batch_norm"] = cfg.batch_norm == "autoencoder"
+        self.decoder = MLP.initialize((code, *hidden, d), **options, **norm)
         self.discriminators = {
             name: MLP.initialize((size + (told if name == "z" else 0), *hidden, 1), **options)
             for name, size in self.code_sizes.items()
@@ -129,18 +140,21 @@ class Step:
             self.x = self.x.to(dtype)
         self.codes = torch.zeros(r, 2 * b, told + code, **floats)  # prior samples, then what the encoder makes
         gradient = self.encoder.shadows[0].new_zeros(r, b, told + code)  # with respect to the latter
-        self.told, made = self.codes[..., :told], self.codes[:, b:, told:]
-        self.prior = self.heads(self.codes[:, :b, told:])
-        self.encoding = self.encoder.tape(b, last=made, last_gradient=gradient[..., told:])
-        self.decoding = self.decoder.tape(b, first=made, first_gradient=gradient[..., told:])
+        self.told, self.given = self.codes[..., :told], self.codes[:, b:, told + made :]  # labels of the batch
+        prior, codes = self.codes[..., told : told + made].split(b, 1)
+        self.prior = self.heads(prior)
+        self.encoding = self.encoder.tape(b, last=codes, last_gradient=gradient[..., told : told + made])
+        self.decoding = self.decoder.tape(b, self.codes[:, b:, told:], first_gradient=gradient[..., told:])
         self.judging = {
             name: network.tape(2 * b, self.codes[..., seen[name]]) for name, network in self.discriminators.items()
         }
         self.target = self._clean(self.encoding, dtype)
         self.order = torch.empty(r, self.steps_per_epoch * b, dtype=torch.int32, device=device)
         self.offsets = torch.arange(b, device=device)
-        if cfg.task == "semi_supervised":
-            self._add_labels(cfg, data, classes)
+        self.y = None if data.y_train is None else data.y_train.to(device)
+        self.classifying: Tape | None = None
+        if classification in self.phases:
+            self._add_labels(cfg, data)
         self.input_masks: list[Tensor] = []
         self.dropouts = self._add_dropout(cfg)
         self.fooling = {name: tape.rows(b, 2 * b) for name, tape in self.judging.items()}
@@ -155,10 +169,12 @@ class Step:
         self.cursor = self.count[:1]
         self.slot = torch.zeros(1, dtype=torch.int64, device=device)  # steps done since the losses were read
         self.losses = torch.zeros(min(cfg.log_every, self.steps_per_epoch), len(self.phases), r, **floats)
-        self.terms = torch.zeros(len(self.phases), r, 2 * b * len(self.code_sizes), **floats)
+        self.terms = torch.zeros(len(self.phases), r, 2 * b * len(self.discriminators), **floats)
         self.drawn = torch.tensor([seeds(s, 1) for s in self.replica_seeds], device=device)
         self.generators: list[torch.Generator] = []
-        others = cfg.prior != "gaussian" or self.dropouts  # which kernels/draws.py does not draw
+        others = (
+            cfg.prior != "gaussian" or cfg.task == "supervised" or self.dropouts
+        )  # which kernels/draws.py does not draw
         if others or not kernels.fused(self.codes):
             self.generators = [torch.Generator(device).manual_seed(seeds(s, 1)) for s in self.replica_seeds]
 
@@ -173,7 +189,7 @@ class Step:
 
     def _add_dropout(self, cfg: Config) -> list[Dropout]:
         """The masks of all tapes, for their inputs and for their hidden layers."""
-        encoders = [self.encoding, *([self.classifying] if "y" in self.code_sizes else [])]
+        encoders = [self.encoding, *([self.classifying] if self.classifying else [])]
         tapes, dropouts = [*encoders, self.decoding, *self.judging.values()], []
         if cfg.input_dropout:
             dropouts.append(Dropout(cfg.input_dropout, [tape.x[0] for tape in encoders]))
@@ -185,10 +201,9 @@ class Step:
                 tape.masks, tape.p = [next(masks) for _ in tape.x[1:-1]], cfg.dropout
         return dropouts
 
-    def _add_labels(self, cfg: Config, data: Data, classes: int) -> None:
+    def _add_labels(self, cfg: Config, data: Data) -> None:
         self.labeled = self._labeled(data, "task='semi_supervised'").to(self.device, torch.int32)
         b = min(cfg.batch_size, self.labeled.shape[1])
-        self.y = data.y_train.to(self.device)
         self.classifying = self.encoder.tape(b)
         self.labeled_target = self._clean(self.classifying, self.rates["classification"].dtype)
         self.labels = torch.empty(cfg.replicas, b, dtype=torch.int64, device=self.device)
@@ -213,9 +228,9 @@ class Step:
         """Views of the parts of a code buffer [R, B, style_dim (+ classes)] by name."""
         return dict(zip(self.code_sizes, code.split(list(self.code_sizes.values()), -1), strict=True))
 
-    def encode(self) -> None:
+    def encode(self, momentum: float = 0.0) -> None:
         """Fill encoding.x[-1] with z, and y = softmax(logits) behind it if there is a label head."""
-        self.encoder.forward(self.encoding)
+        self.encoder.forward(self.encoding, momentum=momentum)
         if "y" in self.code_sizes:
             kernels.softmax_(self.heads(self.encoding.x[-1])["y"])
 
@@ -231,7 +246,7 @@ class Step:
         for k, s in enumerate(self.replica_seeds):
             g = torch.Generator(self.device).manual_seed(seeds(s, 2, epoch))
             self.order[k].copy_(_shuffled(self.x.shape[0], self.order.shape[1], g))
-            if "y" in self.code_sizes:
+            if self.classifying:
                 drawn = _shuffled(self.labeled.shape[1], self.labeled_order.shape[1], g)
                 self.labeled_order[k].copy_(self.labeled[k][drawn])
         self.cursor.zero_()
@@ -252,7 +267,10 @@ class Step:
             label = self.shown.gather(1, rows.long())
             self.told.zero_().scatter_(2, label.repeat(1, 2).unsqueeze(2), 1)
             labels = torch.where(label < cfg.components, label, -1)
-        if "y" in self.code_sizes:
+        if cfg.task == "supervised":
+            label = torch.index_select(self.y, 0, rows.view(-1)).view(rows.shape)
+            self.given.zero_().scatter_(2, label.unsqueeze(2), 1)
+        if self.classifying:
             index = self._batch(self.labeled_order, self.labeled_target, self.classifying.x[0], input_masks[1])
             torch.index_select(self.y, 0, index.view(-1), out=self.labels.view(-1))
         for k, g in enumerate(self.generators):
@@ -268,7 +286,7 @@ class Step:
         cfg, x = self.cfg, self.encoding.x[0]
         clean, codes = None if self.target is x else self.target, self.codes[:, : self.batch]
         labeled, y = None, None
-        if "y" in self.code_sizes:
+        if self.classifying:
             labeled, y = (self.labeled_order, self.classifying.x[0], self.labels), self.y
         state = (self.count, self.drawn)
         prior = (codes, cfg.prior_std, cfg.style_dim)
@@ -301,7 +319,7 @@ class Step:
         kernels.finish(self.terms, self.losses, self.slot, self.count, self.scale)
 
     def parameters(self) -> dict[str, Tensor]:
-        """Weights and biases [R, ...] of all networks by name; the tensors themselves."""
+        """Weights, biases and batch normalisation [R, ...] of all networks by name; the tensors themselves."""
         return {f"{n}.{k}": t for n, network in self.networks().items() for k, t in network.state().items()}
 
     def networks(self) -> dict[str, MLP]:

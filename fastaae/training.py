@@ -131,7 +131,7 @@ class _Training:
 
     def __init__(self, cfg: Config, data: Data, step: Step, directory: Path, progress: bool):
         self.cfg, self.data, self.step, self.directory = cfg, data, step, directory
-        self.classes = step.code_sizes.get("y", 0)
+        self.classes = step.n_classes
         self.models = [
             Model(cfg, data.shape, self.classes, step.encoder.replica(r), step.decoder.replica(r))
             for r in range(cfg.replicas)

@@ -24,6 +24,7 @@ from .reference import (
     mmd,
     reparameterize,
     reparameterize_backward,
+    step_,
 )
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's kernels then run on the CPU, slowly: for tests
@@ -49,6 +50,7 @@ __all__ = [
     "softmax_",
     "softmax_backward_",
     "softmax_cross_entropy",
+    "step_",
     "update",
 ]
 

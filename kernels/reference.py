@@ -102,11 +102,7 @@ def update(
             before = [t.clone() for t in (p, *moments)]
             if scale is not None:
                 g = g / scale[0]
-            if correction is None:
-                moments[0].mul_(momentum).add_(g)
-                p.addcmul_(moments[0], rate, value=-1)
-            else:
-                adam_(p, *moments, g, rate, correction, torch.empty_like(p))
+            step_(p, moments, g, rate, correction, momentum)
             if scale is not None:
                 bad = ~g.isfinite()
                 scale[1].logical_or_(bad.any())
@@ -151,6 +147,17 @@ def adam_(
     torch.div(second, correction[1], out=scratch).sqrt_().add_(1e-8)
     torch.div(first, scratch, out=scratch)
     parameter.addcmul_(scratch, rate / correction[0], value=-1)
+
+
+def step_(
+    parameter: Tensor, state: Sequence[Tensor], grad: Tensor, rate: Tensor, correction: Tensor | None, momentum: float
+) -> None:
+    """One step of SGD with momentum, or of Adam, on one parameter from its gradient. Arguments as in update."""
+    if correction is None:
+        state[0].mul_(momentum).add_(grad)
+        parameter.addcmul_(state[0], rate, value=-1)
+    else:
+        adam_(parameter, *state, grad, rate, correction, torch.empty_like(parameter))
 
 
 # Losses: each writes its terms [R, B], one for each row and already divided by B, whose sum is the loss, and the

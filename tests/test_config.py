@@ -76,6 +76,21 @@ def test_the_adam_recipe_of_the_likelihood():
     assert (c.batch_size, c.input_noise, c.n_validation) == (100, 0.0, None)
 
 
+@pytest.mark.parametrize("n_clusters", [16, 30])
+def test_clustering_presets_are_the_papers(n_clusters):
+    c = preset(f"mnist-clusters-{n_clusters}")
+    assert (c.task, c.n_clusters, c.style_dim, c.prior, c.prior_std) == ("clustering", n_clusters, 5, "gaussian", 1.0)
+    assert (c.hidden, c.batch_norm, c.input_dropout, c.input_noise, c.dropout) == ((3000, 3000), "encoder", 0.2, 0, 0)
+    assert (c.lr_reconstruction, c.lr_adversarial, c.lr_decay_epochs, c.epochs) == (0.01, 0.1, (50,), 1500)
+    assert (c.optimizer, c.momentum, c.momentum_adversarial, c.batch_size) == ("sgd", 0.9, 0.1, 100)
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "svhn"])
+def test_style_presets_are_the_papers(dataset):
+    c = preset(f"{dataset}-style")
+    assert (c.task, c.dataset, c.style_dim, c.prior, c.prior_std) == ("supervised", dataset, 15, "gaussian", 1.0)
+
+
 INTEGERS = ("style_dim", "components", "epochs", "batch_size", "replicas", "checkpoint_every", "log_every")
 POSITIVE = ("lr_reconstruction", "lr_adversarial", "lr_classification", "prior_std", "init_std", "lr_decay")
 SEMI = {"task": "semi_supervised"}
@@ -100,6 +115,8 @@ REFUSED = [
     ("prior_std", HUGE, "a finite number > 0"),
     ("lr_classification", None, "a finite number > 0"),
     ("input_noise", -1e-9, "a finite number >= 0"),
+    ("n_clusters", 0, "an integer from 1"),
+    ("batch_norm", "decoder", "one of none, encoder, autoencoder"),
     ("dropout", 1.0, "a number in [0, 1)"),
     ("input_dropout", -0.1, "a number in [0, 1)"),
     ("momentum", 1.0, "a number in [0, 1)"),
@@ -118,7 +135,7 @@ REFUSED = [
     ("data_dir", 3, "a string or None"),
     ("out_dir", b"x", "a string or None"),
     ("task", "semi-supervised", "did you mean 'semi_supervised'?"),
-    ("task", None, "one of unsupervised, semi_supervised"),
+    ("task", None, "one of unsupervised, supervised, semi_supervised, clustering"),
     ("prior", "gausian", "did you mean 'gaussian'?"),
     ("output", ["sigmoid"], "one of sigmoid, linear"),
     ("reconstruction", "squared error", "did you mean 'squared_error'?"),
@@ -154,17 +171,15 @@ def test_a_wrong_element_is_refused_by_name(name, value):
         ({"label_prior": True}, "prior='gaussian': expected 'mixture' or 'swiss_roll' with label_prior"),
         (
             {"label_prior": True, "prior": "mixture", "style_dim": 2, "task": "semi_supervised"},
-            "label_prior=True: expected False: in the task 'semi_supervised' y carries the class",
+            "label_prior=True: expected False: in the task 'semi_supervised' y is for that",
         ),
+        ({"batch_norm": "encoder", "batch_size": 1}, "batch_size=1: expected at least 2 with batch_norm"),
+        ({"batch_norm": "encoder", "precision": "bf16"}, "precision='bf16': expected 'fp32' or 'fp64' with batch_norm"),
+        ({"task": "clustering"}, "n_clusters=None: expected a number of clusters in the task 'clustering'"),
+        ({"n_clusters": 16}, "n_clusters=16: expected None in the task 'unsupervised'"),
+        ({"task": "supervised", "n_labeled": 9}, "n_labeled=9: expected None: the task 'supervised' uses all labels"),
     ],
-    ids=[
-        "cross entropy of a linear output",
-        "labels of an unsupervised run",
-        "mixture in 8-D",
-        "roll in 3-D",
-        "labels of a Gaussian",
-        "labels twice",
-    ],
+    ids=repr,
 )
 def test_fields_that_contradict_each_other_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import fastaae
+import fastaae.data
+import fastaae.evaluation
 import fastaae.model
 import fastaae.priors
 
@@ -65,3 +67,34 @@ def test_samples_are_decoded_draws_of_the_prior(prior, monkeypatch):
     torch.testing.assert_close(z.T.cov(), expected.double().T.cov(), rtol=0.03, atol=0.1)
     if prior == "uniform":
         assert z.abs().max() < 2 * 3**0.5 and (z.std() - 2).abs() < 0.03
+
+
+def test_clusters_are_scored_against_labels(tmp_path):
+    data = images()
+    run = fastaae.train(small("mnist-clusters-16", out_dir=str(tmp_path / "run")), data, progress=False)
+    model, arrays = run.model, fastaae.data.from_arrays(data)
+    q_valid, q = (model.predict_proba(x.numpy()) for x in (arrays.x_valid, arrays.x_test))
+    expected = fastaae.evaluation.score_clusters(q_valid, arrays.y_valid.numpy(), q, data["y_test"])
+    assert "test_error" not in run.metrics and q.shape == (40, 16)
+    for name, value in expected.items():
+        assert run.metrics[f"test_{name}"]["mean"] == value
+    unlabelled = fastaae.train(
+        small("mnist-clusters-30", epochs=1, out_dir=str(tmp_path / "x")), data["x"], progress=False
+    )
+    assert list(unlabelled.metrics) == ["valid_reconstruction"]
+
+
+def test_a_supervised_model_needs_the_label(tmp_path):
+    data = images()
+    run = fastaae.train(small("mnist-style", out_dir=str(tmp_path / "run")), data, progress=False)
+    model, x, y = run.model, data["x_test"], data["y_test"]
+    decoded = model.reconstruct(x, y)
+    np.testing.assert_array_equal(decoded, model.decode(model.encode(x), y))
+    loss = 0.5 * np.square(decoded - x).sum() / len(x)
+    assert abs(run.metrics["test_reconstruction"]["mean"] - loss) < 1e-4 * loss
+    with pytest.raises(ValueError, match="takes labels"):
+        model.reconstruct(x)
+    with pytest.raises(ValueError, match="has no label head"):
+        model.predict(x)
+    with pytest.raises(ValueError, match="task='supervised': expected labels with the training data"):
+        fastaae.train(small("mnist-style", out_dir=str(tmp_path / "x")), data["x"], progress=False)

@@ -1,0 +1,29 @@
+"""Figure 7: one style a row, one label a column, from an autoencoder whose decoder is told the label.
+
+python examples/style.py [mnist-style | svhn-style] [--FIELD VALUE ...]
+"""
+
+from __future__ import annotations
+
+import sys
+
+import tyro
+
+import fastaae
+from fastaae import data, figures
+
+
+def main() -> int:
+    name = sys.argv[1] if len(sys.argv) > 1 else "mnist-style"
+    cfg = tyro.cli(fastaae.Config, default=fastaae.preset(name, epochs=50), args=sys.argv[2:])
+    run = fastaae.train(cfg)
+    digits = data.load(cfg.dataset, cfg.data_dir, cfg.n_validation)
+    z = run.model.encode(digits.x_test[:10].reshape(-1, *digits.shape)).numpy()
+    figures.style_content(run.model, z, run.directory / "style_content.png")
+    error = run.metrics["test_reconstruction"]["mean"]
+    print(f"test reconstruction error {error:.2f}; {run.directory}/style_content.png: ten test images' styles")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
