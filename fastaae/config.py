@@ -210,6 +210,11 @@ class Config:
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{path}: {error}") from None
 
+    @property
+    def classifies(self) -> bool:
+        """Whether the encoder learns to predict labels."""
+        return self.task == "semi_supervised"
+
     def rate(self, base: float, epoch: int) -> float:
         """Learning rate `base` after the decays due at the start of `epoch` (0-based)."""
         return base * self.lr_decay ** sum(epoch >= e for e in self.lr_decay_epochs)

@@ -21,7 +21,7 @@ def score(model: Model, x: Tensor, y: Tensor | None = None) -> dict[str, float]:
         noise, "error": percent of examples whose predicted class is not y, given y and a head of classes}. Nothing for
         a supervised autoencoder without y, which cannot reconstruct.
     """
-    supervised, classes = model.config.task == "supervised", model.config.task == "semi_supervised"
+    supervised = model.config.task == "supervised"
     if supervised and y is None:
         return {}
     loss, wrong = 0.0, 0
@@ -37,10 +37,10 @@ def score(model: Model, x: Tensor, y: Tensor | None = None) -> dict[str, float]:
                 loss += binary_cross_entropy(output, target.double(), reduction="sum").item()
             else:
                 loss += 0.5 * (output - target).square().sum().item()
-            if classes and y is not None:
+            if model.config.classifies and y is not None:
                 wrong += (code[1].argmax(-1).cpu() != y[k * BATCH : k * BATCH + len(block)]).sum().item()
     metrics = {"reconstruction": loss / len(x)}
-    if classes and y is not None:
+    if model.config.classifies and y is not None:
         metrics["error"] = 100 * wrong / len(x)
     return metrics
 

@@ -153,7 +153,7 @@ class Step:
         self.offsets = torch.arange(b, device=device)
         self.y = None if data.y_train is None else data.y_train.to(device)
         self.classifying: Tape | None = None
-        if classification in self.phases:
+        if cfg.classifies:
             self._add_labels(cfg, data)
         self.input_masks: list[Tensor] = []
         self.dropouts = self._add_dropout(cfg)
