@@ -110,7 +110,7 @@ def test_version(capsys):
 
 def test_help_of_train_lists_every_field(capsys):
     assert status("train", "digits", "--help") == 0
-    listed = set(re.findall(r"^. (--[a-z-]+) ", capsys.readouterr().out, re.MULTILINE))
+    listed = set(re.findall(r"^. (--[a-z-]+)[ ,]", capsys.readouterr().out, re.MULTILINE))
     assert listed == {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(Config)}
 
 
