@@ -41,7 +41,7 @@ from fastaae import preset, provenance
 from fastaae.data import Data, from_arrays
 from fastaae.graph import Replay
 from fastaae.kernels import onednn
-from fastaae.phases import Step
+from fastaae.phases import MMD_SCALES, Step
 
 
 class Idiomatic:
@@ -52,12 +52,15 @@ class Idiomatic:
         cfg = step.cfg
         self.careful = careful
         self.step, self.cfg = step, cfg
+        self.logits = slice(cfg.style_dim, cfg.style_dim + step.code_sizes.get("y", 0))
         self.encoder, self.decoder = _sequential(step.encoder, step.encoding), _sequential(step.decoder, step.decoding)
         self.discriminators = nn.ModuleDict(
             {name: _sequential(n, step.judging[name]) for name, n in step.discriminators.items()}
         )
 
-        def optimizer(parameters, rate: float, momentum: float) -> torch.optim.Optimizer:
+        def optimizer(parameters, rate: float, momentum: float) -> torch.optim.Optimizer | None:
+            if not (parameters := list(parameters)):
+                return None
             if cfg.optimizer == "adam":
                 return torch.optim.Adam(parameters, rate, **options)
             return torch.optim.SGD(parameters, rate, momentum, **options)
@@ -70,7 +73,10 @@ class Idiomatic:
 
     def encode(self, x, momentum: float = 0.0) -> dict[str, torch.Tensor]:
         code = run(self.encoder, x, self.step.encoding, momentum)
-        z, logits = code.split([self.cfg.style_dim, self.step.code_sizes.get("y", 0)], -1)
+        z, logits, log_variance = code.tensor_split([self.cfg.style_dim, self.logits.stop], -1)
+        if self.cfg.posterior == "gaussian":
+            z = z + (log_variance / 2).exp() * self.step.noise[0]
+            self.posterior = (code[..., : self.cfg.style_dim], log_variance)
         return {"z": z} | ({"y": logits.softmax(-1)} if "y" in self.step.code_sizes else {})
 
     def judged(self, codes) -> dict[str, torch.Tensor]:
@@ -78,8 +84,24 @@ class Idiomatic:
         told = self.step.told[0, self.step.batch :]
         return codes | {"z": torch.cat([told, codes["z"]], -1)}
 
-    def reconstruction(self, noisy, target) -> torch.Tensor:
-        code = torch.cat([*self.encode(noisy, 0.1).values(), self.step.given[0]], -1)
+    def divergence(self, codes, real) -> torch.Tensor:
+        """Of codes from the prior: the closed form of a Gaussian posterior, or the discrepancy of samples."""
+        cfg = self.cfg
+        if cfg.regularizer == "kl":
+            mean, log_variance = self.posterior
+            normal = torch.distributions.Normal
+            q, p = normal(mean, (log_variance / 2).exp()), normal(torch.zeros_like(mean), cfg.prior_std)
+            return cfg.regularizer_weight * torch.distributions.kl_divergence(q, p).sum(-1).mean()
+        both = torch.cat([codes["z"], real["z"]])
+        d2 = (both[:, None] - both).square().sum(-1)
+        scales = [cfg.prior_std * (2 * cfg.style_dim) ** 0.5 * k for k in MMD_SCALES]
+        k = sum((-d2 / (2 * s * s)).exp() for s in scales)
+        b = len(codes["z"])
+        return cfg.regularizer_weight * (k[:b, :b].mean() + k[b:, b:].mean() - 2 * k[:b, b:].mean())
+
+    def reconstruction(self, noisy, target, codes=None) -> torch.Tensor:
+        codes = self.encode(noisy, 0.1) if codes is None else codes
+        code = torch.cat([*codes.values(), self.step.given[0]], -1)
         logits = run(self.decoder, code, self.step.decoding, 0.1)
         if self.cfg.reconstruction == "cross_entropy":
             return bce(logits, target, reduction="sum") / len(target)
@@ -100,11 +122,17 @@ class Idiomatic:
         return sum(bce(fake, torch.ones_like(fake)) for fake in logits)
 
     def classification(self, labeled, labels) -> torch.Tensor:
-        logits = run(self.encoder, labeled, self.step.classifying)[:, self.cfg.style_dim :]
+        logits = run(self.encoder, labeled, self.step.classifying)[:, self.logits]
         return nn.functional.cross_entropy(logits, labels)
 
     def __call__(self, noisy, target, real, labeled, labels) -> list[torch.Tensor]:
         self.reconstruct.zero_grad()
+        if self.cfg.regularizer != "adversarial":
+            codes = self.encode(noisy, 0.1)
+            losses = [self.divergence(codes, real), self.reconstruction(noisy, target, codes)]
+            sum(losses).backward()
+            self.reconstruct.step()
+            return losses
         losses = [self.reconstruction(noisy, target)]
         losses[-1].backward()
         self.reconstruct.step()
@@ -150,7 +178,12 @@ def run(network: nn.Sequential, x: torch.Tensor, tape, momentum: float = 0.0) ->
             layer.momentum = momentum
         if isinstance(layer, Masked):
             layer.mask = next(masks)[0]
-    return network(x)
+    linear = [k for k, layer in enumerate(network) if isinstance(layer, nn.Linear)]
+    for i, start in enumerate(linear):
+        noise = tape.x[i][0][:, x.shape[1] :]  # of the universal posterior, beside what the layer before has made
+        for layer in network[start : (*linear, None)[i + 1]]:
+            x, noise = layer(torch.cat([x, noise], -1) if noise.shape[1] else x), noise[:, :0]
+    return x
 
 
 def _sequential(mlp, tape) -> nn.Sequential:
@@ -172,7 +205,8 @@ def _sequential(mlp, tape) -> nn.Sequential:
 
 def drawn(step: Step) -> tuple:
     """Replica 0's batch as the arguments of Idiomatic, from a step that has drawn it."""
-    real = {name: tape.x[0][0, : step.batch].clone() for name, tape in step.judging.items()}
+    real = {name: prior[0].clone() for name, prior in step.prior.items()}
+    real |= {name: tape.x[0][0, : step.batch].clone() for name, tape in step.judging.items()}
     labeled = (None, None)
     if step.classifying is not None:
         labeled = (step.classifying.x[0][0].clone(), step.labels[0].clone())

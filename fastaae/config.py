@@ -42,6 +42,18 @@ class Config:
     """Labelled training examples, balanced over classes, drawn per replica; None: all. semi_supervised and label_prior
     only."""
 
+    regularizer: Literal["adversarial", "kl", "mmd"] = "adversarial"
+    """What draws codes to the prior. adversarial: discriminators; kl: the divergence of a Gaussian posterior, which
+    makes a variational autoencoder; mmd: maximum mean discrepancy, as in a GMMN on codes. The last two are a term of
+    the reconstruction's cost, and take its optimiser."""
+    regularizer_weight: float = 1.0
+    """Factor of that term."""
+    posterior: Literal["deterministic", "gaussian", "universal"] = "deterministic"
+    """q(z|x). gaussian: the encoder makes mean and log-variance; universal: it gets Gaussian noise as more inputs."""
+    noise_dim: int = 10
+    """Dimensions of the noise of the universal posterior."""
+    noise_layer: int = 0
+    """Layer of the encoder that gets it: 0 beside the image, k beside the k-th hidden layer."""
     hidden: tuple[int, ...] = (1000, 1000)
     """Widths of the ReLU layers of encoder, decoder and discriminators."""
     style_dim: int = 8
@@ -135,7 +147,17 @@ class Config:
         for name in ("data_dir", "out_dir"):
             if getattr(self, name) is not None and not isinstance(getattr(self, name), str):
                 raise _error(name, getattr(self, name), "a string or None")
-        for name in ("style_dim", "components", "epochs", "batch_size", "replicas", "checkpoint_every", "log_every"):
+        _integer("noise_layer", self.noise_layer, 0)
+        for name in (
+            "noise_dim",
+            "style_dim",
+            "components",
+            "epochs",
+            "batch_size",
+            "replicas",
+            "checkpoint_every",
+            "log_every",
+        ):
             _integer(name, getattr(self, name), 1)
         if type(self.label_prior) is not bool:
             raise _error("label_prior", self.label_prior, "True or False")
@@ -152,11 +174,25 @@ class Config:
             raise _error("lr_decay_epochs", self.lr_decay_epochs, "increasing epochs")
         for name in ("lr_reconstruction", "lr_adversarial", "lr_classification", "prior_std", "init_std", "lr_decay"):
             _number(name, getattr(self, name), "a finite number > 0", lambda v: v > 0)
+        _number("regularizer_weight", self.regularizer_weight, "a finite number > 0", lambda v: v > 0)
         _number("input_noise", self.input_noise, "a finite number >= 0", lambda v: v >= 0)
         for name in ("input_dropout", "dropout", "momentum", "momentum_adversarial"):
             _number(name, getattr(self, name), "a number in [0, 1)", lambda v: 0 <= v < 1)
         if self.reconstruction == "cross_entropy" and self.output != "sigmoid":
             raise _error("output", self.output, "'sigmoid' when reconstruction is 'cross_entropy'")
+        if self.regularizer != "adversarial":
+            if self.task not in ("unsupervised", "supervised") or self.label_prior:
+                raise _error("regularizer", self.regularizer, "'adversarial' where y or its label has a prior, too")
+            if self.precision in ("bf16", "fp16"):
+                raise _error("precision", self.precision, f"'fp32' or 'fp64' with regularizer {self.regularizer!r}")
+        elif self.regularizer_weight != 1:
+            raise _error("regularizer_weight", self.regularizer_weight, "1.0 with discriminators: see lr_adversarial")
+        if self.regularizer == "kl" and self.posterior != "gaussian":
+            raise _error("posterior", self.posterior, "'gaussian' with regularizer 'kl', which needs its density")
+        if self.regularizer == "kl" and self.prior != "gaussian":
+            raise _error("prior", self.prior, "'gaussian' with regularizer 'kl', which has a closed form for no other")
+        if self.noise_layer > len(self.hidden):
+            raise _error("noise_layer", self.noise_layer, f"at most {len(self.hidden)}, the number of hidden layers")
         if self.batch_norm != "none" and self.batch_size < 2:
             raise _error("batch_size", self.batch_size, "at least 2 with batch_norm")
         if self.batch_norm != "none" and self.precision in ("bf16", "fp16"):
@@ -225,6 +261,8 @@ _CHOICES = {
     "prior": ("gaussian", "uniform", "mixture", "swiss_roll"),
     "output": ("sigmoid", "linear"),
     "reconstruction": ("squared_error", "cross_entropy"),
+    "regularizer": ("adversarial", "kl", "mmd"),
+    "posterior": ("deterministic", "gaussian", "universal"),
     "batch_norm": ("none", "encoder", "autoencoder"),
     "optimizer": ("sgd", "adam"),
     "precision": ("fp32", "bf16", "fp16", "fp64"),
@@ -269,6 +307,15 @@ _SEMI_SUPERVISED = {  # section 5 and appendix A.2 of the paper
 
 _LABEL_PRIOR = {"style_dim": 2, "label_prior": True, "n_labeled": 10_000, "epochs": 1000}  # figure 4; 40,000 are not
 
+_JOINT = {  # one cost of reconstruction and regulariser: what the paper compares with
+    "reconstruction": "cross_entropy",
+    "init_std": 0.03,
+    "optimizer": "adam",
+    "lr_reconstruction": 1e-3,
+    "lr_decay_epochs": (50,),
+    "epochs": 100,
+}
+
 _SVHN = {"dataset": "svhn", "batch_norm": "autoencoder", "input_dropout": 0.2, "lr_decay_epochs": (250,)}
 
 _CLUSTERING = {  # section 6
@@ -296,12 +343,15 @@ PRESETS: dict[str, dict[str, Any]] = {
     "mnist-likelihood-adam": {
         "reconstruction": "cross_entropy",
         "dropout": 0.2,
+        "init_std": 0.03,  # with 0.01 the first epochs are lost
         "optimizer": "adam",
         "lr_reconstruction": 2e-4,
         "lr_adversarial": 1e-4,
         "lr_decay_epochs": (),
         "epochs": 60,
     },
+    "mnist-gmmn": {**_JOINT, "regularizer": "mmd", "regularizer_weight": 100.0},
+    "mnist-vae-2d": {**_JOINT, "style_dim": 2, "regularizer": "kl", "posterior": "gaussian"},
     "mnist-2d": {"style_dim": 2, "prior_std": 5.0, "epochs": 1000},
     "mnist-2d-mixture": {**_LABEL_PRIOR, "prior": "mixture", "prior_std": 5.0},
     "mnist-2d-swiss-roll": {**_LABEL_PRIOR, "prior": "swiss_roll", "prior_std": 5.0},

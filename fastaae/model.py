@@ -46,13 +46,17 @@ class Model:
         """Whether the encoder makes y; in a supervised autoencoder the label is given."""
         return self.n_classes > 0 and self.config.task != "supervised"
 
-    def encode(self, x: Any) -> Any:
+    def encode(self, x: Any, seed: int | None = None) -> Any:
         """Style codes z [N, style_dim] of examples x [N, ...], uint8 or float in [0, 1].
+
+        Args:
+            seed: of a sample of q(z|x). None: the mean of a Gaussian posterior, a universal one without noise.
 
         Raises:
             DataError: x is not such an array, or its examples have another size.
         """
-        return self._batched(lambda b: self.code(b)[0], self._examples(x), x)
+        g = None if seed is None else torch.Generator(self.device).manual_seed(seed)
+        return self._batched(lambda b: self.code(b, g)[0], self._examples(x), x)
 
     def predict_proba(self, x: Any) -> Any:
         """Class probabilities q(y|x) [N, n_classes] of examples x [N, ...].
@@ -160,10 +164,16 @@ class Model:
         tensors |= {f"decoder.{k}": t for k, t in self.decoder.state().items()}
         checkpoint.save(path, tensors, model_info(self.config, self.shape, self.n_classes))
 
-    def code(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(z, y), or (z,) without a label head, of scaled examples x [N, D] on the model's device."""
-        code = self.encoder(x)
-        z, logits = code[:, : self.config.style_dim], code[:, self.config.style_dim :]
+    def code(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
+        """(z, y), or (z,) without a label head, of scaled examples x [N, D] on the model's device. With a generator z
+        is a sample of the posterior."""
+        cfg, noise = self.config, None
+        if generator is not None and cfg.posterior == "universal":
+            noise = x.new_empty(len(x), cfg.noise_dim).normal_(generator=generator)
+        heads = self.n_classes if self.label_head else 0
+        z, logits, log_variance = self.encoder(x, noise).tensor_split([cfg.style_dim, cfg.style_dim + heads], 1)
+        if generator is not None and cfg.posterior == "gaussian":
+            z = z + torch.exp(log_variance / 2) * torch.empty_like(z).normal_(generator=generator)
         return (z, torch.softmax(logits, -1)) if self.label_head else (z,)
 
     def decoded(self, code: Tensor) -> Tensor:
@@ -258,7 +268,9 @@ def load(path: str | Path, replica: int = 0, device: str = "cpu") -> Model:
         shape, classes = tuple(int(s) for s in info["shape"]), int(info["n_classes"])
         d, code = math.prod(shape), config.style_dim + classes
         made = config.style_dim if config.task == "supervised" else code
-        encoder = _network(tensors, "encoder", (d, *config.hidden, made), config.batch_norm != "none")
+        made += config.style_dim if config.posterior == "gaussian" else 0
+        noise = (config.noise_layer, config.noise_dim if config.posterior == "universal" else 0)
+        encoder = _network(tensors, "encoder", (d, *config.hidden, made), config.batch_norm != "none", noise)
         decoder = _network(tensors, "decoder", (code, *config.hidden, d), config.batch_norm == "autoencoder")
         parts = [*encoder.state().values(), *decoder.state().values()]
         if len({(len(t), t.dtype) for t in parts}) > 1 or not parts[0].is_floating_point():
@@ -274,9 +286,12 @@ def load(path: str | Path, replica: int = 0, device: str = "cpu") -> Model:
     return Model(config, shape, classes, encoder, decoder)
 
 
-def _network(tensors: dict[str, Tensor], name: str, sizes: tuple[int, ...], batch_norm: bool) -> MLP:
+def _network(
+    tensors: dict[str, Tensor], name: str, sizes: tuple[int, ...], batch_norm: bool, noise: tuple[int, int] = (0, 0)
+) -> MLP:
     weights, biases, norms = [], [], []
     for i, (n_in, n_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        n_in += noise[1] if i == noise[0] else 0
         weight, bias = tensors[f"{name}.{i}.weight"], tensors[f"{name}.{i}.bias"]
         if weight.shape[1:] != (n_out, n_in) or bias.shape[1:] != (1, n_out) or len(weight) != len(bias):
             raise ValueError(f"{name}.{i} has shape {tuple(weight.shape)}, its config says [R, {n_out}, {n_in}]")

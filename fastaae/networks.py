@@ -106,6 +106,8 @@ class MLP:
         biases: per layer [R, 1, O].
         compute: dtype of products and of what flows between layers; None: the weights' own.
         norms: of every layer, or none.
+
+    A layer may have more inputs than the one before has outputs: the further ones, noise, come from outside.
     """
 
     def __init__(
@@ -114,7 +116,8 @@ class MLP:
     ):  # fmt: skip
         self.weights, self.biases, self.norms = list(weights), list(biases), list(norms)
         self.added = [torch.zeros_like(b) for b in biases] if norms else self.biases  # by the product itself
-        self.sizes = [weights[0].shape[2], *(w.shape[1] for w in weights)]
+        self.sizes = [*(w.shape[2] for w in weights), weights[-1].shape[1]]
+        self.outputs = [w.shape[1] for w in weights]
         self.shadows = [w if compute in (None, w.dtype) else w.to(compute) for w in weights]
 
     @staticmethod
@@ -126,12 +129,15 @@ class MLP:
         dtype: torch.dtype,
         compute: torch.dtype | None = None,
         batch_norm: bool = False,
+        noise: tuple[int, int] = (0, 0),
     ) -> MLP:
         """Weights N(0, std²), biases zero, scales of batch normalisation one. Replica r draws from generators[r], in
-        float32 on the CPU, so it starts the same on every device and beside any other replicas."""
+        float32 on the CPU, so it starts the same on every device and beside any other replicas. noise: a layer, and how
+        many further inputs it has."""
         weights, biases = [], []
-        for i, o in zip(sizes, sizes[1:], strict=False):
-            drawn = torch.stack([torch.randn(o, i, generator=g) for g in generators])
+        for k, (i, o) in enumerate(zip(sizes, sizes[1:], strict=False)):
+            further = noise[1] if k == noise[0] else 0
+            drawn = torch.stack([torch.randn(o, i + further, generator=g) for g in generators])
             weights.append((drawn * std).to(device, dtype))
             biases.append(torch.zeros(len(generators), 1, o, device=device, dtype=dtype))
         norms = [Norm(torch.ones_like(b), torch.zeros_like(b), torch.ones_like(b)) for b in biases]
@@ -150,10 +156,15 @@ class MLP:
         g[0] = g[0] if first_gradient is None else first_gradient
         g[-1] = g[-1] if last_gradient is None else last_gradient
         normalized = [
-            Normalized(torch.zeros_like(t), *(torch.zeros_like(n.scale) for _ in range(3)))
-            for t, n in zip(x[1:], self.norms, strict=False)
+            Normalized(torch.zeros_like(self.made(x, i)), *(torch.zeros_like(n.scale) for _ in range(3)))
+            for i, n in enumerate(self.norms)
         ]
         return Tape(x, g, normalized=normalized)
+
+    def made(self, buffers: list[Tensor], i: int) -> Tensor:
+        """The part of a tape's buffers that belongs to the output of layer i, without further inputs of the next."""
+        t = buffers[i + 1]
+        return t if t.shape[2] == self.outputs[i] else t[..., : self.outputs[i]]
 
     def forward(self, tape: Tape, layers: int | None = None, momentum: float = 0.0) -> None:
         """Fill tape.x[1:] from tape.x[0], by the first so many layers if that is given. Capture-safe.
@@ -163,7 +174,7 @@ class MLP:
         """
         last = len(self.weights) - 1
         for i, (weight, bias) in enumerate(zip(self.shadows[:layers], self.added, strict=False)):
-            y = tape.x[i + 1]
+            y = self.made(tape.x, i)
             kernels.linear(tape.x[i], weight, bias, y, relu=i < last and not self.norms)
             if self.norms:
                 n, t = self.norms[i], tape.normalized[i]
@@ -184,11 +195,12 @@ class MLP:
         at_once = kernels.on_cores(self.shadows[0])  # on a GPU one launch updates all layers
         for i in reversed(range(last + 1)):
             if self.norms:
-                t, g = tape.normalized[i], tape.g[i + 1]
+                t, g = tape.normalized[i], self.made(tape.g, i)
                 args = (g, t.scale_gradient, t.bias_gradient)
                 kernels.batch_norm_backward(g, self.norms[i].scale, t.x, t.inverse_std, *args)
             if (i > 0 or input_gradient) and not (judged and i == last):
-                kernels.linear_backward(tape.g[i + 1], self.shadows[i], tape.g[i], tape.x[i] if i > 0 else None)
+                activation = tape.x[i] if i > 0 else None
+                kernels.linear_backward(self.made(tape.g, i), self.shadows[i], tape.g[i], activation)
             if i > 0 and tape.masks:  # what was dropped is zero already, like what a ReLU has cut off
                 tape.g[i].mul_(1 / (1 - tape.p))
             if optimizer is not None and not at_once:
@@ -207,10 +219,12 @@ class MLP:
         kernels.judge(tape.x[-2], self.shadows[-1], self.biases[-1], tape.x[-1], tape.g[-1], below, terms, real, scale)
         self.backward(tape, optimizer, input_gradient, judged=below is not None)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Output [N, O] of replica 0 for inputs [N, I], for inference."""
+    def __call__(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Output [N, O] of replica 0 for inputs [N, I], for inference. Further inputs are noise [N, ...], or zero."""
         last = len(self.weights) - 1
         for i, (weight, bias) in enumerate(zip(self.weights, self.added, strict=True)):
+            if further := weight.shape[2] - x.shape[1]:
+                x = torch.cat([x, x.new_zeros(len(x), further) if noise is None else noise], 1)
             out = x.new_empty(1, len(x), weight.shape[1])
             kernels.linear(x[None], weight[:1], bias[:1], out, relu=i < last and not self.norms)
             if self.norms:
@@ -306,7 +320,7 @@ class Optimizer:
         for i in layers:
             bias, *moments = self.unused[i] if n.norms else (n.biases[i], *m[f"{i}.bias"])
             state = (m[f"{i}.weight"], tuple(moments[: len(self.names)]))
-            some.append((tape.x[i], tape.g[i + 1], n.weights[i], bias, n.shadows[i], *state))
+            some.append((tape.x[i], n.made(tape.g, i), n.weights[i], bias, n.shadows[i], *state))
         correction = None if self.clock is None else self.clock.correction
         kernels.update(some, self.rate, correction, self.momentum, scratch=self.scratch, scale=self.scale)
         for i in layers if n.norms else ():

@@ -21,12 +21,28 @@ from .networks import MLP, AdamClock, Dropout, Optimizer, Tape
 
 def reconstruction(s: Step, terms: Tensor) -> None:
     """Update encoder and decoder to reconstruct the clean image from the code of the noisy one."""
-    s.encode(MOMENTUM)
+    if s.penalty is None:  # divergence has encoded
+        s.encode(MOMENTUM)
     s.decoder.forward(s.decoding, momentum=MOMENTUM)
     loss = (s.cfg.output, s.cfg.reconstruction, s.scale)
     kernels.reconstruction_loss(s.decoding.x[-1], s.target, s.decoding.g[-1], terms[:, : s.batch], *loss)
     s.decoder.backward(s.decoding, s.optimizers["reconstruction.decoder"], input_gradient=True)
-    s.encoder_backward("reconstruction.encoder")
+    s.encoder_backward("reconstruction.encoder", s.penalty)
+
+
+def divergence(s: Step, terms: Tensor) -> None:
+    """Encode, and leave the loss and gradient of a regulariser without discriminators for the reconstruction phase."""
+    cfg = s.cfg
+    s.encode(MOMENTUM)
+    if cfg.regularizer == "kl":
+        (z, v), grads = ([s.heads(t)[k] for k in ("z", "log_variance")] for t in (s.encoding.x[-1], s.penalty))
+        loss = kernels.kl(z, v, cfg.prior_std, *grads)
+    else:
+        spread = cfg.prior_std * (2 * cfg.style_dim) ** 0.5  # between two samples of the prior
+        scales = [spread * k for k in MMD_SCALES]
+        loss = kernels.mmd(s.code["z"], s.prior["z"], scales, s.penalty, "rbf", biased=True)
+    s.penalty.mul_(cfg.regularizer_weight)
+    torch.mul(loss, cfg.regularizer_weight, out=terms[:, 0])
 
 
 def discriminator(s: Step, terms: Tensor) -> None:
@@ -63,6 +79,9 @@ PHASES: dict[str, tuple[Callable[[Step, Tensor], None], ...]] = {
 }
 
 
+MMD_SCALES = (0.125, 0.25, 0.5, 1.0, 2.0)
+"""Kernels of the maximum mean discrepancy, by their width: some narrower than the prior, one wider, as in GMMN."""
+
 MOMENTUM = 0.1
 """Share of a step's statistics in the running ones of batch normalisation, torch's default."""
 
@@ -98,6 +117,8 @@ class Step:
         self.cfg, self.batch, self.device = cfg, cfg.batch_size, torch.device(device)
         self.steps_per_epoch = n // cfg.batch_size
         self.phases = PHASES[cfg.task]
+        if cfg.regularizer != "adversarial":
+            self.phases = (divergence, reconstruction)
         dtype = torch.float64 if cfg.precision == "fp64" else torch.float32
         floats = {"device": device, "dtype": dtype}
         r, b, hidden = cfg.replicas, self.batch, cfg.hidden
@@ -109,18 +130,23 @@ class Step:
         if cfg.task in ("semi_supervised", "clustering"):
             self.code_sizes["y"] = self.n_classes
         made, code = sum(self.code_sizes.values()), cfg.style_dim + self.n_classes
+        if cfg.posterior == "gaussian":
+            self.code_sizes["log_variance"] = cfg.style_dim
+        out = sum(self.code_sizes.values())
         told = data.n_classes + 1 if cfg.label_prior else 0  # columns for the discriminator of z alone
         seen = {"z": slice(told + cfg.style_dim)} | {"y": slice(told + cfg.style_dim, None)}
 
         weights = [torch.Generator().manual_seed(seeds(s, 0)) for s in self.replica_seeds]
         options = {"std": cfg.init_std, "generators": weights, "compute": COMPUTE.get(cfg.precision), **floats}
         norm = {"batch_norm": cfg.batch_norm != "none"}
-        self.encoder = MLP.initialize((d, *hidden, made), **options, **norm)
+        noise = (cfg.noise_layer, cfg.noise_dim if cfg.posterior == "universal" else 0)
+        self.encoder = MLP.initialize((d, *hidden, out), **options, **norm, noise=noise)
         norm["batch_norm"] = cfg.batch_norm == "autoencoder"
         self.decoder = MLP.initialize((code, *hidden, d), **options, **norm)
         self.discriminators = {
             name: MLP.initialize((size + (told if name == "z" else 0), *hidden, 1), **options)
             for name, size in self.code_sizes.items()
+            if cfg.regularizer == "adversarial" and name != "log_variance"
         }
         costs = ("reconstruction", "adversarial", "classification")
         self.rates = {cost: torch.empty(r, 1, 1, **floats) for cost in costs}
@@ -129,8 +155,10 @@ class Step:
         self.optimizers = {
             "reconstruction.encoder": self._optimizer(self.encoder, "reconstruction", cfg.momentum),
             "reconstruction.decoder": self._optimizer(self.decoder, "reconstruction", cfg.momentum),
-            "generator.encoder": self._optimizer(self.encoder, "adversarial", cfg.momentum_adversarial),
         }
+        if cfg.regularizer == "adversarial":
+            optimizer = self._optimizer(self.encoder, "adversarial", cfg.momentum_adversarial)
+            self.optimizers["generator.encoder"] = optimizer
         for name, network in self.discriminators.items():
             optimizer = self._optimizer(network, "adversarial", cfg.momentum_adversarial)
             self.optimizers[f"discriminator.{name}"] = optimizer
@@ -141,9 +169,16 @@ class Step:
         self.codes = torch.zeros(r, 2 * b, told + code, **floats)  # prior samples, then what the encoder makes
         gradient = self.encoder.shadows[0].new_zeros(r, b, told + code)  # with respect to the latter
         self.told, self.given = self.codes[..., :told], self.codes[:, b:, told + made :]  # labels of the batch
-        prior, codes = self.codes[..., told : told + made].split(b, 1)
-        self.prior = self.heads(prior)
-        self.encoding = self.encoder.tape(b, last=codes, last_gradient=gradient[..., told : told + made])
+        parts = self.codes[..., told : told + made].split(b, 1)
+        self.prior, self.code = (self.heads(part) for part in parts)
+        self.gradient = self.heads(gradient[..., told : told + made])
+        apart = cfg.posterior == "gaussian"  # what the encoder makes is no code yet
+        last = {} if apart else {"last": parts[1], "last_gradient": gradient[..., told : told + made]}
+        self.encoding = self.encoder.tape(b, **last)
+        self.noise = torch.zeros_like(self.code["z"]) if apart else None
+        self.penalty = None
+        if cfg.regularizer != "adversarial":
+            self.penalty = torch.zeros_like(self.encoding.x[-1] if cfg.regularizer == "kl" else self.code["z"])
         self.decoding = self.decoder.tape(b, self.codes[:, b:, told:], first_gradient=gradient[..., told:])
         self.judging = {
             name: network.tape(2 * b, self.codes[..., seen[name]]) for name, network in self.discriminators.items()
@@ -169,13 +204,13 @@ class Step:
         self.cursor = self.count[:1]
         self.slot = torch.zeros(1, dtype=torch.int64, device=device)  # steps done since the losses were read
         self.losses = torch.zeros(min(cfg.log_every, self.steps_per_epoch), len(self.phases), r, **floats)
-        self.terms = torch.zeros(len(self.phases), r, 2 * b * len(self.discriminators), **floats)
+        self.terms = torch.zeros(len(self.phases), r, 2 * b * max(1, len(self.discriminators)), **floats)
         self.drawn = torch.tensor([seeds(s, 1) for s in self.replica_seeds], device=device)
         self.generators: list[torch.Generator] = []
         others = (
-            cfg.prior != "gaussian" or cfg.task == "supervised" or self.dropouts
-        )  # which kernels/draws.py does not draw
-        if others or not kernels.fused(self.codes):
+            (cfg.prior, cfg.posterior) != ("gaussian", "deterministic") or cfg.task == "supervised" or self.dropouts
+        )
+        if others or not kernels.fused(self.codes):  # what kernels/draws.py does not draw
             self.generators = [torch.Generator(device).manual_seed(seeds(s, 1)) for s in self.replica_seeds]
 
     def _optimizer(self, network: MLP, rate: str, momentum: float) -> Optimizer:
@@ -183,22 +218,34 @@ class Step:
 
     def _clean(self, tape: Tape, dtype: torch.dtype) -> Tensor:
         """Where a batch is gathered before noise: the network's input itself if there is none."""
-        x = tape.x[0]
-        apart = self.cfg.input_noise or self.cfg.input_dropout or x.dtype != dtype
-        return torch.empty_like(x, dtype=dtype) if apart else x
+        x = self._images(tape)
+        apart = self.cfg.input_noise or self.cfg.input_dropout or x.dtype != dtype or x is not tape.x[0]
+        return torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format) if apart else x
+
+    def _images(self, tape: Tape) -> Tensor:
+        """The encoder's input without noise beside it."""
+        x, d = tape.x[0], self.x.shape[1]
+        return x if x.shape[2] == d else x[..., :d]
+
+    def _noise(self, tape: Tape) -> Tensor:
+        """The noise of the universal posterior."""
+        return tape.x[self.cfg.noise_layer][..., -self.cfg.noise_dim :]
 
     def _add_dropout(self, cfg: Config) -> list[Dropout]:
         """The masks of all tapes, for their inputs and for their hidden layers."""
         encoders = [self.encoding, *([self.classifying] if self.classifying else [])]
         tapes, dropouts = [*encoders, self.decoding, *self.judging.values()], []
         if cfg.input_dropout:
-            dropouts.append(Dropout(cfg.input_dropout, [tape.x[0] for tape in encoders]))
+            dropouts.append(Dropout(cfg.input_dropout, [self._images(tape) for tape in encoders]))
             self.input_masks = dropouts[-1].masks
         if cfg.dropout and cfg.hidden:
-            dropouts.append(Dropout(cfg.dropout, [x for tape in tapes for x in tape.x[1:-1]]))
+            networks = [*[self.encoder] * len(encoders), self.decoder, *self.discriminators.values()]
+            layers = range(len(cfg.hidden))
+            hidden = [n.made(tape.x, i) for n, tape in zip(networks, tapes, strict=True) for i in layers]
+            dropouts.append(Dropout(cfg.dropout, hidden))
             masks = iter(dropouts[-1].masks)
             for tape in tapes:
-                tape.masks, tape.p = [next(masks) for _ in tape.x[1:-1]], cfg.dropout
+                tape.masks, tape.p = [next(masks) for _ in layers], cfg.dropout
         return dropouts
 
     def _add_labels(self, cfg: Config, data: Data) -> None:
@@ -225,19 +272,38 @@ class Step:
         return torch.stack([labeled_subset(data.y_train, n, classes, s) for s in self.replica_seeds])
 
     def heads(self, code: Tensor) -> dict[str, Tensor]:
-        """Views of the parts of a code buffer [R, B, style_dim (+ classes)] by name."""
-        return dict(zip(self.code_sizes, code.split(list(self.code_sizes.values()), -1), strict=True))
+        """Views of the parts of a code buffer [R, B, z (+ y)] or of what the encoder makes [R, B, z (+ y) (+ z)]."""
+        named, start = {}, 0
+        for name, size in self.code_sizes.items():
+            if start < code.shape[2]:
+                named[name] = code[..., start : start + size]
+            start += size
+        return named
 
     def encode(self, momentum: float = 0.0) -> None:
-        """Fill encoding.x[-1] with z, and y = softmax(logits) behind it if there is a label head."""
+        """Fill the codes of the batch: z, and y = softmax(logits) if there is a label head."""
         self.encoder.forward(self.encoding, momentum=momentum)
-        if "y" in self.code_sizes:
-            kernels.softmax_(self.heads(self.encoding.x[-1])["y"])
+        if self.noise is not None:
+            made = self.heads(self.encoding.x[-1])
+            kernels.reparameterize(made["z"], made["log_variance"], self.noise, self.code["z"])
+            if "y" in self.code:
+                self.code["y"].copy_(made["y"])
+        if "y" in self.code:
+            kernels.softmax_(self.code["y"])
 
-    def encoder_backward(self, optimizer: str) -> None:
-        """Update the encoder from encoding.g[-1], the gradient with respect to z and y."""
-        if "y" in self.code_sizes:
-            kernels.softmax_backward_(self.heads(self.encoding.g[-1])["y"], self.heads(self.encoding.x[-1])["y"])
+    def encoder_backward(self, optimizer: str, penalty: Tensor | None = None) -> None:
+        """Update the encoder from the gradient with respect to z and y, and that of a regulariser."""
+        if penalty is not None and self.cfg.regularizer == "mmd":
+            self.gradient["z"].add_(penalty)
+        if "y" in self.code:
+            kernels.softmax_backward_(self.gradient["y"], self.code["y"])
+        if self.noise is not None:
+            made, grads = self.heads(self.encoding.x[-1]), self.heads(self.encoding.g[-1])
+            kernels.reparameterize_backward(self.gradient["z"], made["log_variance"], self.noise, grads["log_variance"])
+            for name, gradient in self.gradient.items():
+                grads[name].copy_(gradient)
+        if penalty is not None and self.cfg.regularizer == "kl":
+            self.encoding.g[-1].add_(penalty)
         self.encoder.backward(self.encoding, self.optimizers[optimizer], input_gradient=False)
 
     def start_epoch(self, epoch: int) -> None:
@@ -262,7 +328,7 @@ class Step:
         for dropout in self.dropouts:
             dropout.draw(self.generators)
         input_masks = [*self.input_masks, None, None]
-        rows = self._batch(self.order, self.target, self.encoding.x[0], input_masks[0])
+        rows = self._batch(self.order, self.target, self._images(self.encoding), input_masks[0])
         if cfg.label_prior:  # row for row the prior has the labels of the batch, where the last class is no component
             label = self.shown.gather(1, rows.long())
             self.told.zero_().scatter_(2, label.repeat(1, 2).unsqueeze(2), 1)
@@ -271,13 +337,19 @@ class Step:
             label = torch.index_select(self.y, 0, rows.view(-1)).view(rows.shape)
             self.given.zero_().scatter_(2, label.unsqueeze(2), 1)
         if self.classifying:
-            index = self._batch(self.labeled_order, self.labeled_target, self.classifying.x[0], input_masks[1])
+            index = self._batch(self.labeled_order, self.labeled_target, self._images(self.classifying), input_masks[1])
             torch.index_select(self.y, 0, index.view(-1), out=self.labels.view(-1))
         for k, g in enumerate(self.generators):
             given = None if labels is None else labels[k]
             args = (self.prior["z"][k], cfg.prior_std, self.components[k], g, given, cfg.components)
             priors.draw(cfg.prior, *args)
-            if "y" in self.code_sizes:
+            if self.noise is not None:
+                self.noise[k].normal_(generator=g)
+            if cfg.posterior == "universal":
+                for tape in (self.encoding, self.classifying):
+                    if tape:
+                        self._noise(tape)[k].normal_(generator=g)
+            if "y" in self.code:
                 priors.categorical(self.prior["y"][k], g)
 
     def _draw_by_count(self) -> None:

@@ -85,13 +85,19 @@ def test_clustering_presets_are_the_papers(n_clusters):
     assert (c.optimizer, c.momentum, c.momentum_adversarial, c.batch_size) == ("sgd", 0.9, 0.1, 100)
 
 
+def test_the_models_the_paper_compares_with():
+    vae, gmmn = preset("mnist-vae-2d"), preset("mnist-gmmn")
+    assert (vae.regularizer, vae.posterior, vae.style_dim, vae.hidden) == ("kl", "gaussian", 2, (1000, 1000))
+    assert (gmmn.regularizer, gmmn.posterior, gmmn.style_dim) == ("mmd", "deterministic", 8)
+
+
 @pytest.mark.parametrize("dataset", ["mnist", "svhn"])
 def test_style_presets_are_the_papers(dataset):
     c = preset(f"{dataset}-style")
     assert (c.task, c.dataset, c.style_dim, c.prior, c.prior_std) == ("supervised", dataset, 15, "gaussian", 1.0)
 
 
-INTEGERS = ("style_dim", "components", "epochs", "batch_size", "replicas", "checkpoint_every", "log_every")
+INTEGERS = ("style_dim", "noise_dim", "components", "epochs", "batch_size", "replicas", "checkpoint_every", "log_every")
 POSITIVE = ("lr_reconstruction", "lr_adversarial", "lr_classification", "prior_std", "init_std", "lr_decay")
 SEMI = {"task": "semi_supervised"}
 
@@ -117,6 +123,10 @@ REFUSED = [
     ("input_noise", -1e-9, "a finite number >= 0"),
     ("n_clusters", 0, "an integer from 1"),
     ("batch_norm", "decoder", "one of none, encoder, autoencoder"),
+    ("noise_layer", -1, "an integer from 0"),
+    ("regularizer", "vae", "one of adversarial, kl, mmd"),
+    ("posterior", "normal", "one of deterministic, gaussian, universal"),
+    ("regularizer_weight", 0.0, "a finite number > 0"),
     ("dropout", 1.0, "a number in [0, 1)"),
     ("input_dropout", -0.1, "a number in [0, 1)"),
     ("momentum", 1.0, "a number in [0, 1)"),
@@ -173,6 +183,18 @@ def test_a_wrong_element_is_refused_by_name(name, value):
             {"label_prior": True, "prior": "mixture", "style_dim": 2, "task": "semi_supervised"},
             "label_prior=True: expected False: in the task 'semi_supervised' y is for that",
         ),
+        (
+            {"regularizer": "mmd", "task": "clustering", "n_clusters": 9},
+            "regularizer='mmd': expected 'adversarial' where",
+        ),
+        ({"regularizer": "mmd", "precision": "bf16"}, "precision='bf16': expected 'fp32' or 'fp64' with regularizer"),
+        ({"regularizer_weight": 2.0}, "regularizer_weight=2.0: expected 1.0 with discriminators"),
+        ({"regularizer": "kl"}, "posterior='deterministic': expected 'gaussian' with regularizer 'kl'"),
+        (
+            {"regularizer": "kl", "posterior": "gaussian", "prior": "uniform"},
+            "prior='uniform': expected 'gaussian' with regularizer 'kl'",
+        ),
+        ({"noise_layer": 3}, "noise_layer=3: expected at most 2, the number of hidden layers"),
         ({"batch_norm": "encoder", "batch_size": 1}, "batch_size=1: expected at least 2 with batch_norm"),
         ({"batch_norm": "encoder", "precision": "bf16"}, "precision='bf16': expected 'fp32' or 'fp64' with batch_norm"),
         ({"task": "clustering"}, "n_clusters=None: expected a number of clusters in the task 'clustering'"),

@@ -66,6 +66,8 @@ EXPERIMENTS = [
     ("label_prior", "mnist-2d-mixture", "codes"),
     ("label_prior", "mnist-2d-swiss-roll", "codes"),
     ("likelihood", "mnist-likelihood-adam", "neighbours"),
+    ("likelihood", "mnist-gmmn", "neighbours"),
+    ("codes", "mnist-vae-2d", "codes manifold"),
     ("style", "mnist-style", "style_content"),
     ("clustering", "mnist-clusters-16", "cluster_heads"),
 ]

@@ -18,6 +18,13 @@ VARIANTS = {
     "cross-entropy": {"reconstruction": "cross_entropy"},
     "linear-output": {"output": "linear"},
     "one-layer": {"hidden": (12,)},
+    "gaussian": {"posterior": "gaussian"},
+    "universal": {"posterior": "universal", "noise_dim": 4, "input_noise": 0.1, "dropout": 0.2},
+    "universal-above": {"posterior": "universal", "noise_dim": 4, "noise_layer": 1, "dropout": 0.2},
+    "universal-last": {"posterior": "universal", "noise_dim": 4, "noise_layer": 2, "batch_norm": "encoder"},
+    "kl": {"regularizer": "kl", "posterior": "gaussian", "regularizer_weight": 0.7},
+    "mmd": {"regularizer": "mmd", "regularizer_weight": 5.0},
+    "mmd-gaussian": {"regularizer": "mmd", "posterior": "gaussian", "prior": "mixture", "style_dim": 2},
     "batch-norm": {"batch_norm": "encoder"},
     "batch-norm-everywhere": {"batch_norm": "autoencoder", "input_dropout": 0.2, "dropout": 0.2},
     "batch-norm-adam": {
@@ -35,7 +42,12 @@ VARIANTS = {
     "adam": {"optimizer": "adam", "lr_reconstruction": 1e-3, "lr_adversarial": 1e-3, "lr_classification": 1e-3},
 }
 
-CASES = [(task, v) for task in PHASES for v in VARIANTS if v != "labels" or task == "unsupervised"]
+CASES = [
+    (task, v)
+    for task in PHASES
+    for v in VARIANTS
+    if task == "unsupervised" or v != "labels" and (task == "supervised" or "regularizer" not in VARIANTS[v])
+]
 
 
 def dataset(dtype=np.uint8, n=120):
@@ -74,18 +86,23 @@ def test_every_phase_has_the_loss_and_gradients_of_autograd(task, variant, bench
         with torch.no_grad():
             codes = other.encode(noisy)
         loss = {
+            "divergence": lambda o=other: o.divergence(o.encode(noisy), real),
             "reconstruction": lambda o=other: o.reconstruction(noisy, target),
             "discriminator": lambda o=other, c=codes: o.discriminator(c, real),
             "generator": lambda o=other: o.generator(o.encode(noisy)),
             "classification": lambda o=other: o.classification(*labeled),
         }[phase.__name__]()
+        total = loss
+        if phase.__name__ == "reconstruction" and step.penalty is not None:
+            total = loss + other.divergence(other.encode(noisy), real)
         updated = {
+            "divergence": [],
             "reconstruction": [("encoder", other.encoder), ("decoder", other.decoder)],
             "discriminator": [(f"discriminator.{n}", m) for n, m in other.discriminators.items()],
         }.get(phase.__name__, [("encoder", other.encoder)])
         expected = {}
         for name, module in updated:
-            gradients = torch.autograd.grad(loss, list(module.parameters()), retain_graph=True)
+            gradients = torch.autograd.grad(total, list(module.parameters()), retain_graph=True)
             keys = [f"{name}.{k}" for k in step.networks()[name].parameters()]
             expected |= dict(zip(keys, gradients, strict=True))
         before = {name: p.clone() for name, p in step.parameters().items()}

@@ -98,3 +98,20 @@ def test_a_supervised_model_needs_the_label(tmp_path):
         model.predict(x)
     with pytest.raises(ValueError, match="task='supervised': expected labels with the training data"):
         fastaae.train(small("mnist-style", out_dir=str(tmp_path / "x")), data["x"], progress=False)
+
+
+@pytest.mark.parametrize("posterior", ["deterministic", "gaussian", "universal"])
+def test_a_seed_samples_the_posterior(posterior, tmp_path):
+    cfg = small("mnist-likelihood", posterior=posterior, noise_layer=1, epochs=1, out_dir=str(tmp_path / "run"))
+    model, x = fastaae.train(cfg, images(), progress=False).model, images()["x"][:1].repeat(2000, 0)
+    centre, z = model.encode(x), model.encode(x, seed=3)
+    np.testing.assert_allclose(centre, centre[:1].repeat(2000, 0), atol=1e-5)
+    np.testing.assert_array_equal(z, model.encode(x, seed=3))
+    spread = np.zeros(8)
+    if posterior == "gaussian":
+        spread = np.exp(model.encoder(torch.from_numpy(x[:1]).flatten(1))[0, 8:].numpy() / 2)
+    if posterior == "universal":
+        assert (z.std(0) > 1e-3).all()
+    else:
+        np.testing.assert_allclose(z.std(0), spread, rtol=0.1, atol=1e-5)
+        np.testing.assert_allclose(z.mean(0), centre[0], atol=0.1 * spread.max() + 1e-5)

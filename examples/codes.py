@@ -1,0 +1,31 @@
+"""Figure 2: codes of test images under a 2-D Gaussian prior, and the images that its percentiles decode to.
+
+    python examples/codes.py [mnist-2d | mnist-vae-2d] [--FIELD VALUE ...]
+
+Table 1 compares likelihoods: python examples/likelihood.py mnist-gmmn.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import tyro
+
+import fastaae
+from fastaae import data, figures
+
+
+def main() -> int:
+    name = sys.argv[1] if len(sys.argv) > 1 else "mnist-2d"
+    cfg = tyro.cli(fastaae.Config, default=fastaae.preset(name, epochs=50), args=sys.argv[2:])
+    run = fastaae.train(cfg)
+    digits = data.load(cfg.dataset, cfg.data_dir, cfg.n_validation)
+    z = run.model.encode(digits.x_test.reshape(-1, *digits.shape)).numpy()
+    figures.codes(z, digits.y_test.numpy(), run.directory / "codes.png", prior_std=cfg.prior_std)
+    figures.manifold(run.model, run.directory / "manifold.png")
+    print(f"{run.directory}/codes.png, manifold.png; codes have standard deviations {z.std(0).round(2)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
