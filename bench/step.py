@@ -54,6 +54,7 @@ class Idiomatic:
         self.step, self.cfg = step, cfg
         self.logits = slice(cfg.style_dim, cfg.style_dim + step.code_sizes.get("y", 0))
         self.encoder, self.decoder = _sequential(step.encoder, step.encoding), _sequential(step.decoder, step.decoding)
+        self.heads = None if step.heads is None else Heads(step.heads)
         self.discriminators = nn.ModuleDict(
             {name: _sequential(n, step.judging[name]) for name, n in step.discriminators.items()}
         )
@@ -66,6 +67,9 @@ class Idiomatic:
             return torch.optim.SGD(parameters, rate, momentum, **options)
 
         both = [*self.encoder.parameters(), *self.decoder.parameters()]
+        learned = [] if self.heads is None or cfg.fixed_heads else [*self.heads.parameters()]
+        both += learned
+        self.separate = optimizer(learned, cfg.lr_reconstruction, cfg.momentum)
         self.reconstruct = optimizer(both, cfg.lr_reconstruction, cfg.momentum)
         self.discriminate = optimizer(self.discriminators.parameters(), cfg.lr_adversarial, cfg.momentum_adversarial)
         self.generate = optimizer(self.encoder.parameters(), cfg.lr_adversarial, cfg.momentum_adversarial)
@@ -101,12 +105,18 @@ class Idiomatic:
 
     def reconstruction(self, noisy, target, codes=None) -> torch.Tensor:
         codes = self.encode(noisy, 0.1) if codes is None else codes
-        code = torch.cat([*codes.values(), self.step.given[0]], -1)
+        if self.heads is None:
+            code = torch.cat([*codes.values(), self.step.given[0]], -1)
+        else:
+            code = codes["y"] @ self.heads.weight + codes["z"]
         logits = run(self.decoder, code, self.step.decoding, 0.1)
         if self.cfg.reconstruction == "cross_entropy":
             return bce(logits, target, reduction="sum") / len(target)
         output = logits.sigmoid() if self.cfg.output == "sigmoid" else logits
         return 0.5 * (output - target).square().sum(-1).mean()
+
+    def separation(self) -> torch.Tensor:
+        return (self.cfg.separation - nn.functional.pdist(self.heads.weight)).clamp_min(0).sum()
 
     def discriminator(self, codes, real) -> torch.Tensor:
         losses, codes = [], self.judged(codes)
@@ -137,6 +147,12 @@ class Idiomatic:
         losses[-1].backward()
         self.reconstruct.step()
 
+        if self.separate is not None:
+            self.separate.zero_grad()
+            losses.append(self.separation())
+            losses[-1].backward()
+            self.separate.step()
+
         with torch.set_grad_enabled(self.careful):
             codes = self.encode(noisy)
         self.discriminate.zero_grad()
@@ -157,6 +173,12 @@ class Idiomatic:
             losses[-1].backward()
             self.classify.step()
         return losses
+
+
+class Heads(nn.Module):
+    def __init__(self, heads):
+        super().__init__()
+        self.weight = nn.Parameter(heads.weight[0].clone())
 
 
 class Masked(nn.Module):
@@ -228,6 +250,7 @@ def check(cfg, data: Data, steps: int = 2, careful: bool = False) -> float:
         other(*batch)
     worst = 0.0
     pairs = [(step.encoder, other.encoder), (step.decoder, other.decoder)]
+    pairs += [] if step.heads is None else [(step.heads, other.heads)]
     pairs += [(step.discriminators[name], other.discriminators[name]) for name in step.discriminators]
     for mlp, sequential in pairs:
         running = [b for b in sequential.buffers() if b.ndim]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-TASKS = ("unsupervised", "supervised", "semi_supervised", "clustering")
+TASKS = ("unsupervised", "supervised", "semi_supervised", "clustering", "embedding")
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,10 @@ class Config:
 
     name: str = "custom"
     """Name of the preset this config was made from; default output directories start with it."""
-    task: Literal["unsupervised", "supervised", "semi_supervised", "clustering"] = "unsupervised"
+    task: Literal["unsupervised", "supervised", "semi_supervised", "clustering", "embedding"] = "unsupervised"
     """unsupervised: autoencoder and a discriminator; supervised: the decoder is told the label; semi_supervised: a
-    label head and its discriminator as well; clustering: the same without labels."""
+    label head and its discriminator as well; clustering: the same without labels; embedding: the decoder sees the sum
+    y W_C + z of a cluster head and z; with labels or, given n_clusters, without."""
     dataset: str = "mnist"
     """"mnist", "svhn" or "tfd" (the user's own .mat files), "digits" (8x8, ships with scikit-learn) or the path of a
     .npz file with x, y, x_test, y_test."""
@@ -59,7 +60,11 @@ class Config:
     style_dim: int = 8
     """Dimensions of the style code z."""
     n_clusters: int | None = None
-    """Categories of y. clustering only, which needs it; elsewhere the data's classes."""
+    """Categories of y without labels: of clustering, which needs it, or embedding; elsewhere the data's classes."""
+    fixed_heads: float | None = None
+    """W_C is so many times the identity; None: it is learned. embedding only."""
+    separation: float = 10.0
+    """Distance between two learned cluster heads up to which they cost what it falls short."""
     prior: Literal["gaussian", "uniform", "mixture", "swiss_roll"] = "gaussian"
     """Distribution that the aggregated posterior of z is matched to. mixture: of 2-D Gaussians, the petals of a flower;
     swiss_roll: 2-D, with noise around a spiral."""
@@ -134,7 +139,7 @@ class Config:
                 object.__setattr__(self, field.name, os.fspath(value))
             elif isinstance(value, list):
                 object.__setattr__(self, field.name, tuple(value))
-            elif field.type == "float" and type(value) is int and abs(value) <= 2**53:
+            elif field.type in ("float", "float | None") and type(value) is int and abs(value) <= 2**53:
                 object.__setattr__(self, field.name, float(value))
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
@@ -172,7 +177,15 @@ class Config:
                 _integer(name, value, least)
         if list(self.lr_decay_epochs) != sorted(set(self.lr_decay_epochs)):
             raise _error("lr_decay_epochs", self.lr_decay_epochs, "increasing epochs")
-        for name in ("lr_reconstruction", "lr_adversarial", "lr_classification", "prior_std", "init_std", "lr_decay"):
+        for name in (
+            "lr_reconstruction",
+            "lr_adversarial",
+            "lr_classification",
+            "prior_std",
+            "init_std",
+            "lr_decay",
+            "separation",
+        ):
             _number(name, getattr(self, name), "a finite number > 0", lambda v: v > 0)
         _number("regularizer_weight", self.regularizer_weight, "a finite number > 0", lambda v: v > 0)
         _number("input_noise", self.input_noise, "a finite number >= 0", lambda v: v >= 0)
@@ -197,7 +210,7 @@ class Config:
             raise _error("batch_size", self.batch_size, "at least 2 with batch_norm")
         if self.batch_norm != "none" and self.precision in ("bf16", "fp16"):
             raise _error("precision", self.precision, "'fp32' or 'fp64' with batch_norm")
-        if (self.n_clusters is None) == (self.task == "clustering"):
+        if self.task != "embedding" and (self.n_clusters is None) == (self.task == "clustering"):
             expected = "a number of clusters" if self.n_clusters is None else "None"
             raise _error("n_clusters", self.n_clusters, f"{expected} in the task {self.task!r}")
         if self.prior in ("mixture", "swiss_roll") and self.style_dim != 2:
@@ -206,7 +219,17 @@ class Config:
             raise _error("prior", self.prior, "'mixture' or 'swiss_roll' with label_prior: a component for each class")
         if self.label_prior and self.task != "unsupervised":
             raise _error("label_prior", True, f"False: in the task {self.task!r} y is for that")
-        if self.n_labeled is not None and self.task != "semi_supervised" and not self.label_prior:
+        if self.fixed_heads is not None:
+            _number("fixed_heads", self.fixed_heads, "None or a finite number > 0", lambda v: v > 0)
+            if self.task != "embedding":
+                raise _error("fixed_heads", self.fixed_heads, f"None in the task {self.task!r}")
+            if self.n_clusters not in (None, self.style_dim):
+                raise _error(
+                    "n_clusters", self.n_clusters, f"style_dim={self.style_dim} with fixed_heads, a square W_C"
+                )
+        if self.task == "embedding" and self.precision == "fp16":
+            raise _error("precision", self.precision, "'fp32', 'bf16' or 'fp64' in the task 'embedding'")
+        if self.n_labeled is not None and not self.classifies and not self.label_prior:
             used = "all" if self.task == "supervised" else "no"
             raise _error("n_labeled", self.n_labeled, f"None: the task {self.task!r} uses {used} labels")
 
@@ -249,7 +272,7 @@ class Config:
     @property
     def classifies(self) -> bool:
         """Whether the encoder learns to predict labels."""
-        return self.task == "semi_supervised"
+        return self.task == "semi_supervised" or (self.task == "embedding" and self.n_clusters is None)
 
     def rate(self, base: float, epoch: int) -> float:
         """Learning rate `base` after the decays due at the start of `epoch` (0-based)."""
@@ -318,6 +341,8 @@ _JOINT = {  # one cost of reconstruction and regulariser: what the paper compare
 
 _SVHN = {"dataset": "svhn", "batch_norm": "autoencoder", "input_dropout": 0.2, "lr_decay_epochs": (250,)}
 
+_EMBEDDING = {**_SEMI_SUPERVISED, "task": "embedding", "style_dim": 2}  # section 7
+
 _CLUSTERING = {  # section 6
     "task": "clustering",
     "hidden": (3000, 3000),
@@ -369,6 +394,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lr_adversarial": 0.01,
         "epochs": 1000,
     },
+    "mnist-embedding-2d-1000": {**_EMBEDDING, "n_labeled": 1000},
+    "mnist-embedding-2d-100": {**_EMBEDDING, "n_labeled": 100},
+    "mnist-embedding-2d-unsupervised": {**_EMBEDDING, "n_clusters": 20},
+    "mnist-embedding-10d-100": {**_EMBEDDING, "style_dim": 10, "n_labeled": 100, "fixed_heads": 10.0},
     "mnist-clusters-16": {**_CLUSTERING, "n_clusters": 16},
     "mnist-clusters-30": {**_CLUSTERING, "n_clusters": 30},
 }

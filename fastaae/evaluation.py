@@ -32,7 +32,7 @@ def score(model: Model, x: Tensor, y: Tensor | None = None) -> dict[str, float]:
             if supervised:
                 given = y[k * BATCH : k * BATCH + len(block)].to(model.device)
                 code = (*code, one_hot(given, model.n_classes).to(target.dtype))
-            output = model.decoded(torch.cat(code, 1)).double()
+            output = model.decoded(model.join(*code)).double()
             if model.config.reconstruction == "cross_entropy":
                 loss += binary_cross_entropy(output, target.double(), reduction="sum").item()
             else:
@@ -52,7 +52,7 @@ def evaluate(models: Sequence[Model], data: Data, split: str) -> dict[str, list[
         split: "valid" or "test".
 
     Returns:
-        {"valid_reconstruction": [...], ...}: score(), and score_clusters() for clustering of labelled data, by the
+        {"valid_reconstruction": [...], ...}: score(), and score_clusters() for clusters of labelled data, by the
         split's name; {} if the data has no such split.
 
     Raises:
@@ -64,7 +64,7 @@ def evaluate(models: Sequence[Model], data: Data, split: str) -> dict[str, list[
     if x is None:
         return {}
     scores = [score(model, x, y) for model in models]
-    if models[0].config.task == "clustering" and y is not None and data.y_valid is not None:
+    if models[0].config.n_clusters and y is not None and data.y_valid is not None:
         for model, metrics in zip(models, scores, strict=True):
             q_valid, q = (np.asarray(model.predict_proba(images.numpy())) for images in (data.x_valid, x))
             metrics |= score_clusters(q_valid, data.y_valid.numpy(), q, y.numpy())

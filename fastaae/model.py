@@ -15,7 +15,7 @@ from torch import Tensor
 from . import checkpoint, priors
 from .config import Config
 from .data import DataError, examples, plain
-from .networks import MLP, Norm, find_device
+from .networks import MLP, Heads, Norm, find_device
 from .parzen import ParzenResult, parzen_log_likelihood
 
 BATCH = 4096
@@ -31,11 +31,15 @@ class Model:
         shape: of one example, for instance (28, 28).
         n_classes: size of the label code y that the decoder takes, 0 without one.
         encoder, decoder: of one replica.
+        heads: of one replica, for the task embedding.
     """
 
-    def __init__(self, config: Config, shape: tuple[int, ...], n_classes: int, encoder: MLP, decoder: MLP):
+    def __init__(
+        self, config: Config, shape: tuple[int, ...], n_classes: int, encoder: MLP, decoder: MLP,
+        heads: Heads | None = None,
+    ):  # fmt: skip
         self.config, self.shape, self.n_classes = config, tuple(shape), n_classes
-        self.encoder, self.decoder = encoder, decoder
+        self.encoder, self.decoder, self.heads = encoder, decoder, heads
 
     @property
     def device(self) -> torch.device:
@@ -47,7 +51,8 @@ class Model:
         return self.n_classes > 0 and self.config.task != "supervised"
 
     def encode(self, x: Any, seed: int | None = None) -> Any:
-        """Style codes z [N, style_dim] of examples x [N, ...], uint8 or float in [0, 1].
+        """Style codes z [N, style_dim] of examples x [N, ...], uint8 or float in [0, 1]; of an embedding, the
+        representations y W_C + z.
 
         Args:
             seed: of a sample of q(z|x). None: the mean of a Gaussian posterior, a universal one without noise.
@@ -56,6 +61,8 @@ class Model:
             DataError: x is not such an array, or its examples have another size.
         """
         g = None if seed is None else torch.Generator(self.device).manual_seed(seed)
+        if self.heads is not None:
+            return self._batched(lambda b: self.heads(*self.code(b, g)), self._examples(x), x)
         return self._batched(lambda b: self.code(b, g)[0], self._examples(x), x)
 
     def predict_proba(self, x: Any) -> Any:
@@ -76,7 +83,8 @@ class Model:
         """Examples [N, *shape] from style codes z [N, style_dim].
 
         Args:
-            labels: int [N] in [0, n_classes) or probabilities [N, n_classes]; needed exactly if n_classes > 0.
+            labels: int [N] in [0, n_classes) or probabilities [N, n_classes]; needed exactly if n_classes > 0. Of an
+                embedding z is the representation; with labels, what is added to their cluster heads.
 
         Raises:
             ValueError: a wrong shape or range, or labels missing or in vain.
@@ -86,11 +94,11 @@ class Model:
             raise ValueError(f"z of shape {tuple(code.shape)}: expected [N, {self.config.style_dim}]")
         if not torch.isfinite(code).all():
             raise ValueError("z holds NaN or infinite values")
-        if (labels is not None) != bool(self.n_classes):
+        if (labels is not None) != bool(self.n_classes) and (self.heads is None or labels is not None):
             expected = f"labels (a class in [0, {self.n_classes}) for every z)" if self.n_classes else "no labels"
             raise ValueError(f"decode: the model's decoder takes {expected}")
         if labels is not None:
-            code = torch.cat([code, self._labels(labels, len(code))], 1)
+            code = self.join(code, self._labels(labels, len(code)))
         return self._batched(self.decoded, code, z).reshape(-1, *self.shape)
 
     def reconstruct(self, x: Any, labels: Any = None) -> Any:
@@ -104,7 +112,7 @@ class Model:
         """
         if self.config.task == "supervised" or labels is not None:
             return self.decode(self.encode(x), labels)
-        decoded = self._batched(lambda b: self.decoded(torch.cat(self.code(b), 1)), self._examples(x), x)
+        decoded = self._batched(lambda b: self.decoded(self.join(*self.code(b))), self._examples(x), x)
         return decoded.reshape(-1, *self.shape)
 
     def sample(self, n: int, seed: int = 0, labels: Any = None) -> np.ndarray:
@@ -162,6 +170,8 @@ class Model:
         """
         tensors = {f"encoder.{k}": t for k, t in self.encoder.state().items()}
         tensors |= {f"decoder.{k}": t for k, t in self.decoder.state().items()}
+        if self.heads is not None:
+            tensors["heads.weight"] = self.heads.weight
         checkpoint.save(path, tensors, model_info(self.config, self.shape, self.n_classes))
 
     def code(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
@@ -176,8 +186,14 @@ class Model:
             z = z + torch.exp(log_variance / 2) * torch.empty_like(z).normal_(generator=generator)
         return (z, torch.softmax(logits, -1)) if self.label_head else (z,)
 
+    def join(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """What the decoder sees of z [N, style_dim] and y [N, n_classes]."""
+        if y is None:
+            return z
+        return torch.cat([z, y], 1) if self.heads is None else self.heads(z, y)
+
     def decoded(self, code: Tensor) -> Tensor:
-        """Examples [N, D] from codes [N, style_dim (+ n_classes)]."""
+        """Examples [N, D] from what join() makes."""
         logits = self.decoder(code)
         return logits.sigmoid_() if self.config.output == "sigmoid" else logits
 
@@ -199,7 +215,7 @@ class Model:
                     priors.categorical(y, g)
                 else:
                     y = labels[start : start + rows]
-                code = torch.cat([code, y], 1)
+                code = self.join(code, y)
             if start // DRAWN % share[1] == share[0]:
                 codes.append(code)  # others are drawn all the same, since the next draws follow them
             if codes and (len(codes) == (TOGETHER if code.is_cuda else 1) or start + rows == n):
@@ -271,7 +287,12 @@ def load(path: str | Path, replica: int = 0, device: str = "cpu") -> Model:
         made += config.style_dim if config.posterior == "gaussian" else 0
         noise = (config.noise_layer, config.noise_dim if config.posterior == "universal" else 0)
         encoder = _network(tensors, "encoder", (d, *config.hidden, made), config.batch_norm != "none", noise)
-        decoder = _network(tensors, "decoder", (code, *config.hidden, d), config.batch_norm == "autoencoder")
+        seen, heads = (config.style_dim if config.task == "embedding" else code), None
+        decoder = _network(tensors, "decoder", (seen, *config.hidden, d), config.batch_norm == "autoencoder")
+        if config.task == "embedding":
+            heads = Heads(tensors["heads.weight"])
+            if heads.weight.shape != (len(encoder.weights[0]), classes, config.style_dim):
+                raise ValueError(f"heads.weight has shape {tuple(heads.weight.shape)}")
         parts = [*encoder.state().values(), *decoder.state().values()]
         if len({(len(t), t.dtype) for t in parts}) > 1 or not parts[0].is_floating_point():
             raise ValueError("its tensors differ in replicas or dtype, or are not floats")
@@ -282,8 +303,8 @@ def load(path: str | Path, replica: int = 0, device: str = "cpu") -> Model:
     replicas = encoder.weights[0].shape[0]
     if not 0 <= replica < replicas:
         raise checkpoint.CheckpointError(f"{path}: replica={replica}, the file holds {replicas}")
-    encoder, decoder = (n.replica(replica).mapped(lambda t: t.to(where, copy=True)) for n in (encoder, decoder))
-    return Model(config, shape, classes, encoder, decoder)
+    networks = [n and n.replica(replica).mapped(lambda t: t.to(where, copy=True)) for n in (encoder, decoder, heads)]
+    return Model(config, shape, classes, *networks)
 
 
 def _network(

@@ -266,6 +266,48 @@ class MLP:
         return named
 
 
+class Heads:
+    """Cluster heads W_C of an embedding, whose representations are y W_C + z.
+
+    Args:
+        weight: [R, K, D], a head a row. Updated in place, never rebound.
+    """
+
+    def __init__(self, weight: Tensor):
+        self.weight, self.weights, self.shadows, self.norms = weight, [weight], [weight], []
+
+    def forward(self, z: Tensor, y: Tensor, out: Tensor) -> None:
+        """out = y W_C + z; z and out [R, B, D], y [R, B, K]. Capture-safe."""
+        torch.baddbmm(z, y, self.weight, out=out)
+
+    def backward(self, grad: Tensor, y: Tensor, z_gradient: Tensor, y_gradient: Tensor) -> Tensor:
+        """Fill the gradients with respect to z and y from that of the representation. Returns: that of W_C."""
+        g = grad.to(self.weight.dtype)
+        z_gradient.copy_(g)
+        y_gradient.copy_(g @ self.weight.transpose(1, 2))
+        return y.transpose(1, 2) @ g
+
+    def __call__(self, z: Tensor, y: Tensor) -> Tensor:
+        """Representations [N, D] of z [N, D] and y [N, K] by replica 0, for inference."""
+        return torch.addmm(z, y, self.weight[0])
+
+    def mapped(self, f: Callable[[Tensor], Tensor]) -> Heads:
+        """The heads whose tensor is f of this one's."""
+        return Heads(f(self.weight))
+
+    def replica(self, r: int) -> Heads:
+        """Replica r alone, sharing memory with these heads."""
+        return self.mapped(lambda t: t[r : r + 1])
+
+    def refresh(self) -> None:
+        """There is no copy of the weight."""
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {"weight": self.weight}
+
+    state = parameters
+
+
 class AdamClock:
     """Adam's bias correction at the current step, shared by all optimisers that step together.
 
@@ -296,7 +338,7 @@ class Optimizer:
 
     def __init__(
         self,
-        network: MLP,
+        network: MLP | Heads,
         rate: Tensor,
         momentum: float = 0.0,
         clock: AdamClock | None = None,
@@ -325,10 +367,13 @@ class Optimizer:
         kernels.update(some, self.rate, correction, self.momentum, scratch=self.scratch, scale=self.scale)
         for i in layers if n.norms else ():
             t = tape.normalized[i]
-            for name, p, g in (
-                ("bias", n.biases[i], t.bias_gradient), ("scale", n.norms[i].scale, t.scale_gradient),
-            ):  # fmt: skip
-                kernels.step_(p, m[f"{i}.{name}"], g, self.rate, correction, self.momentum)
+            self.step(f"{i}.bias", n.biases[i], t.bias_gradient)
+            self.step(f"{i}.scale", n.norms[i].scale, t.scale_gradient)
+
+    def step(self, name: str, parameter: Tensor, gradient: Tensor) -> None:
+        """One step on one parameter from its gradient."""
+        correction = None if self.clock is None else self.clock.correction
+        kernels.step_(parameter, self.moments[name], gradient, self.rate, correction, self.momentum)
 
     def state(self) -> dict[str, Tensor]:
         """Momentum buffers or moments by name."""

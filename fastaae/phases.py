@@ -16,18 +16,31 @@ from torch import Tensor
 from . import kernels, priors
 from .config import Config
 from .data import Data, labeled_subset
-from .networks import MLP, AdamClock, Dropout, Optimizer, Tape
+from .networks import MLP, AdamClock, Dropout, Heads, Optimizer, Tape
 
 
 def reconstruction(s: Step, terms: Tensor) -> None:
     """Update encoder and decoder to reconstruct the clean image from the code of the noisy one."""
     if s.penalty is None:  # divergence has encoded
         s.encode(MOMENTUM)
+    if s.heads is not None:
+        s.heads.forward(s.code["z"], s.code["y"], s.decoding.x[0])
     s.decoder.forward(s.decoding, momentum=MOMENTUM)
     loss = (s.cfg.output, s.cfg.reconstruction, s.scale)
     kernels.reconstruction_loss(s.decoding.x[-1], s.target, s.decoding.g[-1], terms[:, : s.batch], *loss)
     s.decoder.backward(s.decoding, s.optimizers["reconstruction.decoder"], input_gradient=True)
+    if s.heads is not None:
+        g = s.heads.backward(s.decoding.g[0], s.code["y"], s.gradient["z"], s.gradient["y"])
+        if s.cfg.fixed_heads is None:
+            s.optimizers["reconstruction.heads"].step("weight", s.heads.weight, g)
     s.encoder_backward("reconstruction.encoder", s.penalty)
+
+
+def separation(s: Step, terms: Tensor) -> None:
+    """Move apart the cluster heads that are near each other."""
+    g = torch.empty_like(s.heads.weight)
+    terms[:, 0] = kernels.head_separation(s.heads.weight, s.cfg.separation, g)
+    s.optimizers["separation.heads"].step("weight", s.heads.weight, g)
 
 
 def divergence(s: Step, terms: Tensor) -> None:
@@ -35,7 +48,7 @@ def divergence(s: Step, terms: Tensor) -> None:
     cfg = s.cfg
     s.encode(MOMENTUM)
     if cfg.regularizer == "kl":
-        (z, v), grads = ([s.heads(t)[k] for k in ("z", "log_variance")] for t in (s.encoding.x[-1], s.penalty))
+        (z, v), grads = ([s.parts(t)[k] for k in ("z", "log_variance")] for t in (s.encoding.x[-1], s.penalty))
         loss = kernels.kl(z, v, cfg.prior_std, *grads)
     else:
         spread = cfg.prior_std * (2 * cfg.style_dim) ** 0.5  # between two samples of the prior
@@ -66,7 +79,7 @@ def classification(s: Step, terms: Tensor) -> None:
     """Update the encoder to predict the labels of the labelled batch."""
     tape = s.classifying
     s.encoder.forward(tape)
-    y, grad = (s.heads(t)["y"] for t in (tape.x[-1], tape.g[-1]))  # the gradient of z stays zero
+    y, grad = (s.parts(t)["y"] for t in (tape.x[-1], tape.g[-1]))  # the gradient of z stays zero
     kernels.softmax_cross_entropy(y, s.labels, grad, terms[:, : s.labels.shape[1]], s.scale)
     s.encoder.backward(tape, s.optimizers["classification.encoder"], input_gradient=False)
 
@@ -76,7 +89,17 @@ PHASES: dict[str, tuple[Callable[[Step, Tensor], None], ...]] = {
     "supervised": (reconstruction, discriminator, generator),
     "semi_supervised": (reconstruction, discriminator, generator, classification),
     "clustering": (reconstruction, discriminator, generator),
+    "embedding": (reconstruction, separation, discriminator, generator, classification),
 }
+"""The phases of each task, before _phases() leaves out what the config has no use for."""
+
+
+def _phases(cfg: Config) -> tuple[Callable[[Step, Tensor], None], ...]:
+    if cfg.regularizer != "adversarial":
+        return divergence, reconstruction
+    unused = [separation] if cfg.fixed_heads is not None else []
+    unused += [] if cfg.classifies else [classification]
+    return tuple(phase for phase in PHASES[cfg.task] if phase not in unused)
 
 
 MMD_SCALES = (0.125, 0.25, 0.5, 1.0, 2.0)
@@ -116,18 +139,16 @@ class Step:
             raise ValueError(f"batch_size={cfg.batch_size}: expected at most the {n} training examples of {data.name}")
         self.cfg, self.batch, self.device = cfg, cfg.batch_size, torch.device(device)
         self.steps_per_epoch = n // cfg.batch_size
-        self.phases = PHASES[cfg.task]
-        if cfg.regularizer != "adversarial":
-            self.phases = (divergence, reconstruction)
+        self.phases = _phases(cfg)
         dtype = torch.float64 if cfg.precision == "fp64" else torch.float32
         floats = {"device": device, "dtype": dtype}
         r, b, hidden = cfg.replicas, self.batch, cfg.hidden
         self.replica_seeds = [cfg.seed + k for k in range(r)]
         if cfg.task == "supervised" and data.y_train is None:
             raise ValueError(f"task='supervised': expected labels with the training data, {data.name} has none")
-        self.n_classes = {"unsupervised": 0, "clustering": cfg.n_clusters}.get(cfg.task, data.n_classes)  # size of y
+        self.n_classes = cfg.n_clusters or (0 if cfg.task == "unsupervised" else data.n_classes)  # size of y
         self.code_sizes = {"z": cfg.style_dim}  # what the encoder makes
-        if cfg.task in ("semi_supervised", "clustering"):
+        if cfg.task in ("semi_supervised", "clustering", "embedding"):
             self.code_sizes["y"] = self.n_classes
         made, code = sum(self.code_sizes.values()), cfg.style_dim + self.n_classes
         if cfg.posterior == "gaussian":
@@ -142,12 +163,14 @@ class Step:
         noise = (cfg.noise_layer, cfg.noise_dim if cfg.posterior == "universal" else 0)
         self.encoder = MLP.initialize((d, *hidden, out), **options, **norm, noise=noise)
         norm["batch_norm"] = cfg.batch_norm == "autoencoder"
-        self.decoder = MLP.initialize((code, *hidden, d), **options, **norm)
+        seen_code = cfg.style_dim if cfg.task == "embedding" else code
+        self.decoder = MLP.initialize((seen_code, *hidden, d), **options, **norm)
         self.discriminators = {
             name: MLP.initialize((size + (told if name == "z" else 0), *hidden, 1), **options)
             for name, size in self.code_sizes.items()
             if cfg.regularizer == "adversarial" and name != "log_variance"
         }
+        self.heads = self._heads(cfg, weights, floats) if cfg.task == "embedding" else None
         costs = ("reconstruction", "adversarial", "classification")
         self.rates = {cost: torch.empty(r, 1, 1, **floats) for cost in costs}
         self.clock = AdamClock(device, dtype) if cfg.optimizer == "adam" else None
@@ -156,6 +179,9 @@ class Step:
             "reconstruction.encoder": self._optimizer(self.encoder, "reconstruction", cfg.momentum),
             "reconstruction.decoder": self._optimizer(self.decoder, "reconstruction", cfg.momentum),
         }
+        if separation in self.phases:
+            for cost in ("reconstruction", "separation"):
+                self.optimizers[f"{cost}.heads"] = self._optimizer(self.heads, "reconstruction", cfg.momentum)
         if cfg.regularizer == "adversarial":
             optimizer = self._optimizer(self.encoder, "adversarial", cfg.momentum_adversarial)
             self.optimizers["generator.encoder"] = optimizer
@@ -170,8 +196,8 @@ class Step:
         gradient = self.encoder.shadows[0].new_zeros(r, b, told + code)  # with respect to the latter
         self.told, self.given = self.codes[..., :told], self.codes[:, b:, told + made :]  # labels of the batch
         parts = self.codes[..., told : told + made].split(b, 1)
-        self.prior, self.code = (self.heads(part) for part in parts)
-        self.gradient = self.heads(gradient[..., told : told + made])
+        self.prior, self.code = (self.parts(part) for part in parts)
+        self.gradient = self.parts(gradient[..., told : told + made])
         apart = cfg.posterior == "gaussian"  # what the encoder makes is no code yet
         last = {} if apart else {"last": parts[1], "last_gradient": gradient[..., told : told + made]}
         self.encoding = self.encoder.tape(b, **last)
@@ -179,7 +205,10 @@ class Step:
         self.penalty = None
         if cfg.regularizer != "adversarial":
             self.penalty = torch.zeros_like(self.encoding.x[-1] if cfg.regularizer == "kl" else self.code["z"])
-        self.decoding = self.decoder.tape(b, self.codes[:, b:, told:], first_gradient=gradient[..., told:])
+        if self.heads is None:
+            self.decoding = self.decoder.tape(b, self.codes[:, b:, told:], first_gradient=gradient[..., told:])
+        else:
+            self.decoding = self.decoder.tape(b, torch.zeros_like(self.code["z"]))
         self.judging = {
             name: network.tape(2 * b, self.codes[..., seen[name]]) for name, network in self.discriminators.items()
         }
@@ -213,7 +242,18 @@ class Step:
         if others or not kernels.fused(self.codes):  # what kernels/draws.py does not draw
             self.generators = [torch.Generator(device).manual_seed(seeds(s, 1)) for s in self.replica_seeds]
 
-    def _optimizer(self, network: MLP, rate: str, momentum: float) -> Optimizer:
+    def _heads(self, cfg: Config, generators: list[torch.Generator], floats: dict) -> Heads:
+        """Fixed, or at random, near enough for the separation phase to spread them."""
+        shape = (self.n_classes, cfg.style_dim)
+        if cfg.fixed_heads is None:
+            heads = torch.stack([cfg.separation / 4 * torch.randn(shape, generator=g) for g in generators])
+        elif shape[0] == shape[1]:
+            heads = cfg.fixed_heads * torch.eye(shape[0]).repeat(cfg.replicas, 1, 1)
+        else:
+            raise ValueError(f"style_dim={shape[1]}: expected {shape[0]}, the classes, with fixed_heads, a square W_C")
+        return Heads(heads.to(**floats))
+
+    def _optimizer(self, network: MLP | Heads, rate: str, momentum: float) -> Optimizer:
         return Optimizer(network, self.rates[rate], 0.0 if self.clock else momentum, self.clock, self.scale)
 
     def _clean(self, tape: Tape, dtype: torch.dtype) -> Tensor:
@@ -271,7 +311,7 @@ class Step:
         n, classes = self.cfg.n_labeled, data.n_classes
         return torch.stack([labeled_subset(data.y_train, n, classes, s) for s in self.replica_seeds])
 
-    def heads(self, code: Tensor) -> dict[str, Tensor]:
+    def parts(self, code: Tensor) -> dict[str, Tensor]:
         """Views of the parts of a code buffer [R, B, z (+ y)] or of what the encoder makes [R, B, z (+ y) (+ z)]."""
         named, start = {}, 0
         for name, size in self.code_sizes.items():
@@ -284,7 +324,7 @@ class Step:
         """Fill the codes of the batch: z, and y = softmax(logits) if there is a label head."""
         self.encoder.forward(self.encoding, momentum=momentum)
         if self.noise is not None:
-            made = self.heads(self.encoding.x[-1])
+            made = self.parts(self.encoding.x[-1])
             kernels.reparameterize(made["z"], made["log_variance"], self.noise, self.code["z"])
             if "y" in self.code:
                 self.code["y"].copy_(made["y"])
@@ -298,7 +338,7 @@ class Step:
         if "y" in self.code:
             kernels.softmax_backward_(self.gradient["y"], self.code["y"])
         if self.noise is not None:
-            made, grads = self.heads(self.encoding.x[-1]), self.heads(self.encoding.g[-1])
+            made, grads = self.parts(self.encoding.x[-1]), self.parts(self.encoding.g[-1])
             kernels.reparameterize_backward(self.gradient["z"], made["log_variance"], self.noise, grads["log_variance"])
             for name, gradient in self.gradient.items():
                 grads[name].copy_(gradient)
@@ -394,10 +434,11 @@ class Step:
         """Weights, biases and batch normalisation [R, ...] of all networks by name; the tensors themselves."""
         return {f"{n}.{k}": t for n, network in self.networks().items() for k, t in network.state().items()}
 
-    def networks(self) -> dict[str, MLP]:
+    def networks(self) -> dict[str, MLP | Heads]:
         """All networks by name."""
         discriminators = {f"discriminator.{name}": network for name, network in self.discriminators.items()}
-        return {"encoder": self.encoder, "decoder": self.decoder, **discriminators}
+        heads = {} if self.heads is None else {"heads": self.heads}
+        return {"encoder": self.encoder, "decoder": self.decoder, **heads, **discriminators}
 
     def carried(self) -> list[Tensor]:
         """Every tensor that one step leaves for the next, but for the generators' states."""

@@ -133,7 +133,9 @@ class _Training:
         self.cfg, self.data, self.step, self.directory = cfg, data, step, directory
         self.classes = step.n_classes
         self.models = [
-            Model(cfg, data.shape, self.classes, step.encoder.replica(r), step.decoder.replica(r))
+            Model(
+                cfg, data.shape, self.classes, *(n and n.replica(r) for n in (step.encoder, step.decoder, step.heads))
+            )
             for r in range(cfg.replicas)
         ]
         self.done = self.logged = 0  # steps

@@ -91,6 +91,17 @@ def test_the_models_the_paper_compares_with():
     assert (gmmn.regularizer, gmmn.posterior, gmmn.style_dim) == ("mmd", "deterministic", 8)
 
 
+def test_embedding_presets_are_the_papers():
+    for name, dim, labels, clusters, heads in (
+        ("2d-1000", 2, 1000, None, None), ("2d-100", 2, 100, None, None),
+        ("2d-unsupervised", 2, None, 20, None), ("10d-100", 10, 100, None, 10.0),
+    ):  # fmt: skip
+        c = preset(f"mnist-embedding-{name}")
+        assert (c.task, c.style_dim, c.n_labeled, c.n_clusters) == ("embedding", dim, labels, clusters)
+        assert (c.fixed_heads, c.prior, c.prior_std, c.input_noise) == (heads, "gaussian", 1.0, 0.3)
+        assert (c.lr_decay_epochs, c.epochs, c.hidden) == ((50, 1000), 5000, (1000, 1000))
+
+
 @pytest.mark.parametrize("dataset", ["mnist", "svhn"])
 def test_style_presets_are_the_papers(dataset):
     c = preset(f"{dataset}-style")
@@ -127,6 +138,7 @@ REFUSED = [
     ("regularizer", "vae", "one of adversarial, kl, mmd"),
     ("posterior", "normal", "one of deterministic, gaussian, universal"),
     ("regularizer_weight", 0.0, "a finite number > 0"),
+    ("separation", 0.0, "a finite number > 0"),
     ("dropout", 1.0, "a number in [0, 1)"),
     ("input_dropout", -0.1, "a number in [0, 1)"),
     ("momentum", 1.0, "a number in [0, 1)"),
@@ -145,7 +157,7 @@ REFUSED = [
     ("data_dir", 3, "a string or None"),
     ("out_dir", b"x", "a string or None"),
     ("task", "semi-supervised", "did you mean 'semi_supervised'?"),
-    ("task", None, "one of unsupervised, supervised, semi_supervised, clustering"),
+    ("task", None, "one of unsupervised, supervised, semi_supervised, clustering, embedding"),
     ("prior", "gausian", "did you mean 'gaussian'?"),
     ("output", ["sigmoid"], "one of sigmoid, linear"),
     ("reconstruction", "squared error", "did you mean 'squared_error'?"),
@@ -195,6 +207,16 @@ def test_a_wrong_element_is_refused_by_name(name, value):
             "prior='uniform': expected 'gaussian' with regularizer 'kl'",
         ),
         ({"noise_layer": 3}, "noise_layer=3: expected at most 2, the number of hidden layers"),
+        ({"fixed_heads": 10}, "fixed_heads=10.0: expected None in the task 'unsupervised'"),
+        (
+            {"task": "embedding", "fixed_heads": 10.0, "n_clusters": 20},
+            "n_clusters=20: expected style_dim=8 with fixed_heads, a square W_C",
+        ),
+        ({"task": "embedding", "precision": "fp16"}, "precision='fp16': expected 'fp32', 'bf16' or 'fp64' in the task"),
+        (
+            {"task": "embedding", "n_clusters": 20, "n_labeled": 100},
+            "n_labeled=100: expected None: the task 'embedding' uses no labels",
+        ),
         ({"batch_norm": "encoder", "batch_size": 1}, "batch_size=1: expected at least 2 with batch_norm"),
         ({"batch_norm": "encoder", "precision": "bf16"}, "precision='bf16': expected 'fp32' or 'fp64' with batch_norm"),
         ({"task": "clustering"}, "n_clusters=None: expected a number of clusters in the task 'clustering'"),

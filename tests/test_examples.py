@@ -69,6 +69,8 @@ EXPERIMENTS = [
     ("likelihood", "mnist-gmmn", "neighbours"),
     ("codes", "mnist-vae-2d", "codes manifold"),
     ("style", "mnist-style", "style_content"),
+    ("embedding", "mnist-embedding-2d-unsupervised", "representations"),
+    ("embedding", "mnist-embedding-10d-100", "representations"),
     ("clustering", "mnist-clusters-16", "cluster_heads"),
 ]
 

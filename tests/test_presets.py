@@ -48,7 +48,7 @@ def test_a_preset_trains_resumes_and_is_loaded(name, tmp_path):
         np.testing.assert_array_equal(other.sample(5, seed=1), model.sample(5, seed=1))
     z = model.encode(x)
     assert z.shape == (40, model.config.style_dim) and np.isfinite(z).all()
-    labels = data["y_test"] if model.n_classes else None
+    labels = data["y_test"] if model.n_classes and model.config.task != "embedding" else None
     assert model.decode(z, labels).shape == x.shape
     assert np.isfinite(model.sample(3)).all()
 
@@ -115,3 +115,19 @@ def test_a_seed_samples_the_posterior(posterior, tmp_path):
     else:
         np.testing.assert_allclose(z.std(0), spread, rtol=0.1, atol=1e-5)
         np.testing.assert_allclose(z.mean(0), centre[0], atol=0.1 * spread.max() + 1e-5)
+
+
+@pytest.mark.parametrize("name", ["2d-1000", "2d-unsupervised", "10d-100"])
+def test_an_embedding_is_the_sum_of_head_and_style(name, tmp_path):
+    data = images()
+    run = fastaae.train(small(f"mnist-embedding-{name}", out_dir=str(tmp_path / "run")), data, progress=False)
+    model, x = run.model, data["x_test"]
+    z, y = (t.numpy() for t in model.code(torch.from_numpy(x).flatten(1)))
+    heads = model.heads.weight[0].numpy()
+    np.testing.assert_allclose(model.encode(x), y @ heads + z, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(model.reconstruct(x), model.decode(model.encode(x)))
+    given = model.decode(z, data["y_test"])
+    np.testing.assert_allclose(given, model.decode(z + heads[data["y_test"]]), rtol=1e-4, atol=1e-5)
+    assert ("test_error" in run.metrics) != ("test_cluster_error" in run.metrics) == ("unsupervised" in name)
+    if name == "10d-100":
+        np.testing.assert_array_equal(heads, 10 * np.eye(10, dtype=np.float32))
