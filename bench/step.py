@@ -53,7 +53,8 @@ class Idiomatic:
         self.careful = careful
         self.step, self.cfg = step, cfg
         self.logits = slice(cfg.style_dim, cfg.style_dim + step.code_sizes.get("y", 0))
-        self.encoder, self.decoder = _sequential(step.encoder, step.encoding), _sequential(step.decoder, step.decoding)
+        self.encoder = nn.Sequential() if step.encoder is None else _sequential(step.encoder, step.encoding)
+        self.decoder = _sequential(step.decoder, step.decoding)
         self.heads = None if step.heads is None else Heads(step.heads)
         self.discriminators = nn.ModuleDict(
             {name: _sequential(n, step.judging[name]) for name, n in step.discriminators.items()}
@@ -72,10 +73,15 @@ class Idiomatic:
         self.separate = optimizer(learned, cfg.lr_reconstruction, cfg.momentum)
         self.reconstruct = optimizer(both, cfg.lr_reconstruction, cfg.momentum)
         self.discriminate = optimizer(self.discriminators.parameters(), cfg.lr_adversarial, cfg.momentum_adversarial)
-        self.generate = optimizer(self.encoder.parameters(), cfg.lr_adversarial, cfg.momentum_adversarial)
+        generator = self.decoder if step.encoder is None else self.encoder
+        self.generate = optimizer(generator.parameters(), cfg.lr_adversarial, cfg.momentum_adversarial)
         self.classify = optimizer(self.encoder.parameters(), cfg.lr_classification, cfg.momentum)
 
     def encode(self, x, momentum: float = 0.0) -> dict[str, torch.Tensor]:
+        """The codes of x by name, or, without an encoder, images decoded from the prior."""
+        if self.step.encoder is None:
+            logits = run(self.decoder, self.step.decoding.x[0][0], self.step.decoding)
+            return {"x": logits.sigmoid() if self.cfg.output == "sigmoid" else logits}
         code = run(self.encoder, x, self.step.encoding, momentum)
         z, logits, log_variance = code.tensor_split([self.cfg.style_dim, self.logits.stop], -1)
         if self.cfg.posterior == "gaussian":
@@ -85,6 +91,8 @@ class Idiomatic:
 
     def judged(self, codes) -> dict[str, torch.Tensor]:
         """What the discriminators see of an encoder's codes."""
+        if "z" not in codes:
+            return codes
         told = self.step.told[0, self.step.batch :]
         return codes | {"z": torch.cat([told, codes["z"]], -1)}
 
@@ -143,9 +151,11 @@ class Idiomatic:
             sum(losses).backward()
             self.reconstruct.step()
             return losses
-        losses = [self.reconstruction(noisy, target)]
-        losses[-1].backward()
-        self.reconstruct.step()
+        losses = []
+        if self.step.encoder is not None:
+            losses.append(self.reconstruction(noisy, target))
+            losses[-1].backward()
+            self.reconstruct.step()
 
         if self.separate is not None:
             self.separate.zero_grad()
@@ -232,7 +242,12 @@ def drawn(step: Step) -> tuple:
     labeled = (None, None)
     if step.classifying is not None:
         labeled = (step.classifying.x[0][0].clone(), step.labels[0].clone())
-    return step.encoding.x[0][0].clone(), step.target[0].clone(), real, *labeled
+    return (
+        (step.input if step.encoding is None else step.encoding.x[0])[0].clone(),
+        step.target[0].clone(),
+        real,
+        *labeled,
+    )
 
 
 def check(cfg, data: Data, steps: int = 2, careful: bool = False) -> float:
@@ -249,7 +264,7 @@ def check(cfg, data: Data, steps: int = 2, careful: bool = False) -> float:
         step()
         other(*batch)
     worst = 0.0
-    pairs = [(step.encoder, other.encoder), (step.decoder, other.decoder)]
+    pairs = [(step.decoder, other.decoder)] + ([(step.encoder, other.encoder)] if step.encoder else [])
     pairs += [] if step.heads is None else [(step.heads, other.heads)]
     pairs += [(step.discriminators[name], other.discriminators[name]) for name in step.discriminators]
     for mlp, sequential in pairs:
@@ -289,12 +304,15 @@ def products(step: Step, as_step: bool = True) -> tuple[Callable[[], None], int]
             calls.extend(forwards + backwards)
             flops += cost * (len(forwards) + len(backwards))
 
-    passes(step.encoder, step.encoding, forward=2)  # reconstruction; the codes that D and G share
-    passes(step.decoder, step.decoding, input_gradient=True)
+    if step.encoder is not None:
+        forward = 1 if step.penalty is None else 0  # reconstruction, and the codes that D and G share
+        passes(step.encoder, step.encoding, forward=1 + forward)
+    passes(step.decoder, step.decoding, input_gradient=step.encoder is not None)
     for name, network in step.discriminators.items():
         passes(network, step.judging[name])
         passes(network, step.fooling[name], update=False, input_gradient=True)
-    passes(step.encoder, step.encoding, forward=0)  # generator
+    if step.encoder is not None and step.discriminators:
+        passes(step.encoder, step.encoding, forward=0)  # generator
     if step.classifying is not None:
         passes(step.encoder, step.classifying)
 

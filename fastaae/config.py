@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-TASKS = ("unsupervised", "supervised", "semi_supervised", "clustering", "embedding")
+TASKS = ("unsupervised", "supervised", "semi_supervised", "clustering", "embedding", "gan")
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,11 @@ class Config:
 
     name: str = "custom"
     """Name of the preset this config was made from; default output directories start with it."""
-    task: Literal["unsupervised", "supervised", "semi_supervised", "clustering", "embedding"] = "unsupervised"
+    task: Literal["unsupervised", "supervised", "semi_supervised", "clustering", "embedding", "gan"] = "unsupervised"
     """unsupervised: autoencoder and a discriminator; supervised: the decoder is told the label; semi_supervised: a
     label head and its discriminator as well; clustering: the same without labels; embedding: the decoder sees the sum
-    y W_C + z of a cluster head and z; with labels or, given n_clusters, without."""
+    y W_C + z of a cluster head and z; with labels or, given n_clusters, without; gan: no encoder, and a discriminator
+    of images and decoded draws from the prior."""
     dataset: str = "mnist"
     """"mnist", "svhn" or "tfd" (the user's own .mat files), "digits" (8x8, ships with scikit-learn) or the path of a
     .npz file with x, y, x_test, y_test."""
@@ -193,6 +194,13 @@ class Config:
             _number(name, getattr(self, name), "a number in [0, 1)", lambda v: 0 <= v < 1)
         if self.reconstruction == "cross_entropy" and self.output != "sigmoid":
             raise _error("output", self.output, "'sigmoid' when reconstruction is 'cross_entropy'")
+        if self.task == "gan":
+            for name in ("regularizer", "posterior", "batch_norm", "input_noise", "input_dropout"):
+                default = type(self).__dataclass_fields__[name].default
+                if getattr(self, name) != default:
+                    raise _error(name, getattr(self, name), f"{default!r} in the task 'gan', which has no encoder")
+            if self.precision in ("bf16", "fp16"):
+                raise _error("precision", self.precision, "'fp32' or 'fp64' in the task 'gan'")
         if self.regularizer != "adversarial":
             if self.task not in ("unsupervised", "supervised") or self.label_prior:
                 raise _error("regularizer", self.regularizer, "'adversarial' where y or its label has a prior, too")
@@ -372,6 +380,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optimizer": "adam",
         "lr_reconstruction": 2e-4,
         "lr_adversarial": 1e-4,
+        "lr_decay_epochs": (),
+        "epochs": 60,
+    },
+    "mnist-gan": {
+        "task": "gan",
+        "dropout": 0.2,
+        "init_std": 0.03,
+        "optimizer": "adam",
+        "lr_adversarial": 2e-4,
         "lr_decay_epochs": (),
         "epochs": 60,
     },

@@ -19,10 +19,10 @@ def score(model: Model, x: Tensor, y: Tensor | None = None) -> dict[str, float]:
     Returns:
         {"reconstruction": the config's reconstruction loss (summed over dimensions, mean over examples) without input
         noise, "error": percent of examples whose predicted class is not y, given y and a head of classes}. Nothing for
-        a supervised autoencoder without y, which cannot reconstruct.
+        a supervised autoencoder without y and a GAN, which cannot reconstruct.
     """
     supervised = model.config.task == "supervised"
-    if supervised and y is None:
+    if model.encoder is None or (supervised and y is None):
         return {}
     loss, wrong = 0.0, 0
     with torch.inference_mode():

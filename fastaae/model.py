@@ -30,12 +30,12 @@ class Model:
         config: the run's Config.
         shape: of one example, for instance (28, 28).
         n_classes: size of the label code y that the decoder takes, 0 without one.
-        encoder, decoder: of one replica.
+        encoder, decoder: of one replica; encoder None for a GAN.
         heads: of one replica, for the task embedding.
     """
 
     def __init__(
-        self, config: Config, shape: tuple[int, ...], n_classes: int, encoder: MLP, decoder: MLP,
+        self, config: Config, shape: tuple[int, ...], n_classes: int, encoder: MLP | None, decoder: MLP,
         heads: Heads | None = None,
     ):  # fmt: skip
         self.config, self.shape, self.n_classes = config, tuple(shape), n_classes
@@ -43,7 +43,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        return self.encoder.weights[0].device
+        return self.decoder.weights[0].device
 
     @property
     def label_head(self) -> bool:
@@ -89,7 +89,7 @@ class Model:
         Raises:
             ValueError: a wrong shape or range, or labels missing or in vain.
         """
-        code = self._tensor(z, self.encoder.weights[0].dtype)
+        code = self._tensor(z, self.decoder.weights[0].dtype)
         if code.ndim != 2 or code.shape[1] != self.config.style_dim:
             raise ValueError(f"z of shape {tuple(code.shape)}: expected [N, {self.config.style_dim}]")
         if not torch.isfinite(code).all():
@@ -168,15 +168,15 @@ class Model:
         Raises:
             OSError: it could not be written; a file that was there before is intact.
         """
-        tensors = {f"encoder.{k}": t for k, t in self.encoder.state().items()}
-        tensors |= {f"decoder.{k}": t for k, t in self.decoder.state().items()}
-        if self.heads is not None:
-            tensors["heads.weight"] = self.heads.weight
+        networks = {"encoder": self.encoder, "decoder": self.decoder, "heads": self.heads}
+        tensors = {f"{name}.{k}": t for name, n in networks.items() if n is not None for k, t in n.state().items()}
         checkpoint.save(path, tensors, model_info(self.config, self.shape, self.n_classes))
 
     def code(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
         """(z, y), or (z,) without a label head, of scaled examples x [N, D] on the model's device. With a generator z
         is a sample of the posterior."""
+        if self.encoder is None:
+            raise ValueError("encode: a GAN has no encoder")
         cfg, noise = self.config, None
         if generator is not None and cfg.posterior == "universal":
             noise = x.new_empty(len(x), cfg.noise_dim).normal_(generator=generator)
@@ -199,7 +199,7 @@ class Model:
 
     def scaled(self, x: Tensor) -> Tensor:
         """x on the model's device in its dtype, bytes scaled to [0, 1]."""
-        x, dtype = x.to(self.device), self.encoder.weights[0].dtype
+        x, dtype = x.to(self.device), self.decoder.weights[0].dtype
         return x.to(dtype).div_(255) if x.dtype == torch.uint8 else x.to(dtype)
 
     def _stream(self, n: int, g: torch.Generator, labels: Tensor | None, share: tuple[int, int]) -> Iterator[Tensor]:
@@ -207,7 +207,7 @@ class Model:
         for start in range(0, n, DRAWN):
             rows = min(DRAWN, n - start)
             cfg, component = self.config, torch.empty(rows, dtype=torch.int64, device=self.device)
-            code = self.encoder.weights[0].new_empty(rows, cfg.style_dim)
+            code = self.decoder.weights[0].new_empty(rows, cfg.style_dim)
             priors.draw(cfg.prior, code, cfg.prior_std, component, g, components=cfg.components)
             if self.n_classes:
                 if labels is None:
@@ -238,7 +238,7 @@ class Model:
             raise ValueError(f"got a {type(value).__name__}, expected an array or tensor ({error})") from None
 
     def _labels(self, labels: Any, n: int) -> Tensor:
-        dtype = self.encoder.weights[0].dtype
+        dtype = self.decoder.weights[0].dtype
         y = self._tensor(labels)
         if tuple(y.shape) == (n, self.n_classes) and ((y >= 0) & (y <= 1)).all():
             return y.to(dtype)
@@ -286,21 +286,23 @@ def load(path: str | Path, replica: int = 0, device: str = "cpu") -> Model:
         made = config.style_dim if config.task == "supervised" else code
         made += config.style_dim if config.posterior == "gaussian" else 0
         noise = (config.noise_layer, config.noise_dim if config.posterior == "universal" else 0)
-        encoder = _network(tensors, "encoder", (d, *config.hidden, made), config.batch_norm != "none", noise)
+        encoder = None
+        if config.task != "gan":
+            encoder = _network(tensors, "encoder", (d, *config.hidden, made), config.batch_norm != "none", noise)
         seen, heads = (config.style_dim if config.task == "embedding" else code), None
         decoder = _network(tensors, "decoder", (seen, *config.hidden, d), config.batch_norm == "autoencoder")
         if config.task == "embedding":
             heads = Heads(tensors["heads.weight"])
-            if heads.weight.shape != (len(encoder.weights[0]), classes, config.style_dim):
+            if heads.weight.shape != (len(decoder.weights[0]), classes, config.style_dim):
                 raise ValueError(f"heads.weight has shape {tuple(heads.weight.shape)}")
-        parts = [*encoder.state().values(), *decoder.state().values()]
+        parts = [t for network in (encoder, decoder) if network for t in network.state().values()]
         if len({(len(t), t.dtype) for t in parts}) > 1 or not parts[0].is_floating_point():
             raise ValueError("its tensors differ in replicas or dtype, or are not floats")
     except KeyError as error:
         raise checkpoint.CheckpointError(f"{path}: no {error}") from None
     except (ValueError, TypeError, OverflowError) as error:
         raise checkpoint.CheckpointError(f"{path}: {error}") from None
-    replicas = encoder.weights[0].shape[0]
+    replicas = decoder.weights[0].shape[0]
     if not 0 <= replica < replicas:
         raise checkpoint.CheckpointError(f"{path}: replica={replica}, the file holds {replicas}")
     networks = [n and n.replica(replica).mapped(lambda t: t.to(where, copy=True)) for n in (encoder, decoder, heads)]

@@ -62,17 +62,23 @@ def discriminator(s: Step, terms: Tensor) -> None:
     """Update every discriminator to tell prior samples from codes. Leaves the codes for the generator phase, since the
     encoder does not change in between. Each loss is a mean over prior samples and codes together: with their sum
     instead, twice the rate, mnist-100 learns more slowly (bench/LOG.md)."""
-    s.encode()
+    if s.encoder is None:
+        s.decode_prior()
+    else:
+        s.encode()
     for (name, network), part in zip(s.discriminators.items(), terms.split(2 * s.batch, 1), strict=False):
         network.judge(s.judging[name], s.batch, part, s.optimizers[f"discriminator.{name}"], False, s.scale)
 
 
 def generator(s: Step, terms: Tensor) -> None:
     """Update the encoder so that the discriminators take its codes (those of the discriminator phase) for prior
-    samples."""
+    samples; without an encoder, the decoder so that they take its images for the data's."""
     for (name, network), part in zip(s.discriminators.items(), terms.split(s.batch, 1), strict=False):
         network.judge(s.fooling[name], s.batch, part, None, True, s.scale)
-    s.encoder_backward("generator.encoder")
+    if s.encoder is None:
+        s.decoder_backward("generator.decoder")
+    else:
+        s.encoder_backward("generator.encoder")
 
 
 def classification(s: Step, terms: Tensor) -> None:
@@ -90,6 +96,7 @@ PHASES: dict[str, tuple[Callable[[Step, Tensor], None], ...]] = {
     "semi_supervised": (reconstruction, discriminator, generator, classification),
     "clustering": (reconstruction, discriminator, generator),
     "embedding": (reconstruction, separation, discriminator, generator, classification),
+    "gan": (discriminator, generator),
 }
 """The phases of each task, before _phases() leaves out what the config has no use for."""
 
@@ -146,7 +153,7 @@ class Step:
         self.replica_seeds = [cfg.seed + k for k in range(r)]
         if cfg.task == "supervised" and data.y_train is None:
             raise ValueError(f"task='supervised': expected labels with the training data, {data.name} has none")
-        self.n_classes = cfg.n_clusters or (0 if cfg.task == "unsupervised" else data.n_classes)  # size of y
+        self.n_classes = cfg.n_clusters or (0 if cfg.task in ("unsupervised", "gan") else data.n_classes)  # size of y
         self.code_sizes = {"z": cfg.style_dim}  # what the encoder makes
         if cfg.task in ("semi_supervised", "clustering", "embedding"):
             self.code_sizes["y"] = self.n_classes
@@ -161,13 +168,14 @@ class Step:
         options = {"std": cfg.init_std, "generators": weights, "compute": COMPUTE.get(cfg.precision), **floats}
         norm = {"batch_norm": cfg.batch_norm != "none"}
         noise = (cfg.noise_layer, cfg.noise_dim if cfg.posterior == "universal" else 0)
-        self.encoder = MLP.initialize((d, *hidden, out), **options, **norm, noise=noise)
+        gan = cfg.task == "gan"
+        self.encoder = None if gan else MLP.initialize((d, *hidden, out), **options, **norm, noise=noise)
         norm["batch_norm"] = cfg.batch_norm == "autoencoder"
         seen_code = cfg.style_dim if cfg.task == "embedding" else code
         self.decoder = MLP.initialize((seen_code, *hidden, d), **options, **norm)
         self.discriminators = {
             name: MLP.initialize((size + (told if name == "z" else 0), *hidden, 1), **options)
-            for name, size in self.code_sizes.items()
+            for name, size in ({"x": d} if gan else self.code_sizes).items()
             if cfg.regularizer == "adversarial" and name != "log_variance"
         }
         self.heads = self._heads(cfg, weights, floats) if cfg.task == "embedding" else None
@@ -175,16 +183,17 @@ class Step:
         self.rates = {cost: torch.empty(r, 1, 1, **floats) for cost in costs}
         self.clock = AdamClock(device, dtype) if cfg.optimizer == "adam" else None
         self.scale = torch.tensor([2.0**16, 0, 0], **floats) if cfg.precision == "fp16" else None
-        self.optimizers = {
-            "reconstruction.encoder": self._optimizer(self.encoder, "reconstruction", cfg.momentum),
-            "reconstruction.decoder": self._optimizer(self.decoder, "reconstruction", cfg.momentum),
-        }
+        self.optimizers = {}
+        for name in () if gan else ("encoder", "decoder"):
+            network = self.encoder if name == "encoder" else self.decoder
+            self.optimizers[f"reconstruction.{name}"] = self._optimizer(network, "reconstruction", cfg.momentum)
         if separation in self.phases:
             for cost in ("reconstruction", "separation"):
                 self.optimizers[f"{cost}.heads"] = self._optimizer(self.heads, "reconstruction", cfg.momentum)
         if cfg.regularizer == "adversarial":
-            optimizer = self._optimizer(self.encoder, "adversarial", cfg.momentum_adversarial)
-            self.optimizers["generator.encoder"] = optimizer
+            network, name = (self.decoder, "decoder") if gan else (self.encoder, "encoder")
+            optimizer = self._optimizer(network, "adversarial", cfg.momentum_adversarial)
+            self.optimizers[f"generator.{name}"] = optimizer
         for name, network in self.discriminators.items():
             optimizer = self._optimizer(network, "adversarial", cfg.momentum_adversarial)
             self.optimizers[f"discriminator.{name}"] = optimizer
@@ -193,26 +202,31 @@ class Step:
         if self.x.dtype != torch.uint8:
             self.x = self.x.to(dtype)
         self.codes = torch.zeros(r, 2 * b, told + code, **floats)  # prior samples, then what the encoder makes
-        gradient = self.encoder.shadows[0].new_zeros(r, b, told + code)  # with respect to the latter
+        gradient = self.decoder.shadows[0].new_zeros(r, b, told + code)  # with respect to the latter
         self.told, self.given = self.codes[..., :told], self.codes[:, b:, told + made :]  # labels of the batch
         parts = self.codes[..., told : told + made].split(b, 1)
         self.prior, self.code = (self.parts(part) for part in parts)
         self.gradient = self.parts(gradient[..., told : told + made])
         apart = cfg.posterior == "gaussian"  # what the encoder makes is no code yet
         last = {} if apart else {"last": parts[1], "last_gradient": gradient[..., told : told + made]}
-        self.encoding = self.encoder.tape(b, **last)
+        self.encoding = None if gan else self.encoder.tape(b, **last)
         self.noise = torch.zeros_like(self.code["z"]) if apart else None
         self.penalty = None
         if cfg.regularizer != "adversarial":
             self.penalty = torch.zeros_like(self.encoding.x[-1] if cfg.regularizer == "kl" else self.code["z"])
-        if self.heads is None:
+        if gan:
+            self.images = torch.zeros(r, 2 * b, d, **floats)  # of the data, then decoded draws from the prior
+            self.decoding = self.decoder.tape(b, self.codes[:, :b], last=self.images[:, b:])
+        elif self.heads is None:
             self.decoding = self.decoder.tape(b, self.codes[:, b:, told:], first_gradient=gradient[..., told:])
         else:
             self.decoding = self.decoder.tape(b, torch.zeros_like(self.code["z"]))
         self.judging = {
-            name: network.tape(2 * b, self.codes[..., seen[name]]) for name, network in self.discriminators.items()
+            name: network.tape(2 * b, self.images if gan else self.codes[..., seen[name]])
+            for name, network in self.discriminators.items()
         }
-        self.target = self._clean(self.encoding, dtype)
+        self.input = self.images[:, :b] if gan else self._images(self.encoding)
+        self.target = torch.empty(r, b, d, **floats) if gan else self._clean(self.encoding, dtype)
         self.order = torch.empty(r, self.steps_per_epoch * b, dtype=torch.int32, device=device)
         self.offsets = torch.arange(b, device=device)
         self.y = None if data.y_train is None else data.y_train.to(device)
@@ -223,7 +237,8 @@ class Step:
         self.dropouts = self._add_dropout(cfg)
         self.fooling = {name: tape.rows(b, 2 * b) for name, tape in self.judging.items()}
         for name, tape in self.fooling.items():
-            tape.g[0] = gradient[..., seen[name]]
+            if not gan:
+                tape.g[0] = gradient[..., seen[name]]
         self.components = torch.zeros(r, b, dtype=torch.int64, device=device)
         if cfg.label_prior:
             self._add_shown(cfg, data)
@@ -236,10 +251,9 @@ class Step:
         self.terms = torch.zeros(len(self.phases), r, 2 * b * max(1, len(self.discriminators)), **floats)
         self.drawn = torch.tensor([seeds(s, 1) for s in self.replica_seeds], device=device)
         self.generators: list[torch.Generator] = []
-        others = (
-            (cfg.prior, cfg.posterior) != ("gaussian", "deterministic") or cfg.task == "supervised" or self.dropouts
-        )
-        if others or not kernels.fused(self.codes):  # what kernels/draws.py does not draw
+        # kernels/draws.py draws batches with noise, a Gaussian prior and uniform classes, and nothing else.
+        others = (cfg.prior, cfg.posterior) != ("gaussian", "deterministic") or cfg.task in ("supervised", "gan")
+        if others or self.dropouts or not kernels.fused(self.codes):
             self.generators = [torch.Generator(device).manual_seed(seeds(s, 1)) for s in self.replica_seeds]
 
     def _heads(self, cfg: Config, generators: list[torch.Generator], floats: dict) -> Heads:
@@ -273,7 +287,7 @@ class Step:
 
     def _add_dropout(self, cfg: Config) -> list[Dropout]:
         """The masks of all tapes, for their inputs and for their hidden layers."""
-        encoders = [self.encoding, *([self.classifying] if self.classifying else [])]
+        encoders = [tape for tape in (self.encoding, self.classifying) if tape is not None]
         tapes, dropouts = [*encoders, self.decoding, *self.judging.values()], []
         if cfg.input_dropout:
             dropouts.append(Dropout(cfg.input_dropout, [self._images(tape) for tape in encoders]))
@@ -346,6 +360,21 @@ class Step:
             self.encoding.g[-1].add_(penalty)
         self.encoder.backward(self.encoding, self.optimizers[optimizer], input_gradient=False)
 
+    def decode_prior(self) -> None:
+        """Fill the second half of the images from the prior samples."""
+        self.decoder.forward(self.decoding)
+        if self.cfg.output == "sigmoid":
+            self.decoding.x[-1].sigmoid_()
+
+    def decoder_backward(self, optimizer: str) -> None:
+        """Update the decoder from the gradient with respect to those images."""
+        grad, fake, out = self.fooling["x"].g[0], self.decoding.x[-1], self.decoding.g[-1]
+        if self.cfg.output == "sigmoid":
+            torch.ops.aten.sigmoid_backward.grad_input(grad, fake, grad_input=out)
+        else:
+            out.copy_(grad)
+        self.decoder.backward(self.decoding, self.optimizers[optimizer], input_gradient=False)
+
     def start_epoch(self, epoch: int) -> None:
         """Shuffle for an epoch, rewind the cursor, set the learning rates. Runs on the host, between steps."""
         cfg = self.cfg
@@ -368,7 +397,7 @@ class Step:
         for dropout in self.dropouts:
             dropout.draw(self.generators)
         input_masks = [*self.input_masks, None, None]
-        rows = self._batch(self.order, self.target, self._images(self.encoding), input_masks[0])
+        rows = self._batch(self.order, self.target, self.input, input_masks[0])
         if cfg.label_prior:  # row for row the prior has the labels of the batch, where the last class is no component
             label = self.shown.gather(1, rows.long())
             self.told.zero_().scatter_(2, label.repeat(1, 2).unsqueeze(2), 1)
@@ -438,7 +467,8 @@ class Step:
         """All networks by name."""
         discriminators = {f"discriminator.{name}": network for name, network in self.discriminators.items()}
         heads = {} if self.heads is None else {"heads": self.heads}
-        return {"encoder": self.encoder, "decoder": self.decoder, **heads, **discriminators}
+        encoder = {} if self.encoder is None else {"encoder": self.encoder}
+        return {**encoder, "decoder": self.decoder, **heads, **discriminators}
 
     def carried(self) -> list[Tensor]:
         """Every tensor that one step leaves for the next, but for the generators' states."""

@@ -297,8 +297,8 @@ def read_history(directory: str | Path) -> dict[str, np.ndarray]:
     """A run's metrics.jsonl as arrays: "step" [L] and the losses [L, R] at those steps; "epoch" [E] and the validation
     metrics [E, R] after those epochs (1-based)."""
     rows = [json.loads(line) for line in _read_lines(Path(directory) / "metrics.jsonl")]
-    losses = [r for r in rows if "reconstruction" in r]
-    epochs = [r for r in rows if "reconstruction" not in r]
+    epochs = [r for r in rows if all(name in ("step", "epoch") or name.startswith("valid_") for name in r)]
+    losses = [r for r in rows if r not in epochs]
     columns = {"step": [r["step"] for r in losses], "epoch": [r["epoch"] + 1 for r in epochs]}
     for part in (losses, epochs):
         for name in part[0] if part else ():

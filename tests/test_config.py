@@ -157,7 +157,7 @@ REFUSED = [
     ("data_dir", 3, "a string or None"),
     ("out_dir", b"x", "a string or None"),
     ("task", "semi-supervised", "did you mean 'semi_supervised'?"),
-    ("task", None, "one of unsupervised, supervised, semi_supervised, clustering, embedding"),
+    ("task", None, "one of unsupervised, supervised, semi_supervised, clustering, embedding, gan"),
     ("prior", "gausian", "did you mean 'gaussian'?"),
     ("output", ["sigmoid"], "one of sigmoid, linear"),
     ("reconstruction", "squared error", "did you mean 'squared_error'?"),
@@ -207,6 +207,8 @@ def test_a_wrong_element_is_refused_by_name(name, value):
             "prior='uniform': expected 'gaussian' with regularizer 'kl'",
         ),
         ({"noise_layer": 3}, "noise_layer=3: expected at most 2, the number of hidden layers"),
+        ({"task": "gan", "input_noise": 0.1}, "input_noise=0.1: expected 0.0 in the task 'gan', which has no encoder"),
+        ({"task": "gan", "precision": "bf16"}, "precision='bf16': expected 'fp32' or 'fp64' in the task 'gan'"),
         ({"fixed_heads": 10}, "fixed_heads=10.0: expected None in the task 'unsupervised'"),
         (
             {"task": "embedding", "fixed_heads": 10.0, "n_clusters": 20},

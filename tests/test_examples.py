@@ -67,6 +67,7 @@ EXPERIMENTS = [
     ("label_prior", "mnist-2d-swiss-roll", "codes"),
     ("likelihood", "mnist-likelihood-adam", "neighbours"),
     ("likelihood", "mnist-gmmn", "neighbours"),
+    ("likelihood", "mnist-gan", "neighbours"),
     ("codes", "mnist-vae-2d", "codes manifold"),
     ("style", "mnist-style", "style_content"),
     ("embedding", "mnist-embedding-2d-unsupervised", "representations"),

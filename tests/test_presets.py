@@ -43,6 +43,12 @@ def test_a_preset_trains_resumes_and_is_loaded(name, tmp_path):
     model, loaded = run.models[1], fastaae.load(tmp_path / "run", replica=1)
     run.models[1].save(tmp_path / "model.safetensors")
     x = data["x_test"]
+    if model.encoder is None:
+        np.testing.assert_array_equal(loaded.sample(5, seed=1), model.sample(5, seed=1))
+        with pytest.raises(ValueError, match="a GAN has no encoder"):
+            loaded.encode(x)
+        assert run.metrics == {} and list(run.history) == ["step", "epoch", "discriminator", "generator"]
+        return
     for other in (loaded, fastaae.load(tmp_path / "model.safetensors")):
         np.testing.assert_array_equal(other.encode(x), model.encode(x))
         np.testing.assert_array_equal(other.sample(5, seed=1), model.sample(5, seed=1))
@@ -131,3 +137,12 @@ def test_an_embedding_is_the_sum_of_head_and_style(name, tmp_path):
     assert ("test_error" in run.metrics) != ("test_cluster_error" in run.metrics) == ("unsupervised" in name)
     if name == "10d-100":
         np.testing.assert_array_equal(heads, 10 * np.eye(10, dtype=np.float32))
+
+
+@pytest.mark.parametrize("name", fastaae.presets())
+def test_the_products_of_a_step_are_known(name, bench_step):
+    step = bench_step.Step(small(name), fastaae.data.from_arrays(images()), torch.device("cpu"))
+    for as_step in (True, False):
+        run, flops = bench_step.products(step, as_step)
+        run()
+        assert flops > 0
