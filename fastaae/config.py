@@ -401,6 +401,16 @@ PRESETS: dict[str, dict[str, Any]] = {
     "mnist-100": {**_SEMI_SUPERVISED, "n_labeled": 100},
     "mnist-1000": {**_SEMI_SUPERVISED, "n_labeled": 1000},
     "mnist-all": _SEMI_SUPERVISED,
+    "svhn-1000": {
+        **_SVHN,
+        "task": "semi_supervised",
+        "n_labeled": 1000,
+        "style_dim": 20,
+        "prior_std": 1.0,
+        "lr_reconstruction": 1e-4,
+        "lr_adversarial": 0.01,
+        "epochs": 1000,
+    },
     "mnist-style": {"task": "supervised", "style_dim": 15, "prior_std": 1.0, "epochs": 1000},
     "svhn-style": {
         **_SVHN,
@@ -413,7 +423,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "mnist-embedding-2d-1000": {**_EMBEDDING, "n_labeled": 1000},
     "mnist-embedding-2d-100": {**_EMBEDDING, "n_labeled": 100},
-    "mnist-embedding-2d-unsupervised": {**_EMBEDDING, "n_clusters": 20},
+    "mnist-embedding-2d-unsupervised": {**_EMBEDDING, "n_clusters": 20, "batch_norm": "encoder"},  # or few heads are used
     "mnist-embedding-10d-100": {**_EMBEDDING, "style_dim": 10, "n_labeled": 100, "fixed_heads": 10.0},
     "mnist-clusters-16": {**_CLUSTERING, "n_clusters": 16},
     "mnist-clusters-30": {**_CLUSTERING, "n_clusters": 30},

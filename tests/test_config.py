@@ -102,6 +102,13 @@ def test_embedding_presets_are_the_papers():
         assert (c.lr_decay_epochs, c.epochs, c.hidden) == ((50, 1000), 5000, (1000, 1000))
 
 
+def test_the_svhn_preset_is_the_papers():
+    c = preset("svhn-1000")
+    assert (c.task, c.dataset, c.n_labeled, c.style_dim, c.prior_std) == ("semi_supervised", "svhn", 1000, 20, 1.0)
+    assert (c.lr_reconstruction, c.lr_adversarial, c.lr_classification) == (1e-4, 0.01, 0.1)
+    assert (c.batch_norm, c.input_dropout, c.lr_decay_epochs, c.epochs) == ("autoencoder", 0.2, (250,), 1000)
+
+
 @pytest.mark.parametrize("dataset", ["mnist", "svhn"])
 def test_style_presets_are_the_papers(dataset):
     c = preset(f"{dataset}-style")
