@@ -423,7 +423,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "mnist-embedding-2d-1000": {**_EMBEDDING, "n_labeled": 1000},
     "mnist-embedding-2d-100": {**_EMBEDDING, "n_labeled": 100},
-    "mnist-embedding-2d-unsupervised": {**_EMBEDDING, "n_clusters": 20, "batch_norm": "encoder"},  # or few heads are used
+    "mnist-embedding-2d-unsupervised": {  # where without batch normalisation few heads are used
+        **_EMBEDDING,
+        "n_clusters": 20,
+        "batch_norm": "encoder",
+    },
     "mnist-embedding-10d-100": {**_EMBEDDING, "style_dim": 10, "n_labeled": 100, "fixed_heads": 10.0},
     "mnist-clusters-16": {**_CLUSTERING, "n_clusters": 16},
     "mnist-clusters-30": {**_CLUSTERING, "n_clusters": 30},
