@@ -30,6 +30,7 @@ PEAK[100] = {"B200": (2250e12, 8.0e12)}  # dense fp16 FLOP/s, bytes/s
 SHARED = {80: 164, 90: 228, 100: 228}  # KB per multiprocessor, 1 of them the system's per program
 REGISTERS, THREADS, PROGRAMS, TMEM = 65536, 2048, 32, 512  # per multiprocessor; the last: columns, on sm_100
 M, N, D, S, PAIRS = 10000, 2**18, 784, 10, 2**18
+GAP = 1.33  # us between dependent nodes of a graph, each of 132 empty programs, measured on an H200
 KERNELS = ("near", "wide", "sums", "project", "quantize", "distances", "count")
 PLAIN = ("quantize", "distances", "count")  # without products
 TYPES = {"float16": "fp16", "float32": "fp32", "float64": "fp64", "int8": "i8", "uint8": "u8", "int32": "i32"}
@@ -165,6 +166,26 @@ def machine_code(fn, args: tuple, config: dict, arch: int, counts: tuple = ()) -
     }
 
 
+def moved(name: str, args: tuple) -> tuple[int, int]:
+    """Bytes that a launch of the step must move, each tensor once and what is updated twice, and FLOPs of its products.
+    Of the data set only the rows count that are drawn."""
+    import torch
+
+    def size(*some) -> int:
+        return sum(t.numel() * t.element_size() for t in some if isinstance(t, torch.Tensor))
+
+    if name == "update":
+        volume = flops = 0
+        for x, grad, weight, bias, shadow, state, bias_state in args[0]:
+            volume += size(x, grad, shadow) + 2 * size(weight, bias, *state, *bias_state)
+            flops += 2 * x.shape[1] * weight.numel()
+        return volume, flops
+    if name == "draw":
+        return 2 * size(*args[5:7], *args[8:11]), 0
+    flops = 2 * args[0].shape[1] * args[1].numel() if name in ("forward", "backward", "judge") else 0
+    return size(*args), flops
+
+
 def step(preset: str, replicas: int, precision: str, arch: int) -> list[dict]:
     """What the compiler makes of every launch of one training step, in order of their first; equal ones count."""
     import numpy as np
@@ -204,13 +225,12 @@ def step(preset: str, replicas: int, precision: str, arch: int) -> list[dict]:
         one()
     rows = []
     for key, (fn, grid, args, options) in launches.items():
-        row = {
-            "kernel": fn.__name__.strip("_").removesuffix("_kernel"),
-            "arch": arch,
-            "grid": grid,
-            "times": counts[key],
-        }
-        rows.append(row | {"config": options} | machine_code(fn, args, options, arch))
+        name = fn.__name__.strip("_").removesuffix("_kernel")
+        volume, flops = moved(name, args)
+        roof = {gpu: 1e6 * max(flops / rate, volume / band) for gpu, (rate, band) in PEAK[arch].items()}
+        row = {"kernel": name, "arch": arch, "grid": grid, "times": counts[key], "config": options}
+        row |= {"bytes": volume, "flops": flops, "roofline_us": roof}
+        rows.append(row | machine_code(fn, args, options, arch))
     return rows
 
 
@@ -225,15 +245,27 @@ def main() -> int:
     options = parser.parse_args()
     if options.step:
         rows = [row for arch in options.arch for row in step(options.step, options.replicas, "bf16", arch)]
-        print(f"{'':24}{'times':>6}{'grid':>12}{'reg':>5}{'spill':>10}{'KB':>5}{'tensor':>8}{'SASS':>6}{'fit':>4}")
+        print(
+            f"{'':24}{'times':>6}{'grid':>12}{'reg':>5}{'spill':>10}{'KB':>5}{'tensor':>8}{'SASS':>6}{'fit':>4}"
+            f"{'MB':>9}{'MFLOP':>8}  us at peak"
+        )
         for row in rows:  # the cosine's way for large arguments, never taken, keeps a stack
             row["red"] = not row["programs"] or (any(row["spill"]) and row["kernel"] != "draw")
             print(
                 f"{row['kernel']:16} sm_{row['arch']:<4}{row['times']:6}{'x'.join(map(str, row['grid'])):>12}"
                 f"{row['registers']:5}{'/'.join(map(str, row['spill'])):>10}{row['shared'] / 1024:5.0f}"
                 f"{row['tensor']:8}{row['sass']:6}{row['programs']:4}"
+                f"{row['bytes'] / 1e6:9.2f}{row['flops'] / 1e6:8.0f}  "
+                + ", ".join(f"{gpu} {us:.2f}" for gpu, us in row["roofline_us"].items())
             )
-        print(f"{sum(row['times'] for row in rows) // len(options.arch)} launches a step")
+        for arch in options.arch:
+            mine = [row for row in rows if row["arch"] == arch]
+            n, megabytes = (sum(r["times"] * r.get(k, 1) for r in mine) for k in ("", "bytes"))
+            print(f"sm_{arch}: {n} launches a step, {megabytes / 1e6:.0f} MB", end="")
+            for gpu in PEAK[arch]:
+                us = sum(row["times"] * row["roofline_us"][gpu] for row in mine)
+                print(f"; {gpu}: {us:.0f} us at peak, {us + n * GAP:.0f} with {GAP} us a launch", end="")
+            print()
         print(json.dumps({"rows": rows}))
         return int(any(row["red"] for row in rows))
     if options.one:
