@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -148,6 +149,7 @@ class _Training:
         self.done = self.logged = 0  # steps
         self.signum: int | None = None
         self.saved_at: int | None = None
+        self.saved = self.saving = 0.0  # when the last checkpoint was saved here, and how many seconds it took
         self.valid: dict[str, list[float]] = {}  # metrics after the last epoch trained here
         self.shown = progress
 
@@ -240,7 +242,10 @@ class _Training:
         with profiling.mark("evaluation"):
             self.valid = evaluation.evaluate(self.models, self.data, "valid")
         self._write({"step": self.done, "epoch": epoch, **self.valid})
-        if (epoch + 1) % self.cfg.checkpoint_every == 0 or epoch + 1 == self.cfg.epochs:
+        due = (epoch + 1) % self.cfg.checkpoint_every == 0
+        if self.saving > 0.2:  # where an epoch is shorter than its checkpoint takes, as on a GPU
+            due = due and perf_counter() - self.saved > 10 * self.saving
+        if due or epoch + 1 == self.cfg.epochs:
             self._save()
 
     def _save(self) -> None:
@@ -250,7 +255,10 @@ class _Training:
         info = model_info(self.cfg, self.data.shape, self.classes)
         info |= {"step": self.done, "data_sha256": self.data.sha256, "device": self.step.device.type}
         info |= {"fastaae": __version__}
+        started = perf_counter()
         checkpoint.save(self.directory / "checkpoint.safetensors", state, info)
+        self.saved = perf_counter()
+        self.saving = self.saved - started
         self.saved_at = self.done
 
     def _stop(self, epoch: int) -> None:

@@ -689,3 +689,16 @@ def test_a_profiled_window_changes_nothing_and_leaves_a_trace(tmp_path):
     assert weights(tmp_path / "a") == weights(tmp_path / "b") and not (tmp_path / "a" / "trace.json").exists()
     names = [e.get("name") for e in read_json(tmp_path / "b", "trace.json")["traceEvents"]]
     assert names.count("reconstruction") == names.count("draw") == 4 and names.count("evaluation") == 1
+
+
+def test_slow_checkpoints_are_written_less_often(tmp_path, monkeypatch):
+    original, saved = checkpoint.save, []
+
+    def slow(path, tensors, info):
+        saved.append(info["step"])
+        time.sleep(0.3)
+        original(path, tensors, info)
+
+    monkeypatch.setattr(checkpoint, "save", slow)
+    fit(tmp_path, epochs=8)  # of milliseconds each
+    assert saved == [5, 40] and saved_step(tmp_path) == 40
