@@ -6,6 +6,10 @@ parzen   the tests of the kernels and of the estimator; compute-sanitizer's memc
          ten, auto and dense, in 784 and 2,304 dimensions, drawing included, and bytes from memory; what others take
          beside a million.
 
+step     the tests of the step's kernels, among them captured against eager steps; compute-sanitizer's memcheck and
+         racecheck on a few small steps; then bench/step.py: replicas 1, 4, 16 and 64, the precisions, and PyTorch
+         eager, compiled and captured.
+
 Nothing is written if a check fails. --dry-run takes every step on a CPU: the kernels in Triton's interpreter, few and
 small samples, a file that is removed.
 """
@@ -32,6 +36,7 @@ import torch
 import fastaae
 from fastaae import data, provenance
 from fastaae.kernels import pairs, parzen
+from fastaae.phases import Step
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = Path(fastaae.__file__).parent.parent  # made by gpu.sh; the checkout's own folder fastaae/ lacks kernels/
@@ -49,19 +54,19 @@ def run(command: list[str], seconds: float, **env: str) -> tuple[bool | None, st
     return done.returncode == 0, "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
 
 
-def tests(dry: bool) -> dict[str, str]:
-    """Pytest's last line, of the tests that a GPU can fail."""
-    files = [str(ROOT / "tests" / f"test_{name}.py") for name in ["parzen_kernels", *([] if dry else ["parzen"])]]
+def tests(dry: bool, names: list[str], some: str) -> dict[str, str]:
+    """Pytest's last line, of the tests that a GPU can fail; in a dry run of some."""
+    files = [str(ROOT / "tests" / f"test_{name}.py") for name in (names[:1] if dry else names)]
     many = ["-n", "8"] if importlib.util.find_spec("xdist") and not dry else []
-    few = ["-k", "distances or quantize"] if dry else []
+    few = ["-k", some] if dry else []
     right, said = run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *many, *few, *files], 240)
     require(right, f"tests: {said}")
     return {"tests": said.splitlines()[-1]}
 
 
-def sanitized(dry: bool) -> dict[str, str]:
-    """compute-sanitizer's verdicts on touch()."""
-    script = [sys.executable, __file__, *(["--dry-run"] if dry else []), "touch"]
+def sanitized(dry: bool, touch: str) -> dict[str, str]:
+    """compute-sanitizer's verdicts on touch() or touch_step()."""
+    script = [sys.executable, __file__, *(["--dry-run"] if dry else []), touch]
     tool = shutil.which("compute-sanitizer") or shutil.which("/usr/local/cuda/bin/compute-sanitizer")
     if not tool:
         right, said = run(script, 120)
@@ -90,6 +95,20 @@ def touch(device: str) -> None:
     parzen.pair_sums(x, s, s.float().square().sum(1), torch.full((40,), torch.inf, device=device), one, 10.0)
     if device == "cuda":
         torch.cuda.synchronize()
+
+
+def touch_step(device: str) -> None:
+    """A few small steps that launch every kernel."""
+    rng = np.random.default_rng(0)
+    images = data.from_arrays((rng.integers(0, 256, (120, 70)).astype(np.uint8), np.arange(120) % 3))
+    sizes = {"task": "semi_supervised", "hidden": (72, 40), "style_dim": 3, "batch_size": 20, "input_noise": 0.1}
+    for precision, optimizer in (("bf16", "sgd"), ("fp16", "adam")):
+        rates = {"lr_reconstruction": 1e-3, "lr_adversarial": 1e-3, "lr_classification": 1e-3}
+        cfg = fastaae.Config(**sizes, **rates, replicas=2, precision=precision, optimizer=optimizer)
+        one = Step(cfg, images, torch.device(device))
+        one.start_epoch(0)
+        one()
+        require(bool(one.losses[0].isfinite().all()), f"losses of the first step: {one.losses[0]}")
 
 
 def compared(device: str, images: data.Data, n: int, m: int, sigma: float) -> dict[str, float]:
@@ -153,25 +172,52 @@ def clocks() -> dict[str, str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["parzen", "touch"])
+    parser.add_argument("part", choices=["parzen", "step", "touch", "touch-step"])
     parser.add_argument("--dry-run", action="store_true")
     options = parser.parse_args()
     dry, device = options.dry_run, "cpu" if options.dry_run else "cuda"
     if dry:
         pairs.tensor_cores = lambda device: parzen
-    if options.part == "touch":
-        touch(device)
+    if options.part.startswith("touch"):
+        (touch if options.part == "touch" else touch_step)(device)
         return 0
 
     require(Path(parzen.__file__).resolve() == ROOT / "kernels" / "parzen.py", f"{parzen.__file__}: not this checkout")
     started = time.perf_counter()
+    report = {"machine": provenance.describe(device), "clocks_before": clocks()}
+    report |= (estimator if options.part == "parzen" else step)(dry, device)
+    report |= {"clocks_after": clocks(), "minutes": (time.perf_counter() - started) / 60}
+    name = (torch.cuda.get_device_name() if not dry else "dry run").lower().replace(" ", "-")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder if dry else ROOT / "bench" / "results") / f"{name}-{options.part}.json"
+        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        print(f"{path}, {report['minutes']:.1f} minutes")
+    return 0
+
+
+def step(dry: bool, device: str) -> dict:
+    """Checks and times of the training step."""
+    report = tests(dry, ["step_kernels", "phases"], "finish or philox") | sanitized(dry, "touch-step")
+    if dry:  # nothing to time
+        return report | {"rows": []}
+    command = [sys.executable, str(ROOT / "bench" / "step.py"), "--device", device, "--rounds", "5", "--replicas"]
+    report["rows"] = []
+    for arguments in (["1", "4", "16", "64"], ["1", "--precision", "fp16", "fp32", "--others", "0"]):
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True)
+        require(done.returncode == 0, done.stdout + done.stderr)
+        print(done.stdout[: done.stdout.rindex("\n{")])
+        report["rows"] += json.loads(done.stdout.splitlines()[-1])["rows"]
+    return report
+
+
+def estimator(dry: bool, device: str) -> dict:
+    """Checks and times of the Parzen-window estimator."""
     images = data.load("digits" if dry else "mnist")
     small = ["--dataset", "digits", "--queries", "20", "--samples-others", "300"] if dry else []
     sizes = [300, 400, 500] if dry else [100_000, 1_000_000, 10_000_000]
     others = ["--others", "logsumexp", "block-skip", *([] if dry else ["compiled", "broadcast"])]
     rounds, one, grid = ["--rounds", "1" if dry else "3"], ["--sigma", "0.05" if dry else "0.2"], ["--sigma", *GRID]
-    report = {"machine": provenance.describe(device), "clocks_before": clocks()}
-    report |= tests(dry) | sanitized(dry)
+    report = tests(dry, ["parzen_kernels", "parzen"], "distances or quantize") | sanitized(dry, "touch")
     report["agreement"] = compared(device, images, *((1500, 20, 0.05) if dry else (200_000, 1000, 0.2)))
     print(report["agreement"])
     report["rows"] = [
@@ -196,14 +242,7 @@ def main() -> int:
         report["rows"] += [
             timed(device, [*small, *rounds, *stored, "--method", method]) for method in ("auto", "dense")
         ]
-    report |= {"clocks_after": clocks(), "minutes": (time.perf_counter() - started) / 60}
-
-    name = (torch.cuda.get_device_name() if not dry else "dry run").lower().replace(" ", "-")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder if dry else ROOT / "bench" / "results") / f"{name}-parzen.json"
-        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        print(f"{path}, {report['minutes']:.1f} minutes")
-    return 0
+    return report
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Everything that only a GPU can say about one part of fastaae, in minutes: tests, sanitizers, timings; one file of results.
-#   bench/gpu.sh parzen              on a machine with a GPU, PyTorch, Triton and pytest; writes bench/results/*.json
-#   bench/gpu.sh --dry-run parzen    the same way on a CPU, tiny, in Triton's interpreter; writes nothing
+#   bench/gpu.sh step | parzen              where there are a GPU, PyTorch, Triton and pytest; writes bench/results/*.json
+#   bench/gpu.sh --dry-run step | parzen    the same way on a CPU, tiny, in Triton's interpreter; writes nothing
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 package=$(mktemp -d)  # this checkout as a package, whether or not one is installed

@@ -1,6 +1,7 @@
 """What the compiler makes of every Triton kernel in kernels/, for three GPUs, without having one: does anything spill?
 
     python bench/kernels.py [--arch 80 90 100]
+    python bench/kernels.py --step mnist-100 [--replicas 16] [--arch 90]
 
 Each kernel is compiled for the launch that its launcher makes of the shipped problem (10,000 queries, 2^18 float32
 samples of 784 coordinates; near: K = 128; 10 bandwidths; 262,144 pairs that may matter), with the arguments specialised
@@ -29,10 +30,11 @@ PEAK[100] = {"B200": (2250e12, 8.0e12)}  # dense fp16 FLOP/s, bytes/s
 SHARED = {80: 164, 90: 228, 100: 228}  # KB per multiprocessor, 1 of them the system's per program
 REGISTERS, THREADS, PROGRAMS, TMEM = 65536, 2048, 32, 512  # per multiprocessor; the last: columns, on sm_100
 M, N, D, S, PAIRS = 10000, 2**18, 784, 10, 2**18
+GAP = 1.33  # us between dependent nodes of a graph, each of 132 empty programs, measured on an H200
 KERNELS = ("near", "wide", "sums", "project", "quantize", "distances", "count")
 PLAIN = ("quantize", "distances", "count")  # without products
 TYPES = {"float16": "fp16", "float32": "fp32", "float64": "fp64", "int8": "i8", "uint8": "u8", "int32": "i32"}
-TYPES["int64"] = "i64"
+TYPES |= {"int64": "i64", "bfloat16": "bf16"}
 
 
 class Launched(Exception):
@@ -84,35 +86,59 @@ def launch(name: str, arch: int) -> tuple[tuple, dict]:
 
 
 def report(name: str, arch: int) -> dict:
-    """Compiles one kernel for one architecture and reads the machine code."""
+    """What the compiler makes of one of the estimator's kernels."""
+    from fastaae.kernels import parzen
+
+    args, options = launch(name, arch)
+    volume, flops = parzen.cost(name, M, N, D, S, PAIRS)
+    faster = 2 if name == "wide" else 1  # int8
+    return machine_code(getattr(parzen, f"_{name}_kernel"), args, options, arch, parzen.COUNTS) | {
+        "config": options,
+        "bytes": volume,
+        "flops": flops,
+        "roofline_ms": {
+            gpu: 1e3 * max(flops / rate / faster, volume / band) for gpu, (rate, band) in PEAK[arch].items()
+        },
+    }
+
+
+def machine_code(fn, args: tuple, config: dict, arch: int, counts: tuple = ()) -> dict:
+    """Compiles a kernel for one architecture, as for a launch with these arguments, and reads the machine code.
+
+    Args:
+        counts: names of integers that are not specialised.
+    """
     import torch
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from fastaae.kernels import parzen
-
-    args, config = launch(name, arch)
-    fn = getattr(parzen, f"_{name}_kernel")
     options = {"num_warps": 4, "num_stages": 3} | {k: config[k] for k in ("num_warps", "num_stages") if k in config}
-    constants = {key: value for key, value in config.items() if key not in options}
-    signature, attributes = {}, {}
-    for i, (key, value) in enumerate(zip(fn.arg_names, args, strict=False)):
-        if fn.params[i].is_constexpr or (isinstance(value, int) and value == 1 and key not in parzen.COUNTS):
-            signature[key], constants[key] = "constexpr", value
-        elif isinstance(value, float):
-            signature[key] = "fp32"
-        elif isinstance(value, int):
-            signature[key] = "i32"
-        elif isinstance(value, torch.Tensor):
-            signature[key] = "*" + TYPES[str(value.dtype).removeprefix("torch.")]
+    given = dict(zip(fn.arg_names, args, strict=False)) | {k: v for k, v in config.items() if k not in options}
+    signature, constants, attributes = {}, {}, {}
+
+    def described(value, path: tuple, specialised: bool):
+        if isinstance(value, tuple):
+            return tuple(described(v, (*path, k), specialised) for k, v in enumerate(value))
+        if value is None or (type(value) is int and value == 1 and specialised):
+            constants[path] = value
+            return "constexpr"
+        if isinstance(value, float):
+            return "fp32"
+        if isinstance(value, int):
+            if value % 16 == 0 and specialised:
+                attributes[path] = [["tt.divisibility", 16]]
+            return "i32" if -(2**31) <= value < 2**31 else "i64"
+        if isinstance(value, torch.Tensor):
+            attributes[path] = [["tt.divisibility", 16]]
+            return "*" + TYPES[str(value.dtype).removeprefix("torch.")]
+        return f"tensordesc<{TYPES[str(value.base.dtype).removeprefix('torch.')]}{list(value.block_shape)}>"
+
+    for i, name in enumerate(fn.arg_names):
+        if fn.params[i].is_constexpr:
+            signature[name], constants[(i,)] = "constexpr", given[name]
         else:
-            kind = TYPES[str(value.base.dtype).removeprefix("torch.")]
-            signature[key] = f"tensordesc<{kind}{list(value.block_shape)}>"
-        if signature[key][0] == "*" or (signature[key] == "i32" and value % 16 == 0 and key not in parzen.COUNTS):
-            attributes[(i,)] = [["tt.divisibility", 16]]
-    signature |= {key: "constexpr" for key in constants}
-    signature = {key: signature[key] for key in fn.arg_names}
+            signature[name] = described(given[name], (i,), name not in counts)
     source = ASTSource(fn=fn, signature=signature, constexprs=constants, attrs=attributes)
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
 
@@ -129,23 +155,83 @@ def report(name: str, arch: int) -> dict:
     threads, shared = 32 * options["num_warps"], compiled.metadata.shared
     columns = getattr(compiled.metadata, "tmem_size", 0)
     fits = [REGISTERS // (-(-registers // 8) * 8 * threads), SHARED[arch] * 1024 // (shared + 1024), THREADS // threads]
-    volume, flops = parzen.cost(name, M, N, D, S, PAIRS)
-    faster = 2 if name == "wide" else 1  # int8
     return {
-        "config": config,
         "registers": registers,
         "spill": [stack, local, code["STL"] + code["LDL"]],
         "shared": shared,
         "tensor": tensor,
         "sass": sum(code.values()),
         "programs": min([*fits, PROGRAMS, *([TMEM // columns] if columns else [])]),
-        "bytes": volume,
-        "flops": flops,
-        "roofline_ms": {
-            gpu: 1e3 * max(flops / rate / faster, volume / band) for gpu, (rate, band) in PEAK[arch].items()
-        },
         "triton": triton.__version__,
     }
+
+
+def moved(name: str, args: tuple) -> tuple[int, int]:
+    """Bytes that a launch of the step must move, each tensor once and what is updated twice, and FLOPs of its products.
+    Of the data set only the rows count that are drawn."""
+    import torch
+
+    def size(*some) -> int:
+        return sum(t.numel() * t.element_size() for t in some if isinstance(t, torch.Tensor))
+
+    if name == "update":
+        volume = flops = 0
+        for x, grad, weight, bias, shadow, state, bias_state in args[0]:
+            volume += size(x, grad, shadow) + 2 * size(weight, bias, *state, *bias_state)
+            flops += 2 * x.shape[1] * weight.numel()
+        return volume, flops
+    if name == "draw":
+        return 2 * size(*args[5:7], *args[8:11]), 0
+    flops = 2 * args[0].shape[1] * args[1].numel() if name in ("forward", "backward", "judge") else 0
+    return size(*args), flops
+
+
+def step(preset: str, replicas: int, precision: str, arch: int) -> list[dict]:
+    """What the compiler makes of every launch of one training step, in order of their first; equal ones count."""
+    import numpy as np
+    import torch
+
+    import fastaae
+    from fastaae import kernels
+    from fastaae.data import from_arrays
+    from fastaae.kernels import draws, layers, losses
+    from fastaae.phases import Step
+
+    launches: dict[str, tuple] = {}
+    counts: Counter = Counter()
+
+    class Recorder:
+        def __init__(self, fn):
+            self.fn = fn
+
+        def __getitem__(self, grid: tuple):
+            def record(*args, **options):
+                shapes = [
+                    tuple(a.shape) if isinstance(a, torch.Tensor) else a for a in args if not isinstance(a, tuple)
+                ]
+                key = f"{self.fn.__name__} {grid} {shapes} {options}"
+                launches.setdefault(key, (self.fn, grid, args, options))
+                counts[key] += 1
+
+            return record
+
+    x, cfg = np.zeros((600, 784), np.uint8), fastaae.preset(preset, replicas=replicas, precision=precision)
+    with patch.object(kernels, "fused", lambda t: True):
+        one = Step(cfg, from_arrays((x, np.arange(600) % 10)), torch.device("cpu"))
+        for module in (draws, layers, losses):
+            for name, fn in list(vars(module).items()):
+                if name.endswith("_kernel"):
+                    setattr(module, name, Recorder(fn))
+        one()
+    rows = []
+    for key, (fn, grid, args, options) in launches.items():
+        name = fn.__name__.strip("_").removesuffix("_kernel")
+        volume, flops = moved(name, args)
+        roof = {gpu: 1e6 * max(flops / rate, volume / band) for gpu, (rate, band) in PEAK[arch].items()}
+        row = {"kernel": name, "arch": arch, "grid": grid, "times": counts[key], "config": options}
+        row |= {"bytes": volume, "flops": flops, "roofline_us": roof}
+        rows.append(row | machine_code(fn, args, options, arch))
+    return rows
 
 
 def main() -> int:
@@ -154,7 +240,34 @@ def main() -> int:
     parser.add_argument(
         "--one", choices=KERNELS, help="this kernel alone, in this process; a line of JSON for each GPU"
     )
+    parser.add_argument("--step", metavar="PRESET", help="every launch of a training step instead, in bf16")
+    parser.add_argument("--replicas", type=int, default=1)
     options = parser.parse_args()
+    if options.step:
+        rows = [row for arch in options.arch for row in step(options.step, options.replicas, "bf16", arch)]
+        print(
+            f"{'':24}{'times':>6}{'grid':>12}{'reg':>5}{'spill':>10}{'KB':>5}{'tensor':>8}{'SASS':>6}{'fit':>4}"
+            f"{'MB':>9}{'MFLOP':>8}  us at peak"
+        )
+        for row in rows:  # the cosine's way for large arguments, never taken, keeps a stack
+            row["red"] = not row["programs"] or (any(row["spill"]) and row["kernel"] != "draw")
+            print(
+                f"{row['kernel']:16} sm_{row['arch']:<4}{row['times']:6}{'x'.join(map(str, row['grid'])):>12}"
+                f"{row['registers']:5}{'/'.join(map(str, row['spill'])):>10}{row['shared'] / 1024:5.0f}"
+                f"{row['tensor']:8}{row['sass']:6}{row['programs']:4}"
+                f"{row['bytes'] / 1e6:9.2f}{row['flops'] / 1e6:8.0f}  "
+                + ", ".join(f"{gpu} {us:.2f}" for gpu, us in row["roofline_us"].items())
+            )
+        for arch in options.arch:
+            mine = [row for row in rows if row["arch"] == arch]
+            n, megabytes = (sum(r["times"] * r.get(k, 1) for r in mine) for k in ("", "bytes"))
+            print(f"sm_{arch}: {n} launches a step, {megabytes / 1e6:.0f} MB", end="")
+            for gpu in PEAK[arch]:
+                us = sum(row["times"] * row["roofline_us"][gpu] for row in mine)
+                print(f"; {gpu}: {us:.0f} us at peak, {us + n * GAP:.0f} with {GAP} us a launch", end="")
+            print()
+        print(json.dumps({"rows": rows}))
+        return int(any(row["red"] for row in rows))
     if options.one:
         for arch in options.arch:
             print(json.dumps(report(options.one, arch)), flush=True)

@@ -2,6 +2,7 @@
 
     python bench/step.py [--presets mnist-likelihood mnist-100] [--replicas 1 4] [--rounds 15] [--threads N]
     python bench/step.py --device cuda [--precision bf16] [--replicas 1 4 16 64]
+    python bench/step.py --breakdown [--device cuda]          which phase takes how long
 
 All contenders run in one process on the same batches and thread count, a few steps each in turn, since machines drift:
 trust the ratios. Before any timing, fastaae's steps are compared with the idiomatic ones in float64; a mismatch
@@ -37,7 +38,7 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
-from fastaae import preset, provenance
+from fastaae import kernels, preset, provenance
 from fastaae.data import Data, from_arrays
 from fastaae.graph import Replay
 from fastaae.kernels import onednn
@@ -559,6 +560,35 @@ def on_gpu(name: str, replicas: int, precision: str, others: bool, data: Data, r
     ]
 
 
+def breakdown(step: Step, rounds: int) -> dict[str, float]:
+    """Milliseconds of each part of an eager step, and of the whole, medians."""
+
+    def synchronize() -> None:
+        if step.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def whole() -> None:
+        step.cursor.zero_()
+        step.slot.zero_()
+        step()
+
+    parts = {"draw": step.draw}
+    parts |= {p.__name__: lambda p=p, t=t: p(step, t) for p, t in zip(step.phases, step.terms, strict=True)}
+    parts["finish"] = lambda: kernels.finish(step.terms, step.losses, step.slot, step.count, step.scale)
+    times: dict[str, list[float]] = {name: [] for name in [*parts, "whole step"]}
+    for k in range(rounds + 2):
+        for name, part in [*parts.items(), ("whole step", whole)]:
+            step.cursor.zero_()
+            step.slot.zero_()
+            synchronize()
+            started = time.perf_counter()
+            part()
+            synchronize()
+            if k >= 2:
+                times[name].append(1e3 * (time.perf_counter() - started))
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
 def table(title: str, rows: list[dict], digits: int) -> None:
     print(f"\n{title}\n{'':22}{'ms/step':>10}{'20 %':>9}{'80 %':>9}{'/ fastaae':>11}")
     for r in rows:
@@ -576,6 +606,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--precision", nargs="+", default=["bf16"], choices=["fp32", "bf16", "fp16"], help="on a GPU")
+    parser.add_argument("--breakdown", action="store_true", help="where an eager step's time goes, instead")
     parser.add_argument("--others", nargs="*", type=int, default=[1], help="on a GPU: replicas beside which others run")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -586,6 +617,20 @@ def main() -> int:
     machine = provenance.describe(options.device)
     print(" ".join(f"{k}={v}" for part in machine.values() for k, v in part.items()))
     rows = []
+    if options.breakdown:
+        for name in options.presets:
+            for r in options.replicas:
+                precision = options.precision[0] if options.device == "cuda" else "fp32"
+                cfg = preset(name, replicas=r, precision=precision, log_every=1_000)
+                step = Step(cfg, data, torch.device(options.device))
+                step.start_epoch(0)
+                parts = breakdown(step, 4 * options.rounds)
+                print(f"\n{name}, replicas {r}, {precision}, ms")
+                for part, ms in parts.items():
+                    print(f"{part:18}{ms:10.3f}{ms / parts['whole step']:10.1%}")
+                rows.append({"preset": name, "replicas": r, "precision": precision, "ms": parts})
+        print(json.dumps({"machine": machine, "rows": rows}))
+        return 0
     if options.device == "cuda":
         for name in options.presets:
             for precision in options.precision:

@@ -99,9 +99,7 @@ def _train(arguments: list[str]) -> int:
     if recorded and cfg.dataset == base.dataset and cfg.n_validation == base.n_validation:
         data = json.loads(Path(recorded).read_text(encoding="utf-8")).get("data")
         _same_data(cfg, data.get("sha256") if isinstance(data, dict) else None, recorded)
-    from .training import train
-
-    return _report(train(cfg))
+    return _report(_trained(cfg))
 
 
 def _same_data(cfg: Config, sha256: str | None, source: str) -> Data:
@@ -119,9 +117,17 @@ def _same_data(cfg: Config, sha256: str | None, source: str) -> Data:
 
 
 def _resume(arguments: list[str]) -> int:
+    return _report(_trained(resume=_directory("resume", arguments)))
+
+
+def _trained(cfg: Config | None = None, resume: str | None = None) -> Run:
+    """train(), under torchrun on every rank; the first one reports."""
+    from . import ranks
     from .training import train
 
-    return _report(train(resume=_directory("resume", arguments)))
+    if ranks.launched() and ranks.distributed.get_rank():
+        sys.stdout = open(os.devnull, "w")
+    return train(cfg, resume=resume)
 
 
 def _evaluate(arguments: list[str]) -> int:

@@ -126,9 +126,13 @@ class Config:
     out_dir: str | None = None
     """Run directory; None: runs/NAME-DATE-TIME."""
     checkpoint_every: int = 1
-    """Epochs between checkpoints; the last epoch is always saved."""
+    """Epochs between checkpoints, more where writing them would take over a tenth of the time; the last epoch is always
+    saved."""
     log_every: int = 100
     """Steps between lines of metrics.jsonl; the only times the host reads from the device."""
+    profile: str | None = None
+    """"FIRST:LAST": run these steps, counted from 1, eagerly under a profiler and write trace.json to the run
+    directory."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # JSON and command lines give lists for tuples and integers for floats
@@ -176,6 +180,8 @@ class Config:
                 raise _error(name, getattr(self, name), "a tuple of integers")
             for value in getattr(self, name):
                 _integer(name, value, least)
+        if self.profile is not None and not (isinstance(self.profile, str) and self.profiled()):
+            raise _error("profile", self.profile, "None or 'FIRST:LAST', steps counted from 1")
         if list(self.lr_decay_epochs) != sorted(set(self.lr_decay_epochs)):
             raise _error("lr_decay_epochs", self.lr_decay_epochs, "increasing epochs")
         for name in (
@@ -281,6 +287,11 @@ class Config:
     def classifies(self) -> bool:
         """Whether the encoder learns to predict labels."""
         return self.task == "semi_supervised" or (self.task == "embedding" and self.n_clusters is None)
+
+    def profiled(self) -> range:
+        """The steps, counted from 1, that run under a profiler."""
+        found = re.fullmatch(r"(\d{1,18}):(\d{1,18})", self.profile or "")
+        return range(max(int(found[1]), 1), int(found[2]) + 1) if found else range(0)
 
     def rate(self, base: float, epoch: int) -> float:
         """Learning rate `base` after the decays due at the start of `epoch` (0-based)."""

@@ -17,6 +17,7 @@ from . import kernels, priors
 from .config import Config
 from .data import Data, labeled_subset
 from .networks import MLP, AdamClock, Dropout, Heads, Optimizer, Tape
+from .profiling import mark
 
 
 def reconstruction(s: Step, terms: Tensor) -> None:
@@ -452,11 +453,13 @@ class Step:
 
     def __call__(self) -> None:
         """One step of every replica. Capture-safe: no host synchronisation, no rebound buffer."""
-        self.draw()
-        if self.clock is not None:
-            self.clock.advance()
+        with mark("draw"):
+            self.draw()
+            if self.clock is not None:
+                self.clock.advance()
         for phase, terms in zip(self.phases, self.terms, strict=True):
-            phase(self, terms)
+            with mark(phase.__name__):
+                phase(self, terms)
         kernels.finish(self.terms, self.losses, self.slot, self.count, self.scale)
 
     def parameters(self) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,11 @@ from . import __version__
 def describe(device: str = "cpu") -> dict[str, Any]:
     """{"versions": {...}, "git": {...}, "hardware": {...}} of this process, JSON-ready."""
     return {"versions": versions(), "git": git(), "hardware": hardware(device)}
+
+
+def now() -> str:
+    """Date and time, as a part of a directory's name."""
+    return time.strftime("%Y%m%d-%H%M%S")
 
 
 def versions() -> dict[str, str]:

@@ -13,12 +13,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
 
-from . import __version__, checkpoint, evaluation, provenance
+from . import __version__, checkpoint, evaluation, profiling, provenance, ranks
 from . import data as datasets
 from .config import Config
 from .data import Data
@@ -27,7 +28,7 @@ from .model import Model, model_info
 from .networks import find_device
 from .phases import Step
 
-RESUMABLE = ("epochs", "out_dir", "data_dir", "device", "checkpoint_every", "log_every")
+RESUMABLE = ("epochs", "out_dir", "data_dir", "device", "checkpoint_every", "log_every", "profile")
 """Fields that may differ between a checkpoint and the config it is resumed with."""
 
 
@@ -81,7 +82,16 @@ def train(cfg: Config | None = None, data: Any = None, resume: str | Path | None
             of another config (before anything is trained). DataError and CheckpointError are ValueErrors.
         NonFiniteError: a loss became NaN or infinite.
         Interrupted: SIGINT or SIGTERM; a checkpoint was saved at a step boundary.
+
+    Where torch.distributed has several ranks, each trains its share of the replicas, and metrics are those of all.
     """
+    if ranks.several():
+        return ranks.train(_train, cfg, data, resume, progress)
+    return _train(cfg, data, resume, progress)
+
+
+def _train(cfg: Config | None, data: Any, resume: str | Path | None, progress: bool) -> Run:
+    """As train(), of one process."""
     saved = None
     if not isinstance(cfg, Config | None):
         raise ValueError(f"train: got a {type(cfg).__name__}, expected a Config, for instance fastaae.preset('digits')")
@@ -107,7 +117,7 @@ def train(cfg: Config | None = None, data: Any = None, resume: str | Path | None
     if saved and saved[1]["data_sha256"] != loaded.sha256:
         raise ValueError(f"resume={str(resume)!r}: its data had another SHA-256 than the {loaded.name} given now")
     if saved is None and cfg.out_dir is None:
-        stem = f"runs/{cfg.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        stem = f"runs/{cfg.name}-{provenance.now()}"
         names = (f"{stem}-{k}" if k > 1 else stem for k in itertools.count(1))  # runs may start in the same second
         cfg = replace(cfg, out_dir=next(name for name in names if not Path(name).exists()))
     directory = Path(cfg.out_dir)
@@ -141,6 +151,7 @@ class _Training:
         self.done = self.logged = 0  # steps
         self.signum: int | None = None
         self.saved_at: int | None = None
+        self.saved = self.saving = 0.0  # when the last checkpoint was saved here, and how many seconds it took
         self.valid: dict[str, list[float]] = {}  # metrics after the last epoch trained here
         self.shown = progress
 
@@ -157,6 +168,7 @@ class _Training:
             self._signals(),
             open(self.directory / "metrics.jsonl", "a", encoding="utf-8") as self.lines,
             _Progress(total, self.done, self.shown) as self.progress,
+            contextlib.ExitStack() as self.profiling,
         ):
             replay = None
             for epoch in range(first, cfg.epochs):
@@ -165,14 +177,9 @@ class _Training:
                 if replay is None:
                     replay = Replay(step, step.carried(), step.generators, step.device)
                 while within < step.steps_per_epoch:
-                    before = within
-                    if step.device.type == "cuda":  # the host only launches, and looks up at every line of the log
-                        within = min(before + cfg.log_every - before % cfg.log_every, step.steps_per_epoch)
-                    else:
-                        within += 1
-                    replay(within - before)
-                    self.done += within - before
-                    self.progress.advance(within - before)
+                    ran = self._run(replay, within)
+                    within += ran
+                    self.progress.advance(ran)
                     if within == step.steps_per_epoch or within % cfg.log_every == 0:
                         self._log(epoch)
                     if self.signum is not None and within < step.steps_per_epoch:
@@ -182,6 +189,27 @@ class _Training:
                 if self.signum is not None and epoch + 1 < cfg.epochs:
                     self._stop(epoch)
         return self._finish()
+
+    def _run(self, replay: Replay, within: int) -> int:
+        """Run the next steps of an epoch in which so many are done: one, or on a GPU as many as fill a line of the log,
+        since the host only launches there. Returns: how many."""
+        step, profiled = self.step, self.cfg.profiled()
+        steps = 1
+        if self.done + 1 in profiled:
+            if self.done + 1 == profiled.start:
+                self.profiling.enter_context(profiling.traced(step.device, self.directory / "trace.json"))
+            step()
+        else:
+            if step.device.type == "cuda":
+                every = self.cfg.log_every
+                steps = min(every - within % every, step.steps_per_epoch - within)
+                if self.done + 1 < profiled.start:
+                    steps = min(steps, profiled.start - 1 - self.done)
+            replay(steps)
+        self.done += steps
+        if self.done + 1 == profiled.stop:
+            self.profiling.close()
+        return steps
 
     def _log(self, epoch: int) -> None:
         """Read the losses of the steps since the last time, check them, write one line of their means."""
@@ -213,9 +241,13 @@ class _Training:
 
     def _end_epoch(self, epoch: int) -> None:
         self._check(self.step.parameters())
-        self.valid = evaluation.evaluate(self.models, self.data, "valid")
+        with profiling.mark("evaluation"):
+            self.valid = evaluation.evaluate(self.models, self.data, "valid")
         self._write({"step": self.done, "epoch": epoch, **self.valid})
-        if (epoch + 1) % self.cfg.checkpoint_every == 0 or epoch + 1 == self.cfg.epochs:
+        due = (epoch + 1) % self.cfg.checkpoint_every == 0
+        if self.saving > 0.2:  # where an epoch is shorter than its checkpoint takes, as on a GPU
+            due = due and perf_counter() - self.saved > 10 * self.saving
+        if due or epoch + 1 == self.cfg.epochs:
             self._save()
 
     def _save(self) -> None:
@@ -225,7 +257,10 @@ class _Training:
         info = model_info(self.cfg, self.data.shape, self.classes)
         info |= {"step": self.done, "data_sha256": self.data.sha256, "device": self.step.device.type}
         info |= {"fastaae": __version__}
+        started = perf_counter()
         checkpoint.save(self.directory / "checkpoint.safetensors", state, info)
+        self.saved = perf_counter()
+        self.saving = self.saved - started
         self.saved_at = self.done
 
     def _stop(self, epoch: int) -> None:

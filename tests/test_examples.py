@@ -161,3 +161,21 @@ def test_regression_cases_run():
     command = [sys.executable, "-m", "pytest", "-q", str(ROOT / "bench" / "test_regression.py"), "-k", "decoder"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
     assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout
+
+
+def test_bench_reproduce_goes_on_where_it_stopped_and_writes_the_table(tmp_path, monkeypatch):
+    reproduce = module(ROOT / "bench" / "reproduce.py")
+    monkeypatch.setattr(reproduce, "PAPER", {"digits": {"test_reconstruction": "1.23"}})
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n" + "\nold\n".join(reproduce.MARKS) + "\nafter\n")
+    arguments = ["digits", "--epochs", "4", "--replicas", "2", "--device", "cpu", "--out", str(tmp_path / "runs")]
+    arguments += ["--results", str(tmp_path), "--readme", str(readme), "--budget"]
+    for budget in ("0.2", "5m", "1h"):
+        assert reproduce.main([*arguments, budget]) == 0
+    (path,) = tmp_path.glob("reproduce-*.json")
+    (row,) = json.loads(path.read_text())
+    assert row["epochs"] == 4 and row["seconds"] > 0 and len(row["metrics"]["test_reconstruction"]["replicas"]) == 2
+    lines = readme.read_text().splitlines()
+    mean = row["metrics"]["test_reconstruction"]["mean"]
+    assert lines[0] == "before" and lines[-1] == "after" and "old" not in lines
+    assert f"| {mean:.2f} ±" in lines[4] and "| 1.23 | 2 | 4 | fp32 |" in lines[4]

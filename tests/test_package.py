@@ -21,7 +21,7 @@ LAYERS = [
     {"config", "errors", "profiling", "provenance", "kernels"},
     {"networks", "priors", "matfiles", "sources", "data"},
     {"phases", "graph", "checkpoint", "parzen", "window"},
-    {"training", "evaluation", "figures", "model"},
+    {"training", "ranks", "evaluation", "figures", "model"},
     {"cli", "__main__"},
 ]
 LAYER = {module: level for level, modules in enumerate(LAYERS) for module in modules}

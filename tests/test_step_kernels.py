@@ -6,12 +6,14 @@ TRITON_INTERPRET=1, which the first test here starts; with a CUDA device they al
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import subprocess
 import sys
 from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,6 +61,25 @@ def test_values_in_the_interpreter():
     done = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
     assert " passed" in done.stdout and "failed" not in done.stdout
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.skipif(INTERPRETED, reason="compiles")
+@pytest.mark.parametrize("arch", [80, 90, 100])
+def test_every_launch_of_a_step_compiles_without_spills(tmp_path, arch):
+    script = Path(__file__).resolve().parent.parent / "bench" / "kernels.py"
+    env = os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, script, "--step", "mnist-100", "--arch", str(arch)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads(done.stdout.splitlines()[-1])["rows"]
+    assert sum(row["times"] for row in rows) == 53
+    assert {row["kernel"] for row in rows} == {
+        "draw", "forward", "reconstruction", "backward", "update", "judge", "classes", "finish",
+    }  # fmt: skip
+    for row in rows:
+        assert row["spill"] == [0, 0, 0] or row["kernel"] == "draw"
+        assert row["tensor"] > 0 or row["kernel"] not in ("forward", "backward", "update")
 
 
 def randn(*shape, dtype=torch.float32):

@@ -396,7 +396,7 @@ def test_config_json_repeats_the_run(tmp_path, undisturbed):
 
 def test_default_directories_are_new_even_within_a_second(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(training, "time", SimpleNamespace(strftime=lambda _: "DATE-TIME", monotonic=time.monotonic))
+    monkeypatch.setattr(training.provenance, "now", lambda: "DATE-TIME")
     runs = [train(replace(CFG, name="mine", epochs=1, seed=s), data=DATA, progress=False) for s in range(3)]
     assert [str(run.directory) for run in runs] == [f"runs/mine-DATE-TIME{end}" for end in ("", "-2", "-3")]
     assert len({weights(run.directory) for run in runs}) == 3
@@ -630,3 +630,75 @@ def test_progress_on_a_terminal_is_a_bar(tmp_path, monkeypatch, progress, shown)
     fit(tmp_path, progress=progress)
     assert shown in terminal.getvalue()
     assert bool(terminal.getvalue()) == progress
+
+
+RANKS = """
+import json, sys
+from dataclasses import replace
+import numpy as np, torch
+from fastaae import Config, train
+
+torch.distributed.init_process_group("gloo")
+rank = torch.distributed.get_rank()
+x = np.random.default_rng(0).integers(0, 256, (120, 16), dtype=np.uint8)
+cfg = Config(hidden=(8,), style_dim=2, epochs=2, batch_size=20, replicas=3, seed=4, out_dir=sys.argv[1] + "/run")
+run = train(cfg, data={"x": x, "x_test": x[:30]}, progress=False)
+weights = [m.encoder.weights[0][0].tolist() for m in run.models]
+again = train(replace(cfg, epochs=3), data={"x": x, "x_test": x[:30]}, resume=sys.argv[1] + "/run", progress=False)
+said = []
+few, third = (replace(cfg, replicas=n, out_dir=sys.argv[1] + f"/of-{n}") for n in (1, 3))
+for broken in (few, third if rank else replace(third, device="tpu")):
+    try:
+        train(broken, data=x, progress=False)
+    except (ValueError, RuntimeError) as error:
+        said.append(str(error))
+with open(f"{sys.argv[1]}/rank{rank}.json", "w") as file:
+    metrics = [run.metrics["test_reconstruction"]["replicas"], again.metrics["test_reconstruction"]["replicas"]]
+    json.dump({"metrics": metrics, "weights": weights, "said": said}, file)
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_replicas_spread_over_ranks(tmp_path):
+    script = tmp_path / "ranks.py"
+    script.write_text(RANKS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    done = subprocess.run([*command, script, tmp_path], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    ranks = [json.loads((tmp_path / f"rank{k}.json").read_text()) for k in range(2)]
+    x = np.random.default_rng(0).integers(0, 256, (120, 16), dtype=np.uint8)
+    cfg = Config(hidden=(8,), style_dim=2, epochs=2, batch_size=20, replicas=3, seed=4, out_dir=str(tmp_path / "one"))
+    data = {"x": x, "x_test": x[:30]}
+    alone = train(cfg, data=data, progress=False)
+    longer = train(replace(cfg, epochs=3), data=data, resume=tmp_path / "one", progress=False)
+    for k, expected in enumerate(run.metrics["test_reconstruction"]["replicas"] for run in (alone, longer)):
+        assert ranks[0]["metrics"][k] == ranks[1]["metrics"][k] and len(expected) == 3
+        np.testing.assert_allclose(ranks[0]["metrics"][k], expected, rtol=1e-5)
+    found = ranks[0]["weights"] + ranks[1]["weights"]
+    np.testing.assert_allclose(found, [m.encoder.weights[0][0].tolist() for m in alone.models], rtol=1e-4, atol=1e-6)
+    summary = read_json(tmp_path / "run")
+    assert summary["ranks"] == 2 and len(summary["metrics"]["test_reconstruction"]["replicas"]) == 3
+    for said in (r["said"] for r in ranks):
+        assert said[0] == "replicas=1: expected at least one for each of the 2 ranks"
+    assert ranks[0]["said"][1].startswith("device='tpu'") and ranks[1]["said"][1].startswith("rank 0: ValueError: dev")
+
+
+def test_a_profiled_window_changes_nothing_and_leaves_a_trace(tmp_path):
+    fit(tmp_path / "a")
+    fit(tmp_path / "b", profile="4:7")
+    assert weights(tmp_path / "a") == weights(tmp_path / "b") and not (tmp_path / "a" / "trace.json").exists()
+    names = [e.get("name") for e in read_json(tmp_path / "b", "trace.json")["traceEvents"]]
+    assert names.count("reconstruction") == names.count("draw") == 4 and names.count("evaluation") == 1
+
+
+def test_slow_checkpoints_are_written_less_often(tmp_path, monkeypatch):
+    original, saved = checkpoint.save, []
+
+    def slow(path, tensors, info):
+        saved.append(info["step"])
+        time.sleep(0.3)
+        original(path, tensors, info)
+
+    monkeypatch.setattr(checkpoint, "save", slow)
+    fit(tmp_path, epochs=8)  # of milliseconds each
+    assert saved == [5, 40] and saved_step(tmp_path) == 40

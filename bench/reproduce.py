@@ -1,0 +1,190 @@
+"""The paper's tables, remade: trains presets within a budget of time, scores them, and writes README's table.
+
+    python bench/reproduce.py mnist-100 mnist-1000 --epochs 50 --replicas 2 --budget 90m
+    python bench/reproduce.py --device cuda --precision bf16 --replicas 4 --budget 9m
+    python bench/reproduce.py --table
+
+Presets run in the given order, all of them by default, each in its own directory under --out. When the budget is spent
+the run at hand stops at a step with a checkpoint, and the same command goes on from there; what is done is not done
+again. A finished run becomes an entry of bench/results/reproduce-<machine>.json: metrics as mean and standard deviation
+over replicas, epochs, seconds of training, seeds, commit, versions. Models of table 1 are scored by the Parzen-window
+log-likelihood of the test images under --samples samples of each replica, the bandwidth chosen on 1,000 validation
+images. Then the table in README.md between its two marks is written anew from all of these files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import fastaae
+from fastaae import data, evaluation, provenance
+
+ROOT = Path(__file__).resolve().parent.parent
+MARKS = "<!-- reproduce: made by bench/reproduce.py -->", "<!-- reproduce: end -->"
+PAPER = {  # metric and its published value, percent or nats
+    "mnist-likelihood": {"log_likelihood_10000": "340 ± 2", "log_likelihood_10000000": "427"},
+    "mnist-100": {"test_error": "1.90 ± 0.10"},
+    "mnist-1000": {"test_error": "1.60 ± 0.08"},
+    "mnist-all": {"test_error": "0.85 ± 0.02"},
+}
+NAMES = {"test_error": "test error, %", "log_likelihood_10000": "nats, 10K samples"}
+NAMES["log_likelihood_10000000"] = "nats, 10M samples"
+
+
+def seconds(text: str) -> float:
+    """90, 90s, 9m or 2h."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number with s, m or h")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def train(cfg: fastaae.Config, directory: Path, until: float) -> tuple[fastaae.Run | None, float]:
+    """The finished run, or None if the time is up; and the seconds that training has taken in all."""
+    clock = directory.with_suffix(".seconds")
+    spent = float(clock.read_text()) if clock.exists() else 0.0
+    started = time.monotonic()
+    alarm = threading.Timer(max(until - started, 0.1), os.kill, (os.getpid(), signal.SIGINT))
+    alarm.daemon = True
+    alarm.start()
+    run = None
+    cfg = dataclasses.replace(cfg, out_dir=str(directory))
+    try:
+        run = fastaae.train(cfg, resume=directory if (directory / "checkpoint.safetensors").exists() else None)
+    except KeyboardInterrupt as stopped:  # by the alarm; before training has begun to listen it says nothing
+        if time.monotonic() < until:
+            raise
+        print(stopped, flush=True)
+    finally:
+        alarm.cancel()
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        clock.write_text(str(spent + time.monotonic() - started))
+    return run, spent + time.monotonic() - started
+
+
+def likelihoods(run: fastaae.Run, cfg: fastaae.Config, samples: list[int]) -> dict[str, dict]:
+    """Log-likelihoods of the test images, by number of samples, over replicas; each with its error bound."""
+    images, found = data.load(cfg.dataset, cfg.data_dir, cfg.n_validation), {}
+    for n in samples:
+        results = [m.log_likelihood(images.x_test, n, validation=images.x_valid[:1000]) for m in run.models]
+        found[f"log_likelihood_{n}"] = evaluation.summarize([r.mean for r in results]) | {
+            "sem": [r.sem for r in results],
+            "sigma": [r.sigma for r in results],
+            "error_bound": max(r.error_bound for r in results),
+        }
+    return found
+
+
+def entry(run: fastaae.Run, cfg: fastaae.Config, spent: float, samples: list[int]) -> dict:
+    """What is kept of a finished run."""
+    metrics = {name: value for name, value in run.metrics.items() if name.startswith("test_")}
+    if any(name.startswith("log_likelihood") for name in PAPER.get(cfg.name, {})):
+        metrics |= likelihoods(run, cfg, samples)
+    fields = ("epochs", "replicas", "seed", "precision")
+    return {f: getattr(cfg, f) for f in fields} | {
+        "preset": cfg.name,
+        "seconds": spent,
+        "metrics": metrics,
+        **provenance.describe(str(run.model.device)),
+    }
+
+
+def results(folder: Path) -> list[dict]:
+    """All entries of all machines, in the order of the presets."""
+    found = [row for path in sorted(folder.glob("reproduce-*.json")) for row in json.loads(path.read_text())]
+    return sorted(found, key=lambda row: (fastaae.presets().index(row["preset"]), row["epochs"]))
+
+
+def table(rows: list[dict]) -> str:
+    """README's table."""
+    lines = [
+        "| preset | | ours | the paper | replicas | epochs | precision | seconds | on | commit |",
+        "|---" * 10 + "|",
+    ]
+    for row in rows:
+        for metric, published in PAPER.get(row["preset"], {}).items():
+            if metric not in row["metrics"]:
+                continue
+            m = row["metrics"][metric]
+            spread = f" ± {m['std']:.2f}" if row["replicas"] > 1 else ""
+            bound = f" (bound {m['error_bound']:.0e})" if "error_bound" in m else ""
+            ours, what = f"{m['mean']:.2f}{spread}{bound}", NAMES.get(metric, metric)
+            where = f"{row['hardware']['name']} | {row['git'].get('commit', '')[:7]}"
+            how = f"{row['replicas']} | {row['epochs']} | {row['precision']} | {row['seconds']:.0f}"
+            lines.append(f"| `{row['preset']}` | {what} | {ours} | {published} | {how} | {where} |")
+    return "\n".join(lines)
+
+
+def write_table(readme: Path, folder: Path) -> None:
+    """Replace what stands between the marks."""
+    text = readme.read_text(encoding="utf-8")
+    before, rest = text.split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    text = f"{before}{MARKS[0]}\n{table(results(folder))}\n{MARKS[1]}{after}"
+    readme.write_text(text, encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("presets", nargs="*", help=f"default: {' '.join(PAPER)}")
+    parser.add_argument("--budget", type=seconds, default=float("inf"), help="90, 9m or 2h")
+    parser.add_argument("--epochs", type=int, help="default: those of the preset")
+    parser.add_argument("--replicas", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--samples", type=int, nargs="+", default=[10_000, 10_000_000], help="for log-likelihoods")
+    parser.add_argument("--out", type=Path, default=Path("runs/reproduce"))
+    parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--table", action="store_true", help="only write the table")
+    options = parser.parse_args(arguments)
+    until = time.monotonic() + options.budget
+    unfinished = []
+    for name in [] if options.table else options.presets or PAPER:
+        fields = {f: getattr(options, f) for f in ("replicas", "seed", "device", "precision")}
+        cfg = fastaae.preset(name, **fields, **({"epochs": options.epochs} if options.epochs else {}))
+        stem = f"{name}-{cfg.epochs}-{cfg.replicas}-{cfg.seed}-{cfg.precision}"
+        directory = options.out / stem
+        path = options.results / f"reproduce-{slug(options.device)}.json"
+        kept = json.loads(path.read_text()) if path.exists() else []
+        if any(row["run"] == stem for row in kept):
+            print(f"{stem}: done before")
+            continue
+        if time.monotonic() >= until:
+            unfinished.append(name)
+            continue
+        run, spent = train(cfg, directory, until)
+        if run is None:
+            unfinished.append(name)
+            continue
+        kept.append({"run": stem} | entry(run, cfg, spent, options.samples))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        for metric, value in kept[-1]["metrics"].items():
+            print(f"{stem}: {metric} {value['mean']:.3f} ± {value['std']:.3f}, {spent:.0f} s", flush=True)
+    write_table(options.readme, options.results)
+    if unfinished:
+        print(f"time is up; the same command goes on with {', '.join(unfinished)}")
+    return 0
+
+
+def slug(device: str) -> str:
+    """The machine's name, for a file."""
+    from fastaae.networks import find_device
+
+    name = provenance.hardware(str(find_device(device)))["name"]
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""Replicas spread over the ranks of torch.distributed: each rank trains its share, one summary is written for all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+
+from . import checkpoint, evaluation, provenance
+from .config import Config
+
+
+def several() -> bool:
+    """Whether torch.distributed has been initialised with more than one rank."""
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def launched() -> bool:
+    """Initialise torch.distributed if torchrun has started this process as one of several. Returns: whether it has."""
+    if int(os.environ.get("WORLD_SIZE", 1)) < 2:
+        return False
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group("nccl" if cuda else "gloo")
+    return True
+
+
+def train(one: Callable, cfg: Config | None, data: Any, resume: str | Path | None, progress: bool) -> Any:
+    """Train this rank's share of cfg.replicas with one(cfg, data, resume, progress), gather every rank's metrics.
+
+    Rank k of K trains the replicas from k R // K on, seeded as they are in a single process, in the directory rank-k of
+    the run's own. An error on one rank is raised on all.
+
+    Returns:
+        This rank's Run, its models those of its share; directory, metrics and summary.json are those of all replicas.
+
+    Raises:
+        ValueError: fewer replicas than ranks. RuntimeError: another rank failed; the message says which and how.
+    """
+    rank, world = distributed.get_rank(), distributed.get_world_size()
+    if resume is None and cfg is not None and cfg.out_dir is None:
+        named = [f"runs/{cfg.name}-{provenance.now()}"]
+        distributed.broadcast_object_list(named)
+        cfg = replace(cfg, out_dir=named[0])
+    directory = Path(cfg.out_dir if resume is None and cfg is not None else resume)
+    run = failed = None
+    try:
+        if cfg is not None:
+            if cfg.replicas < world:
+                raise ValueError(f"replicas={cfg.replicas}: expected at least one for each of the {world} ranks")
+            first, last = (k * cfg.replicas // world for k in (rank, rank + 1))
+            share = {"replicas": last - first, "seed": cfg.seed + first, "out_dir": str(directory / f"rank-{rank}")}
+            cfg = replace(cfg, **share)
+        run = one(cfg, data, None if resume is None else Path(resume) / f"rank-{rank}", progress and rank == 0)
+    except Exception as error:
+        failed = error
+    gathered: list[Any] = [None] * world
+    distributed.all_gather_object(gathered, (failed and f"{type(failed).__name__}: {failed}", run and run.metrics))
+    if failed is not None:
+        raise failed
+    for k, (message, _) in enumerate(gathered):
+        if message:
+            raise RuntimeError(f"rank {k}: {message}")
+    parts = [metrics for _, metrics in gathered]
+    metrics = {n: evaluation.summarize([v for part in parts for v in part[n]["replicas"]]) for n in parts[0]}
+    if rank == 0:
+        summary = {"metrics": metrics, "ranks": world, "steps": int(run.history["step"][-1])}
+        checkpoint.write_atomic(directory / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
+    return replace(run, directory=directory, metrics=metrics)
