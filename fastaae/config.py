@@ -347,7 +347,16 @@ _SEMI_SUPERVISED = {  # section 5 and appendix A.2 of the paper
     "epochs": 5000,
 }
 
-_LABEL_PRIOR = {"style_dim": 2, "label_prior": True, "n_labeled": 10_000, "epochs": 1000}  # figure 4; 40,000 are not
+_LABEL_PRIOR = {  # figure 4; 40,000 images have no label. By the SGD of mnist-2d classes find their components later
+    "style_dim": 2,
+    "label_prior": True,
+    "n_labeled": 10_000,
+    "init_std": 0.03,
+    "optimizer": "adam",
+    "lr_reconstruction": 5e-4,
+    "lr_adversarial": 5e-4,
+    "epochs": 1000,
+}
 
 _JOINT = {  # one cost of reconstruction and regulariser: what the paper compares with
     "reconstruction": "cross_entropy",
