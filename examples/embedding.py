@@ -1,6 +1,6 @@
 """Figures 10 and 11: representations y W_C + z of test images in the plane, some or no images labelled.
 
-    python examples/embedding.py [mnist-embedding-2d-1000 | -2d-100 | -2d-unsupervised | -10d-100] [--FIELD VALUE ...]
+python examples/embedding.py [mnist-embedding-2d-1000 | -2d-100 | -2d-unsupervised | -10d-100] [--FIELD VALUE ...]
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def _presets(arguments: list[str]) -> int:
     if arguments:
         raise ValueError(f"presets: expected no arguments, got {' '.join(arguments)}")
     for name, fields in PRESETS.items():
-        print(f"{name:20} {' '.join(f'{k}={v}' for k, v in fields.items())}")
+        print(f"{name:32} {' '.join(f'{k}={v}' for k, v in fields.items())}")
     return 0
 
 
