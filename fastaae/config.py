@@ -291,7 +291,7 @@ class Config:
     def profiled(self) -> range:
         """The steps, counted from 1, that run under a profiler."""
         found = re.fullmatch(r"(\d{1,18}):(\d{1,18})", self.profile or "")
-        return range(max(int(found[1]), 1), int(found[2]) + 1) if found else range(0)
+        return range(int(found[1]), int(found[2]) + 1) if found and int(found[1]) else range(0)
 
     def rate(self, base: float, epoch: int) -> float:
         """Learning rate `base` after the decays due at the start of `epoch` (0-based)."""

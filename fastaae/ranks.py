@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ def launched() -> bool:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if cuda else "gloo")
+    distributed.init_process_group("gloo", timeout=timedelta(days=30))  # a rank may train for days after another
     return True
 
 
@@ -52,6 +54,10 @@ def train(one: Callable, cfg: Config | None, data: Any, resume: str | Path | Non
     directory = Path(cfg.out_dir if resume is None and cfg is not None else resume)
     run = failed = None
     try:
+        if resume is not None:
+            had = len(list(directory.glob("rank-*")))
+            if had != world:
+                raise ValueError(f"resume={str(resume)!r}: {had} ranks trained it, expected as many, there are {world}")
         if cfg is not None:
             if cfg.replicas < world:
                 raise ValueError(f"replicas={cfg.replicas}: expected at least one for each of the {world} ranks")
@@ -59,8 +65,14 @@ def train(one: Callable, cfg: Config | None, data: Any, resume: str | Path | Non
             share = {"replicas": last - first, "seed": cfg.seed + first, "out_dir": str(directory / f"rank-{rank}")}
             cfg = replace(cfg, **share)
         run = one(cfg, data, None if resume is None else Path(resume) / f"rank-{rank}", progress and rank == 0)
+    except KeyboardInterrupt as error:
+        again = f"torchrun --nproc-per-node {world} -m fastaae.cli resume {directory}"
+        if hasattr(error, "signum"):  # saved at a step; its own hint would go on with one rank alone
+            error.args = (f"stopped; go on with: {again}",)
+        raise
     except Exception as error:
         failed = error
+        print(f"rank {rank}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
     gathered: list[Any] = [None] * world
     distributed.all_gather_object(gathered, (failed and f"{type(failed).__name__}: {failed}", run and run.metrics))
     if failed is not None:

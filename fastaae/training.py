@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,6 +102,8 @@ def _train(cfg: Config | None, data: Any, resume: str | Path | None, progress: b
         cfg = replace(cfg, dataset=str(Path(cfg.dataset).absolute()))  # a run may be resumed from another folder
     if resume is not None:
         path = Path(resume) / "checkpoint.safetensors"
+        if not path.exists() and (Path(resume) / "rank-0").exists():
+            raise checkpoint.CheckpointError(f"{resume}: trained by several ranks; resume it under torchrun")
         if not path.exists() and (Path(resume) / "config.json").exists():
             raise checkpoint.CheckpointError(f"{path}: none was saved before the run ended; start it again")
         saved = checkpoint.load(path)
@@ -151,6 +154,7 @@ class _Training:
         self.done = self.logged = 0  # steps
         self.signum: int | None = None
         self.saved_at: int | None = None
+        self.traced = False
         self.saved = self.saving = 0.0  # when the last checkpoint was saved here, and how many seconds it took
         self.valid: dict[str, list[float]] = {}  # metrics after the last epoch trained here
         self.shown = progress
@@ -196,7 +200,8 @@ class _Training:
         step, profiled = self.step, self.cfg.profiled()
         steps = 1
         if self.done + 1 in profiled:
-            if self.done + 1 == profiled.start:
+            if not self.traced:
+                self.traced = True
                 self.profiling.enter_context(profiling.traced(step.device, self.directory / "trace.json"))
             step()
         else:
@@ -273,6 +278,8 @@ class _Training:
         raise Interrupted(f"stopped after step {self.done}; go on with: {command}", self.signum)
 
     def _finish(self) -> Run:
+        if self.cfg.profile and not self.traced:
+            warnings.warn(f"profile={self.cfg.profile!r}: no such step was trained, there is no trace", stacklevel=4)
         valid = self.valid or evaluation.evaluate(self.models, self.data, "valid")  # resumed after the last epoch
         test = evaluation.evaluate(self.models, self.data, "test")
         metrics = {name: evaluation.summarize(v) for name, v in (valid | test).items()}

@@ -112,8 +112,11 @@ def _finish_kernel(
     slot, t = tl.load(slot_ptr), tl.arange(0, BLOCK)
     for start in range(0, N, ROWS):
         n = start + tl.arange(0, ROWS)
-        terms = tl.load(terms_ptr + n[:, None] * T + t[None, :], mask=(n < N)[:, None] & (t < T)[None, :], other=0)
-        tl.store(losses_ptr + slot * N + n, tl.sum(terms, 1), mask=n < N)
+        total = tl.zeros([ROWS], tl.float32)
+        for k in range(0, T, BLOCK):
+            mask = (n < N)[:, None] & (t < T - k)[None, :]
+            total += tl.sum(tl.load(terms_ptr + n[:, None] * T + k + t[None, :], mask=mask, other=0), 1)
+        tl.store(losses_ptr + slot * N + n, total, mask=n < N)
     c = tl.arange(0, 2)
     tl.store(count_ptr + c, tl.load(count_ptr + c) + 1)
     tl.store(slot_ptr, slot + 1)
@@ -159,7 +162,7 @@ def draw(
 def finish(terms: Tensor, losses: Tensor, slot: Tensor, count: Tensor, scale: Tensor | None = None) -> None:
     """As reference.finish."""
     p, r, t = terms.shape
-    block = triton.next_power_of_2(t)
+    block = min(1024, triton.next_power_of_2(t))
     rows = max(1, min(triton.next_power_of_2(p * r), 8192 // block))
     options = {"ROWS": rows, "BLOCK": block, "num_warps": 4 if rows < 16 else 8}
     _finish_kernel[(1,)](terms, losses, slot, count, scale, p * r, t, **options)

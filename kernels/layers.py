@@ -199,6 +199,7 @@ def _stepped(grad, w_ptr, state, start, at, mask, rate, correction_ptr, scale_pt
 def linear(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, relu: bool, config: dict | None = None) -> None:
     """As reference.linear."""
     (r, m, k), n = x.shape, weight.shape[1]
+    _fits(x, out)
     config = config or tiling(r, m, n, k)
     grid = (triton.cdiv(m, config["BM"]) * triton.cdiv(n, config["BN"]), r)
     args = (x.stride(0), out.stride(0), m, x.stride(1), out.stride(1), n, k, relu)
@@ -210,6 +211,7 @@ def linear_backward(
 ) -> None:
     """As reference.linear_backward."""
     (r, m, k), n, a = grad.shape, weight.shape[2], out if activation is None else activation
+    _fits(grad, a, out)
     config = config or tiling(r, m, n, k)
     grid = (triton.cdiv(m, config["BM"]) * triton.cdiv(n, config["BN"]), r)
     args = (grad.stride(0), a.stride(0), out.stride(0), m, grad.stride(1), a.stride(1), out.stride(1), n, k)
@@ -227,6 +229,7 @@ def update(
 ) -> None:
     """As reference.update; scratch is not used."""
     r, m, _ = layers[0][0].shape
+    _fits(*(t for x, grad, *_ in layers for t in (x, grad)))
     config = config or updating(m, correction is not None or scale is not None)
     for start in range(0, len(layers), 3):
         some, shapes, first = layers[start : start + 3], [], 0
@@ -236,6 +239,13 @@ def update(
         strides = tuple((x.stride(0), grad.stride(0)) for x, grad, *_ in some)
         args = (tuple(some), strides, rate, correction, scale, momentum, m, tuple(shapes))
         _update_kernel[(first, r)](*args, **config)
+
+
+def _fits(*tensors: Tensor) -> None:
+    """Offsets within a replica are 32-bit numbers."""
+    for t in tensors:
+        if t.shape[1] * t.stride(1) >= 2**31:
+            raise ValueError(f"a batch of {t.shape[1]} rows, {t.stride(1)} apart, is too large for 16-bit precision")
 
 
 def tiling(r: int, m: int, n: int, k: int) -> dict[str, int]:

@@ -38,6 +38,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, relu: bool) -> 
     Products of 16-bit operands sum in the bias's dtype, and the result is rounded once.
     """
     exact = x.dtype == weight.dtype == out.dtype == bias.dtype
+    if weight.dtype.itemsize == 2:
+        x = _as(x, weight)  # as the kernels round their operands
     y = torch.baddbmm(bias, _as(x, bias), _as(weight, bias).transpose(1, 2), **({"out": out} if exact else {}))
     if relu:
         y.relu_()
@@ -96,7 +98,7 @@ def update(
             continue
         wide = _wide(grad)
         for p, moments, g in (
-            (weight, state, wide.transpose(1, 2) @ _wide(x)),
+            (weight, state, wide.transpose(1, 2) @ _wide(_as(x, grad))),
             (bias, bias_state, wide.sum(1, keepdim=True)),
         ):
             before = [t.clone() for t in (p, *moments)]

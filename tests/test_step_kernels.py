@@ -311,7 +311,7 @@ def test_draws_are_normal_and_uniform():
 @VALUES
 @pytest.mark.parametrize("scaled", [False, True])
 def test_finish(scaled):
-    terms, count, slot = randn(3, 37, 50), torch.tensor([4, 9], device=DEVICE), torch.tensor([2], device=DEVICE)
+    terms, count, slot = randn(3, 37, 2050), torch.tensor([4, 9], device=DEVICE), torch.tensor([2], device=DEVICE)
     for scale in ([8.0, 0, 3], [8.0, 1, 3], [8.0, 0, 1999], [1.0, 1, 0]) if scaled else [None]:
         results = []
         for module in (draws, reference):

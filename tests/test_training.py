@@ -633,7 +633,7 @@ def test_progress_on_a_terminal_is_a_bar(tmp_path, monkeypatch, progress, shown)
 
 
 RANKS = """
-import json, sys
+import json, os, sys
 from dataclasses import replace
 import numpy as np, torch
 from fastaae import Config, train
@@ -646,6 +646,13 @@ run = train(cfg, data={"x": x, "x_test": x[:30]}, progress=False)
 weights = [m.encoder.weights[0][0].tolist() for m in run.models]
 again = train(replace(cfg, epochs=3), data={"x": x, "x_test": x[:30]}, resume=sys.argv[1] + "/run", progress=False)
 said = []
+for gone in [sys.argv[1] + "/run/rank-1"] if rank else []:
+    os.rename(gone, sys.argv[1] + "/away")
+torch.distributed.barrier()
+try:
+    train(resume=sys.argv[1] + "/run", data={"x": x, "x_test": x[:30]}, progress=False)
+except ValueError as error:
+    said.append(str(error))
 few, third = (replace(cfg, replicas=n, out_dir=sys.argv[1] + f"/of-{n}") for n in (1, 3))
 for broken in (few, third if rank else replace(third, device="tpu")):
     try:
@@ -679,8 +686,14 @@ def test_replicas_spread_over_ranks(tmp_path):
     summary = read_json(tmp_path / "run")
     assert summary["ranks"] == 2 and len(summary["metrics"]["test_reconstruction"]["replicas"]) == 3
     for said in (r["said"] for r in ranks):
+        assert "1 ranks trained it, expected as many, there are 2" in said.pop(0)
         assert said[0] == "replicas=1: expected at least one for each of the 2 ranks"
     assert ranks[0]["said"][1].startswith("device='tpu'") and ranks[1]["said"][1].startswith("rank 0: ValueError: dev")
+
+
+def test_a_window_without_steps_is_said(tmp_path):
+    with pytest.warns(UserWarning, match="profile='900:901': no such step"):
+        fit(tmp_path, profile="900:901")
 
 
 def test_a_profiled_window_changes_nothing_and_leaves_a_trace(tmp_path):
