@@ -611,8 +611,8 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rng = np.random.default_rng(0)  # the time of a step does not depend on the images, so none are needed
-    images = (rng.random((6000, 784)) < 0.2).astype(np.float32) * rng.random((6000, 784), np.float32)
-    data = from_arrays(((255 * images).astype(np.uint8), np.arange(6000) % 10))
+    images = (rng.random((15000, 784)) < 0.2).astype(np.float32) * rng.random((15000, 784), np.float32)
+    data = from_arrays(((255 * images).astype(np.uint8), np.arange(15000) % 10))
 
     machine = provenance.describe(options.device)
     print(" ".join(f"{k}={v}" for part in machine.values() for k, v in part.items()))
