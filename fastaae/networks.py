@@ -6,6 +6,7 @@ ever stored: it goes straight into the momentum buffer (kernels.update).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -313,18 +314,19 @@ class AdamClock:
 
     Attributes:
         powers: float64 [2], beta ** step for betas 0.9 and 0.999.
-        correction: [2], 1 - powers.
+        correction: [3], 1 - powers, and the step.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype):
         self.powers = torch.ones(2, device=device, dtype=torch.float64)
         self.betas = torch.tensor([0.9, 0.999], device=device, dtype=torch.float64)
-        self.correction = torch.empty(2, device=device, dtype=dtype)
+        self.correction = torch.empty(3, device=device, dtype=dtype)
 
     def advance(self) -> None:
         """Called once per step, before any update."""
         self.powers.mul_(self.betas)
-        self.correction.copy_(1 - self.powers)
+        self.correction[:2].copy_(1 - self.powers)
+        self.correction[2:].copy_((self.powers[1:].log() / math.log(0.999)).round_())
 
 
 class Optimizer:

@@ -80,7 +80,7 @@ def update(
         layers: of each (x, grad, weight, bias, shadow, state of the weight, state of the bias). shadow is the copy of
             the weight that products read, or the weight itself. A state is a tuple: SGD's momentum, or Adam's moments.
         rate: [R, 1, 1], the learning rates, on the device.
-        correction: [2], 1 - beta ** step for both of Adam's betas; None for SGD.
+        correction: [3], 1 - beta ** step for both of Adam's betas, and the step; None for SGD.
         scratch: [2, largest weight], for Adam.
         scale: [3], what the gradients are multiplied by, whether one was not finite, and a counter; None: by one. What
             has no finite gradient is left alone for this step.
