@@ -6,7 +6,6 @@ ever stored: it goes straight into the momentum buffer (kernels.update).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -313,20 +312,18 @@ class AdamClock:
     """Adam's bias correction at the current step, shared by all optimisers that step together.
 
     Attributes:
-        powers: float64 [2], beta ** step for betas 0.9 and 0.999.
-        correction: [3], 1 - powers, and the step.
+        correction: [3], 1 - beta ** step for betas 0.9 and 0.999, and the step.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype):
-        self.powers = torch.ones(2, device=device, dtype=torch.float64)
         self.betas = torch.tensor([0.9, 0.999], device=device, dtype=torch.float64)
         self.correction = torch.empty(3, device=device, dtype=dtype)
 
-    def advance(self) -> None:
-        """Called once per step, before any update."""
-        self.powers.mul_(self.betas)
-        self.correction[:2].copy_(1 - self.powers)
-        self.correction[2:].copy_((self.powers[1:].log() / math.log(0.999)).round_())
+    def advance(self, done: Tensor) -> None:
+        """Called once per step, before any update; done: int64 [1], the steps before."""
+        step = done + 1
+        self.correction[:2].copy_(1 - self.betas**step)
+        self.correction[2:].copy_(step)
 
 
 class Optimizer:
@@ -346,7 +343,8 @@ class Optimizer:
         clock: AdamClock | None = None,
         scale: Tensor | None = None,
     ):
-        self.network, self.rate, self.momentum, self.clock, self.scale = network, rate, momentum, clock, scale
+        self.network, self.rate, self.momentum, self.scale = network, rate, momentum, scale
+        self.correction = None if clock is None else clock.correction
         self.names = ("momentum",) if clock is None else ("first", "second")
         self.moments = {
             name: tuple(torch.zeros_like(p) for _ in self.names) for name, p in network.parameters().items()
@@ -354,9 +352,6 @@ class Optimizer:
         self.unused = []  # with batch normalisation, what stands in for a bias of the product and its moments
         if network.norms:
             self.unused = [[torch.zeros_like(b) for _ in range(3)] for b in network.biases]
-        self.scratch = None
-        if clock is not None and network.shadows[0] is network.weights[0]:
-            self.scratch = rate.new_empty(2, max(w.numel() for w in network.weights))
 
     def update(self, tape: Tape, layers: Sequence[int]) -> None:
         """One step on some layers from their inputs and the gradients of their outputs."""
@@ -365,8 +360,7 @@ class Optimizer:
             bias, *moments = self.unused[i] if n.norms else (n.biases[i], *m[f"{i}.bias"])
             state = (m[f"{i}.weight"], tuple(moments[: len(self.names)]))
             some.append((tape.x[i], n.made(tape.g, i), n.weights[i], bias, n.shadows[i], *state))
-        correction = None if self.clock is None else self.clock.correction
-        kernels.update(some, self.rate, correction, self.momentum, scratch=self.scratch, scale=self.scale)
+        kernels.update(some, self.rate, self.correction, self.momentum, self.scale)
         for i in layers if n.norms else ():
             t = tape.normalized[i]
             self.step(f"{i}.bias", n.biases[i], t.bias_gradient)
@@ -374,8 +368,7 @@ class Optimizer:
 
     def step(self, name: str, parameter: Tensor, gradient: Tensor) -> None:
         """One step on one parameter from its gradient."""
-        correction = None if self.clock is None else self.clock.correction
-        kernels.step_(parameter, self.moments[name], gradient, self.rate, correction, self.momentum)
+        kernels.step_(parameter, self.moments[name], gradient, self.rate, self.correction, self.momentum)
 
     def state(self) -> dict[str, Tensor]:
         """Momentum buffers or moments by name."""

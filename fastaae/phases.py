@@ -456,7 +456,7 @@ class Step:
         with mark("draw"):
             self.draw()
             if self.clock is not None:
-                self.clock.advance()
+                self.clock.advance(self.count[1:])
         for phase, terms in zip(self.phases, self.terms, strict=True):
             with mark(phase.__name__):
                 phase(self, terms)
@@ -483,8 +483,6 @@ class Step:
         """All that resuming needs besides config, data and step count, by name."""
         named = self.parameters()
         named |= {f"optimizer.{n}.{k}": t for n, o in self.optimizers.items() for k, t in o.state().items()}
-        if self.clock is not None:
-            named["optimizer.powers"] = self.clock.powers
         if self.scale is not None:
             named["scale"] = self.scale
         return named | {f"generator.{s}": g.get_state() for s, g in enumerate(self.generators)}

@@ -75,9 +75,9 @@ def linear_backward(grad: Tensor, weight: Tensor, out: Tensor, activation: Tenso
     _products(weight).linear_backward(grad, weight, out, activation)
 
 
-def update(layers: list[tuple], rate: Tensor, correction: Tensor | None, momentum: float = 0.0, **options) -> None:
+def update(layers: list[tuple], rate: Tensor, correction: Tensor | None, *args) -> None:
     """As reference.update."""
-    _products(layers[0][4]).update(layers, rate, correction, momentum, **options)
+    _products(layers[0][4]).update(layers, rate, correction, *args)
 
 
 def reconstruction_loss(logits: Tensor, *args) -> None:

@@ -16,13 +16,8 @@ NOISE, LABELED_NOISE, PRIOR, CLASSES = (tl.constexpr(k) for k in range(4))  # st
 
 @triton.jit
 def _normal(seed, step, element, stream):
-    a, b, _, _ = tl.philox(seed, element, stream, step, 0)
-    return _gaussian(a, b)
-
-
-@triton.jit
-def _gaussian(a, b):
     """Box-Muller of 24 bits each, of which the first are never zero."""
+    a, b, _, _ = tl.philox(seed, element, stream, step, 0)
     u = ((a >> 8).to(tl.float32) + 1) * (1 / 16777216)
     v = (b >> 8).to(tl.float32) * (6.283185307179586 / 16777216)
     return tl.sqrt(-2 * tl.log(u)) * tl.cos(v)

@@ -110,7 +110,7 @@ def _update_kernel(
     tensors,  # of each layer: x, grad, weight, bias, shadow, and the state of weight and bias: one or two tensors each
     strides,  # of each layer: from one replica to the next in x and grad
     rate_ptr,  # float32 [R]
-    correction_ptr,  # float32 [2], Adam's, or None
+    correction_ptr,  # float32 [3], Adam's, or None
     scale_ptr,  # float32 [3]: of the gradients, whether one was not finite, a counter; or None
     momentum,
     M,
@@ -223,11 +223,10 @@ def update(
     rate: Tensor,
     correction: Tensor | None,
     momentum: float = 0.0,
-    scratch: Tensor | None = None,
     scale: Tensor | None = None,
     config: dict | None = None,
 ) -> None:
-    """As reference.update; scratch is not used."""
+    """As reference.update."""
     r, m, _ = layers[0][0].shape
     _fits(*(t for x, grad, *_ in layers for t in (x, grad)))
     config = config or updating(m, correction is not None or scale is not None)

@@ -62,61 +62,22 @@ def linear_backward(grad: Tensor, weight: Tensor, out: Tensor, activation: Tenso
 
 
 def update(
-    layers: Sequence[tuple],
-    rate: Tensor,
-    correction: Tensor | None,
-    momentum: float = 0.0,
-    scratch: Tensor | None = None,
-    scale: Tensor | None = None,
+    layers: Sequence[tuple], rate: Tensor, correction: Tensor | None, momentum: float = 0.0, scale: Tensor | None = None
 ) -> None:
-    """As reference.update, but for a gradient of SGD that lives from its product to the one pass that uses it."""
+    """As reference.update, but for a gradient that lives from its product to the one pass that uses it."""
     for layer in layers:
         x, grad, weight, bias, shadow, state, bias_state = layer
         if not takes(weight) or shadow is not weight:
-            reference.update([layer], rate, correction, momentum, scratch, scale)
-        elif correction is None:
-            _sgd_(weight, bias, *state, *bias_state, x, grad, rate, momentum)
-        else:
-            _adam_(weight, bias, state, bias_state, x, grad, rate, correction[2])
-
-
-def _adam_(
-    weight: Tensor, bias: Tensor, state: tuple[Tensor, Tensor], bias_state: tuple[Tensor, Tensor],
-    x: Tensor, grad: Tensor, rate: Tensor, steps: Tensor,
-) -> None:  # fmt: skip
-    """In one pass over the weight; reference.adam_ makes five."""
-    for r in range(len(weight)):
-        torch._fused_adam_(
-            [weight[r], bias[r]],
-            [product(grad[r].T, x[r].T), grad[r].sum(0, keepdim=True)],
-            [state[0][r], bias_state[0][r]],
-            [state[1][r], bias_state[1][r]],
-            [],
-            [steps, steps],
-            lr=rate[r],
-            beta1=0.9,
-            beta2=0.999,
-            weight_decay=0.0,
-            eps=1e-8,
-            amsgrad=False,
-            maximize=False,
-        )
-
-
-def _sgd_(
-    weight: Tensor, bias: Tensor, weight_momentum: Tensor, bias_momentum: Tensor,
-    x: Tensor, grad: Tensor, rate: Tensor, momentum: float,
-) -> None:  # fmt: skip
-    for r in range(len(weight)):
-        torch._fused_sgd_(
-            [weight[r], bias[r]],
-            [product(grad[r].T, x[r].T), grad[r].sum(0, keepdim=True)],
-            [weight_momentum[r], bias_momentum[r]],
-            lr=rate[r],
-            momentum=momentum,
-            weight_decay=0.0,
-            dampening=0.0,
-            nesterov=False,
-            maximize=False,
-            is_first_step=False,
-        )
+            reference.update([layer], rate, correction, momentum, scale)
+            continue
+        for r in range(len(weight)):
+            gradients = [product(grad[r].T, x[r].T), grad[r].sum(0, keepdim=True)]
+            moments = [[w[r], b[r]] for w, b in zip(state, bias_state, strict=True)]
+            some = ([weight[r], bias[r]], gradients, *moments)
+            options = {"lr": rate[r], "weight_decay": 0.0, "maximize": False}
+            if correction is None:
+                options |= {"momentum": momentum, "dampening": 0.0, "nesterov": False, "is_first_step": False}
+                torch._fused_sgd_(*some, **options)
+            else:
+                options |= {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "amsgrad": False}
+                torch._fused_adam_(*some, [], [correction[2]] * 2, **options)

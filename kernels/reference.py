@@ -70,7 +70,6 @@ def update(
     rate: Tensor,
     correction: Tensor | None,
     momentum: float = 0.0,
-    scratch: Tensor | None = None,
     scale: Tensor | None = None,
 ) -> None:
     """One step of SGD with momentum, or of Adam, on several layers, from their inputs and the gradients of their
@@ -81,7 +80,6 @@ def update(
             the weight that products read, or the weight itself. A state is a tuple: SGD's momentum, or Adam's moments.
         rate: [R, 1, 1], the learning rates, on the device.
         correction: [3], 1 - beta ** step for both of Adam's betas, and the step; None for SGD.
-        scratch: [2, largest weight], for Adam.
         scale: [3], what the gradients are multiplied by, whether one was not finite, and a counter; None: by one. What
             has no finite gradient is left alone for this step.
     """
@@ -89,28 +87,22 @@ def update(
         if correction is None and shadow is weight:
             sgd_(weight, bias, *state, *bias_state, x, grad, rate, momentum)
             continue
-        if shadow is weight:
-            gradients = [s[: p.numel()].view_as(p) for s, p in zip(scratch, (weight, bias), strict=True)]
-            weight_gradient(x, grad, gradients[0])
-            adam_(weight, *state, gradients[0], rate, correction, scratch[1][: weight.numel()].view_as(weight))
-            torch.sum(grad, 1, keepdim=True, out=gradients[1])
-            adam_(bias, *bias_state, gradients[1], rate, correction, torch.empty_like(bias))
-            continue
         wide = _wide(grad)
         for p, moments, g in (
             (weight, state, wide.transpose(1, 2) @ _wide(_as(x, grad))),
             (bias, bias_state, wide.sum(1, keepdim=True)),
         ):
-            before = [t.clone() for t in (p, *moments)]
-            if scale is not None:
-                g = g / scale[0]
+            if scale is None:
+                step_(p, moments, g, rate, correction, momentum)
+                continue
+            before, g = [t.clone() for t in (p, *moments)], g / scale[0]
             step_(p, moments, g, rate, correction, momentum)
-            if scale is not None:
-                bad = ~g.isfinite()
-                scale[1].logical_or_(bad.any())
-                for t, old in zip((p, *moments), before, strict=True):
-                    t.copy_(torch.where(bad, old, t))
-        shadow.copy_(weight)
+            bad = ~g.isfinite()
+            scale[1].logical_or_(bad.any())
+            for t, old in zip((p, *moments), before, strict=True):
+                t.copy_(torch.where(bad, old, t))
+        if shadow is not weight:
+            shadow.copy_(weight)
 
 
 def sgd_(
@@ -129,37 +121,20 @@ def sgd_(
     bias.addcmul_(bias_momentum, rate, value=-1)
 
 
-def weight_gradient(x: Tensor, grad: Tensor, out: Tensor) -> None:
-    """out = gradᵀ x: gradient with respect to a layer's weight. x [R, B, I], grad [R, B, O], out [R, O, I]."""
-    torch.bmm(grad.transpose(1, 2), x, out=out)
-
-
-def adam_(
-    parameter: Tensor, first: Tensor, second: Tensor, grad: Tensor, rate: Tensor, correction: Tensor, scratch: Tensor
-) -> None:
-    """Adam (Kingma & Ba 2015; betas 0.9, 0.999, eps 1e-8) on one parameter.
-
-    Args:
-        grad, scratch: of the parameter's shape; scratch is overwritten.
-        rate: [R, 1, 1].
-        correction: [2], 1 - beta ** step for both betas.
-    """
-    first.lerp_(grad, 0.1)
-    second.mul_(0.999).addcmul_(grad, grad, value=0.001)
-    torch.div(second, correction[1], out=scratch).sqrt_().add_(1e-8)
-    torch.div(first, scratch, out=scratch)
-    parameter.addcmul_(scratch, rate / correction[0], value=-1)
-
-
 def step_(
     parameter: Tensor, state: Sequence[Tensor], grad: Tensor, rate: Tensor, correction: Tensor | None, momentum: float
 ) -> None:
-    """One step of SGD with momentum, or of Adam, on one parameter from its gradient. Arguments as in update."""
+    """One step of SGD with momentum, or of Adam (Kingma & Ba 2015; betas 0.9, 0.999, eps 1e-8), on one parameter from
+    its gradient. Arguments as in update."""
     if correction is None:
         state[0].mul_(momentum).add_(grad)
         parameter.addcmul_(state[0], rate, value=-1)
-    else:
-        adam_(parameter, *state, grad, rate, correction, torch.empty_like(parameter))
+        return
+    first, second = state
+    first.lerp_(grad, 0.1)
+    second.mul_(0.999).addcmul_(grad, grad, value=0.001)
+    root = torch.div(second, correction[1]).sqrt_().add_(1e-8)
+    parameter.addcmul_(torch.div(first, root, out=root), rate / correction[0], value=-1)
 
 
 # Losses: each writes its terms [R, B], one for each row and already divided by B, whose sum is the loss, and the
