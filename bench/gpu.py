@@ -187,7 +187,7 @@ def main() -> int:
     report = {"machine": provenance.describe(device), "clocks_before": clocks()}
     report |= (estimator if options.part == "parzen" else step)(dry, device)
     report |= {"clocks_after": clocks(), "minutes": (time.perf_counter() - started) / 60}
-    name = (torch.cuda.get_device_name() if not dry else "dry run").lower().replace(" ", "-")
+    name = provenance.slug(torch.cuda.get_device_name() if not dry else "dry run")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder if dry else ROOT / "bench" / "results") / f"{name}-{options.part}.json"
         path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import fastaae
 from fastaae import data, evaluation, provenance
+from fastaae.networks import find_device
 
 ROOT = Path(__file__).resolve().parent.parent
 MARKS = "<!-- reproduce: made by bench/reproduce.py -->", "<!-- reproduce: end -->"
@@ -149,13 +150,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--table", action="store_true", help="only write the table")
     options = parser.parse_args(arguments)
     until = time.monotonic() + options.budget
-    unfinished = []
+    machine = provenance.slug(provenance.hardware(str(find_device(options.device)))["name"])
+    path, unfinished = options.results / f"reproduce-{machine}.json", []
     for name in [] if options.table else options.presets or PAPER:
         fields = {f: getattr(options, f) for f in ("replicas", "seed", "device", "precision")}
         cfg = fastaae.preset(name, **fields, **({"epochs": options.epochs} if options.epochs else {}))
         stem = f"{name}-{cfg.epochs}-{cfg.replicas}-{cfg.seed}-{cfg.precision}"
         directory = options.out / stem
-        path = options.results / f"reproduce-{slug(options.device)}.json"
         kept = json.loads(path.read_text()) if path.exists() else []
         if any(row["run"] == stem for row in kept):
             print(f"{stem}: done before")
@@ -176,14 +177,6 @@ def main(arguments: list[str] | None = None) -> int:
     if unfinished:
         print(f"time is up; the same command goes on with {', '.join(unfinished)}")
     return 0
-
-
-def slug(device: str) -> str:
-    """The machine's name, for a file."""
-    from fastaae.networks import find_device
-
-    name = provenance.hardware(str(find_device(device)))["name"]
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 if __name__ == "__main__":

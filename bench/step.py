@@ -32,6 +32,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -443,23 +444,17 @@ def row(name: str, replicas: int, data: Data, rounds: int) -> list[dict]:
         print("pythae: not installed")
     times = measure(contenders, rounds)
     scale = {k: 1 if k in ("fastaae", "floor", "floor-torch") else replicas for k in times}
-    ours = np.array(times["fastaae"])
+    times = {k: np.array(values) * scale[k] for k, values in times.items()}
+    return summaries(times, {"preset": name, "replicas": replicas, "gflop": flops / 1e9})
+
+
+def summaries(times: dict[str, Any], common: dict[str, Any]) -> list[dict]:
+    """A row for each contender: its median time, 20 % and 80 % quantiles, and median ratio to fastaae's."""
     rows = []
     for contender, values in times.items():
-        values = np.array(values) * scale[contender]
-        p20, p50, p80 = np.percentile(values, [20, 50, 80])
-        rows.append(
-            {
-                "preset": name,
-                "replicas": replicas,
-                "contender": contender,
-                "ms": p50,
-                "p20": p20,
-                "p80": p80,
-                "ratio": float(np.median(values / ours)),
-                "gflop": flops / 1e9,
-            }
-        )
+        p20, p50, p80 = np.percentile(values, [20, 50, 80]).tolist()
+        ratio = float(np.median(np.array(values) / np.array(times["fastaae"])))
+        rows.append(common | {"contender": contender, "ms": p50, "p20": p20, "p80": p80, "ratio": ratio})
     return rows
 
 
@@ -543,21 +538,7 @@ def on_gpu(name: str, replicas: int, precision: str, others: bool, data: Data, r
     updated = sum(p.numel() for o in step.optimizers.values() for p in o.network.state().values())
     moved = updated * (18 if precision in ("bf16", "fp16") else 16)
     times["floor"] = [1e3 * moved / bandwidth(device)] * rounds
-    ours = np.array(times["fastaae"])
-    return [
-        {
-            "preset": name,
-            "replicas": replicas,
-            "precision": precision,
-            "contender": label,
-            "ms": float(np.median(values)),
-            "p20": float(np.percentile(values, 20)),
-            "p80": float(np.percentile(values, 80)),
-            "ratio": float(np.median(np.array(values) / ours)),
-            "update_bytes": moved,
-        }
-        for label, values in times.items()
-    ]
+    return summaries(times, {"preset": name, "replicas": replicas, "precision": precision, "update_bytes": moved})
 
 
 def breakdown(step: Step, rounds: int) -> dict[str, float]:
@@ -567,17 +548,13 @@ def breakdown(step: Step, rounds: int) -> dict[str, float]:
         if step.device.type == "cuda":
             torch.cuda.synchronize()
 
-    def whole() -> None:
-        step.cursor.zero_()
-        step.slot.zero_()
-        step()
-
     parts = {"draw": step.draw}
     parts |= {p.__name__: lambda p=p, t=t: p(step, t) for p, t in zip(step.phases, step.terms, strict=True)}
     parts["finish"] = lambda: kernels.finish(step.terms, step.losses, step.slot, step.count, step.scale)
-    times: dict[str, list[float]] = {name: [] for name in [*parts, "whole step"]}
+    parts["whole step"] = step
+    times: dict[str, list[float]] = {name: [] for name in parts}
     for k in range(rounds + 2):
-        for name, part in [*parts.items(), ("whole step", whole)]:
+        for name, part in parts.items():
             step.cursor.zero_()
             step.slot.zero_()
             synchronize()

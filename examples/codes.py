@@ -20,7 +20,7 @@ def main() -> int:
     cfg = tyro.cli(fastaae.Config, default=fastaae.preset(name, epochs=50), args=sys.argv[2:])
     run = fastaae.train(cfg)
     digits = data.load(cfg.dataset, cfg.data_dir, cfg.n_validation)
-    z = run.model.encode(digits.x_test.reshape(-1, *digits.shape)).numpy()
+    z = run.model.encode(digits.x_test).numpy()
     figures.codes(z, digits.y_test.numpy(), run.directory / "codes.png", prior_std=cfg.prior_std)
     figures.manifold(run.model, run.directory / "manifold.png")
     print(f"{run.directory}/codes.png, manifold.png; codes have standard deviations {z.std(0).round(2)}")

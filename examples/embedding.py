@@ -18,7 +18,7 @@ def main() -> int:
     cfg = tyro.cli(fastaae.Config, default=fastaae.preset(name, epochs=50), args=sys.argv[2:])
     run = fastaae.train(cfg)
     digits = data.load(cfg.dataset, cfg.data_dir, cfg.n_validation)
-    points = run.model.encode(digits.x_test.reshape(-1, *digits.shape)).numpy()
+    points = run.model.encode(digits.x_test).numpy()
     if cfg.fixed_heads is not None:  # a linear map sends the heads to a circle
         points = points @ figures.circle_map(run.model.heads.weight[0].cpu().numpy())
     figures.codes(points, digits.y_test.numpy(), run.directory / "representations.png")

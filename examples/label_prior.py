@@ -24,7 +24,7 @@ def main() -> int:
         outlines = [curve for mean, axes in petals for curve in figures.ellipses(mean.numpy(), axes.numpy())]
     else:
         outlines = [priors.roll(torch.linspace(0, 1, 400).double(), scale=cfg.prior_std).numpy()]
-    z = run.model.encode(digits.x_test.reshape(-1, *digits.shape)).numpy()
+    z = run.model.encode(digits.x_test).numpy()
     figures.codes(z, digits.y_test.numpy(), run.directory / "codes.png", outlines=outlines)
     print(f"{run.directory}/codes.png: codes of test images, on the outline of their prior")
     return 0

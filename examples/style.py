@@ -18,7 +18,7 @@ def main() -> int:
     cfg = tyro.cli(fastaae.Config, default=fastaae.preset(name, epochs=50), args=sys.argv[2:])
     run = fastaae.train(cfg)
     digits = data.load(cfg.dataset, cfg.data_dir, cfg.n_validation)
-    z = run.model.encode(digits.x_test[:10].reshape(-1, *digits.shape)).numpy()
+    z = run.model.encode(digits.x_test[:10]).numpy()
     figures.style_content(run.model, z, run.directory / "style_content.png")
     error = run.metrics["test_reconstruction"]["mean"]
     print(f"test reconstruction error {error:.2f}; {run.directory}/style_content.png: ten test images' styles")

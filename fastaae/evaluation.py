@@ -66,7 +66,8 @@ def evaluate(models: Sequence[Model], data: Data, split: str) -> dict[str, list[
     scores = [score(model, x, y) for model in models]
     if models[0].config.n_clusters and y is not None and data.y_valid is not None:
         for model, metrics in zip(models, scores, strict=True):
-            q_valid, q = (np.asarray(model.predict_proba(images.numpy())) for images in (data.x_valid, x))
+            q = np.asarray(model.predict_proba(x.numpy()))
+            q_valid = q if split == "valid" else np.asarray(model.predict_proba(data.x_valid.numpy()))
             metrics |= score_clusters(q_valid, data.y_valid.numpy(), q, y.numpy())
     return {f"{split}_{name}": [s[name] for s in scores] for name in scores[0]}
 

@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -22,6 +23,11 @@ def describe(device: str = "cpu") -> dict[str, Any]:
 def now() -> str:
     """Date and time, as a part of a directory's name."""
     return time.strftime("%Y%m%d-%H%M%S")
+
+
+def slug(name: str) -> str:
+    """A machine's name, as a part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def versions() -> dict[str, str]:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,21 @@ def fixed():
     torch.use_deterministic_algorithms(True)  # and torch.empty is then filled with NaN
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def interpreted():
+    """Runs a file of tests in a pytest of its own where Triton interprets."""
+
+    def run(file):
+        if tuple(map(int, version("triton").split(".")[:2])) < (3, 7):
+            pytest.skip("the interpreter of Triton 3.6 needs an older NumPy, and warns with that")
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file]
+        done = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+        assert " passed" in done.stdout and "failed" not in done.stdout
+
+    return run
 
 
 @pytest.fixture(scope="session")

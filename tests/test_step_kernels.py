@@ -11,7 +11,6 @@ import math
 import os
 import subprocess
 import sys
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -54,13 +53,8 @@ UNIT = {torch.bfloat16: 2**-8, torch.float16: 2**-11, torch.float32: 2**-24} if 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 @pytest.mark.skipif(INTERPRETED, reason="has been started by this test")
-def test_values_in_the_interpreter():
-    if tuple(map(int, version("triton").split(".")[:2])) < (3, 7):
-        pytest.skip("the interpreter of Triton 3.6 needs an older NumPy, and warns with that")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    done = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
-    assert " passed" in done.stdout and "failed" not in done.stdout
+def test_values_in_the_interpreter(interpreted):
+    interpreted(__file__)
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
