@@ -400,8 +400,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optimizer": "adam",
         "lr_reconstruction": 2e-4,
         "lr_adversarial": 1e-4,
-        "lr_decay_epochs": (),
-        "epochs": 60,
+        "lr_decay_epochs": (60,),
+        "epochs": 80,
     },
     "mnist-gan": {
         "task": "gan",
