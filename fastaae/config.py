@@ -66,9 +66,9 @@ class Config:
     """W_C is so many times the identity; None: it is learned. embedding only."""
     separation: float = 10.0
     """Distance between two learned cluster heads up to which they cost what it falls short."""
-    prior: Literal["gaussian", "uniform", "mixture", "swiss_roll"] = "gaussian"
+    prior: Literal["gaussian", "uniform", "mixture", "swiss_roll", "custom"] = "gaussian"
     """Distribution that the aggregated posterior of z is matched to. mixture: of 2-D Gaussians, the petals of a flower;
-    swiss_roll: 2-D, with noise around a spiral."""
+    swiss_roll: 2-D, with noise around a spiral; custom: what the function given to train(prior=...) draws."""
     prior_std: float = 5.0
     """Scale of the prior: the standard deviation of a Gaussian or uniform one, the factor on the lengths of a mixture
     or swiss roll (priors.py has them)."""
@@ -77,6 +77,9 @@ class Config:
     label_prior: bool = False
     """Component k of the prior stands for class k: the discriminator is told the component, or the label of the image
     behind a code, with one more class for unlabelled images. n_labeled says how many have a label."""
+    standardize: bool = False
+    """Networks see and make every pixel less its mean over the training set, over its standard deviation there. What a
+    Model takes and returns stays in [0, 1]. Needs output "linear"."""
     output: Literal["sigmoid", "linear"] = "sigmoid"
     """Output layer of the decoder."""
     reconstruction: Literal["squared_error", "cross_entropy"] = "squared_error"
@@ -169,8 +172,9 @@ class Config:
             "log_every",
         ):
             _integer(name, getattr(self, name), 1)
-        if type(self.label_prior) is not bool:
-            raise _error("label_prior", self.label_prior, "True or False")
+        for name in ("label_prior", "standardize"):
+            if type(getattr(self, name)) is not bool:
+                raise _error(name, getattr(self, name), "True or False")
         for name in ("n_validation", "n_labeled", "n_clusters"):
             if getattr(self, name) is not None:
                 _integer(name, getattr(self, name), 1)
@@ -200,6 +204,8 @@ class Config:
             _number(name, getattr(self, name), "a number in [0, 1)", lambda v: 0 <= v < 1)
         if self.reconstruction == "cross_entropy" and self.output != "sigmoid":
             raise _error("output", self.output, "'sigmoid' when reconstruction is 'cross_entropy'")
+        if self.standardize and self.output != "linear":
+            raise _error("output", self.output, "'linear' with standardize: a standardized pixel is not in [0, 1]")
         if self.task == "gan":
             for name in ("regularizer", "posterior", "batch_norm", "input_noise", "input_dropout"):
                 default = type(self).__dataclass_fields__[name].default
@@ -300,7 +306,7 @@ class Config:
 
 _CHOICES = {
     "task": TASKS,
-    "prior": ("gaussian", "uniform", "mixture", "swiss_roll"),
+    "prior": ("gaussian", "uniform", "mixture", "swiss_roll", "custom"),
     "output": ("sigmoid", "linear"),
     "reconstruction": ("squared_error", "cross_entropy"),
     "regularizer": ("adversarial", "kl", "mmd"),
@@ -367,7 +373,14 @@ _JOINT = {  # one cost of reconstruction and regulariser: what the paper compare
     "epochs": 100,
 }
 
-_SVHN = {"dataset": "svhn", "batch_norm": "autoencoder", "input_dropout": 0.2, "lr_decay_epochs": (250,)}
+_SVHN = {
+    "dataset": "svhn",
+    "standardize": True,
+    "output": "linear",
+    "batch_norm": "autoencoder",
+    "input_dropout": 0.2,
+    "lr_decay_epochs": (250,),
+}
 
 _EMBEDDING = {**_SEMI_SUPERVISED, "task": "embedding", "style_dim": 2}  # section 7
 

@@ -32,7 +32,7 @@ def score(model: Model, x: Tensor, y: Tensor | None = None) -> dict[str, float]:
             if supervised:
                 given = y[k * BATCH : k * BATCH + len(block)].to(model.device)
                 code = (*code, one_hot(given, model.n_classes).to(target.dtype))
-            output = model.decoded(model.join(*code)).double()
+            output, target = model.output(model.join(*code)).double(), model.standardized(target)
             if model.config.reconstruction == "cross_entropy":
                 loss += binary_cross_entropy(output, target.double(), reduction="sum").item()
             else:

@@ -15,7 +15,7 @@ from torch import Tensor
 from . import checkpoint, priors
 from .config import Config
 from .data import DataError, examples, plain
-from .networks import MLP, Heads, Norm, find_device
+from .networks import MLP, Heads, Norm, Standardization, find_device
 from .parzen import ParzenResult, parzen_log_likelihood
 
 BATCH = 4096
@@ -32,14 +32,16 @@ class Model:
         n_classes: size of the label code y that the decoder takes, 0 without one.
         encoder, decoder: of one replica; encoder None for a GAN.
         heads: of one replica, for the task embedding.
+        standard: of one replica, where the config standardizes.
+        prior: what draws z where the config's prior is "custom"; without it sample() and log_likelihood() fail.
     """
 
     def __init__(
         self, config: Config, shape: tuple[int, ...], n_classes: int, encoder: MLP | None, decoder: MLP,
-        heads: Heads | None = None,
+        heads: Heads | None = None, standard: Standardization | None = None, prior: priors.Custom | None = None,
     ):  # fmt: skip
         self.config, self.shape, self.n_classes = config, tuple(shape), n_classes
-        self.encoder, self.decoder, self.heads = encoder, decoder, heads
+        self.encoder, self.decoder, self.heads, self.standard, self.prior = encoder, decoder, heads, standard, prior
 
     @property
     def device(self) -> torch.device:
@@ -168,7 +170,7 @@ class Model:
         Raises:
             OSError: it could not be written; a file that was there before is intact.
         """
-        networks = {"encoder": self.encoder, "decoder": self.decoder, "heads": self.heads}
+        networks = {"encoder": self.encoder, "decoder": self.decoder, "heads": self.heads, "standard": self.standard}
         tensors = {f"{name}.{k}": t for name, n in networks.items() if n is not None for k, t in n.state().items()}
         checkpoint.save(path, tensors, model_info(self.config, self.shape, self.n_classes))
 
@@ -181,7 +183,8 @@ class Model:
         if generator is not None and cfg.posterior == "universal":
             noise = x.new_empty(len(x), cfg.noise_dim).normal_(generator=generator)
         heads = self.n_classes if self.label_head else 0
-        z, logits, log_variance = self.encoder(x, noise).tensor_split([cfg.style_dim, cfg.style_dim + heads], 1)
+        made = self.encoder(self.standardized(x), noise)
+        z, logits, log_variance = made.tensor_split([cfg.style_dim, cfg.style_dim + heads], 1)
         if generator is not None and cfg.posterior == "gaussian":
             z = z + torch.exp(log_variance / 2) * torch.empty_like(z).normal_(generator=generator)
         return (z, torch.softmax(logits, -1)) if self.label_head else (z,)
@@ -194,8 +197,17 @@ class Model:
 
     def decoded(self, code: Tensor) -> Tensor:
         """Examples [N, D] from what join() makes."""
+        made = self.output(code)
+        return self.standard.invert(made[None])[0] if self.standard else made
+
+    def output(self, code: Tensor) -> Tensor:
+        """The decoder's output, which training compares with standardized()."""
         logits = self.decoder(code)
         return logits.sigmoid_() if self.config.output == "sigmoid" else logits
+
+    def standardized(self, x: Tensor) -> Tensor:
+        """What the encoder sees of scaled examples x [N, D]: themselves, where the config does not standardize."""
+        return self.standard(x[None])[0] if self.standard else x
 
     def scaled(self, x: Tensor) -> Tensor:
         """x on the model's device in its dtype, bytes scaled to [0, 1]."""
@@ -203,12 +215,12 @@ class Model:
         return x.to(dtype).div_(255) if x.dtype == torch.uint8 else x.to(dtype)
 
     def _stream(self, n: int, g: torch.Generator, labels: Tensor | None, share: tuple[int, int]) -> Iterator[Tensor]:
-        codes = []
+        codes, prior = [], priors.chosen(self.config.prior, self.prior)
         for start in range(0, n, DRAWN):
             rows = min(DRAWN, n - start)
             cfg, component = self.config, torch.empty(rows, dtype=torch.int64, device=self.device)
             code = self.decoder.weights[0].new_empty(rows, cfg.style_dim)
-            priors.draw(cfg.prior, code, cfg.prior_std, component, g, components=cfg.components)
+            priors.draw(prior, code, cfg.prior_std, component, g, components=cfg.components)
             if self.n_classes:
                 if labels is None:
                     y = code.new_empty(rows, self.n_classes)
@@ -267,8 +279,11 @@ def model_info(config: Config, shape: tuple[int, ...], n_classes: int) -> dict[s
     return {"config": config.to_dict(), "shape": list(shape), "n_classes": n_classes}
 
 
-def load(path: str | Path, replica: int = 0, device: str = "cpu") -> Model:
+def load(path: str | Path, replica: int = 0, device: str = "cpu", prior: priors.Custom | None = None) -> Model:
     """The model in a file written by Model.save, or replica `replica` of a run (its directory or checkpoint).
+
+    Args:
+        prior: the function that a prior "custom" was trained with; only sampling needs it.
 
     Raises:
         CheckpointError: the file is missing, damaged, of another format, or its tensors do not fit its config.
@@ -295,7 +310,12 @@ def load(path: str | Path, replica: int = 0, device: str = "cpu") -> Model:
             heads = Heads(tensors["heads.weight"])
             if heads.weight.shape != (len(decoder.weights[0]), classes, config.style_dim):
                 raise ValueError(f"heads.weight has shape {tuple(heads.weight.shape)}")
-        parts = [t for network in (encoder, decoder) if network for t in network.state().values()]
+        standard = None
+        if config.standardize:
+            standard = Standardization(*(tensors[f"standard.{name}"] for name in ("mean", "std")))
+            if any(t.shape != (len(decoder.weights[0]), 1, d) for t in standard.state().values()):
+                raise ValueError(f"standard.mean has shape {tuple(standard.mean.shape)}")
+        parts = [t for part in (encoder, decoder, standard) if part for t in part.state().values()]
         if len({(len(t), t.dtype) for t in parts}) > 1 or not parts[0].is_floating_point():
             raise ValueError("its tensors differ in replicas or dtype, or are not floats")
     except KeyError as error:
@@ -305,8 +325,9 @@ def load(path: str | Path, replica: int = 0, device: str = "cpu") -> Model:
     replicas = decoder.weights[0].shape[0]
     if not 0 <= replica < replicas:
         raise checkpoint.CheckpointError(f"{path}: replica={replica}, the file holds {replicas}")
-    networks = [n and n.replica(replica).mapped(lambda t: t.to(where, copy=True)) for n in (encoder, decoder, heads)]
-    return Model(config, shape, classes, *networks)
+    parts = (encoder, decoder, heads, standard)
+    copied = [p and p.replica(replica).mapped(lambda t: t.to(where, copy=True)) for p in parts]
+    return Model(config, shape, classes, *copied, prior)
 
 
 def _network(

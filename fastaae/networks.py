@@ -308,6 +308,45 @@ class Heads:
     state = parameters
 
 
+class Standardization:
+    """Mean and standard deviation of every pixel over the training set: networks see (x - mean) / std.
+
+    Args:
+        mean, std: [R, 1, D], the same for every replica.
+    """
+
+    def __init__(self, mean: Tensor, std: Tensor):
+        self.mean, self.std = mean, std
+
+    @classmethod
+    def fit(cls, x: Tensor, replicas: int, dtype: torch.dtype) -> Standardization:
+        """Of examples x [N, D], bytes scaled to [0, 1]; sums in float64. The std of a pixel that never changes is 1."""
+        blocks, unit = x.split(4096), 255 if x.dtype == torch.uint8 else 1
+        mean = sum(b.double().sum(0) for b in blocks) / (unit * len(x))
+        variance = sum((b.double() / unit - mean).square().sum(0) for b in blocks) / len(x)
+        std = torch.where(variance > 1e-12, variance.sqrt(), 1.0)
+        return cls(*(t.to(dtype).repeat(replicas, 1, 1) for t in (mean, std)))
+
+    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """(x - mean) / std of x [R, B, D]. Capture-safe; out may be x."""
+        return torch.div(torch.sub(x, self.mean, out=out), self.std, out=out)
+
+    def invert(self, x: Tensor) -> Tensor:
+        """x * std + mean, clipped to [0, 1]."""
+        return torch.addcmul(self.mean, x, self.std).clamp_(0, 1)
+
+    def mapped(self, f: Callable[[Tensor], Tensor]) -> Standardization:
+        """The standardization whose tensors are f of this one's."""
+        return Standardization(f(self.mean), f(self.std))
+
+    def replica(self, r: int) -> Standardization:
+        """Replica r alone, sharing memory with this one."""
+        return self.mapped(lambda t: t[r : r + 1])
+
+    def state(self) -> dict[str, Tensor]:
+        return {"mean": self.mean, "std": self.std}
+
+
 class AdamClock:
     """Adam's bias correction at the current step, shared by all optimisers that step together.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from . import kernels, priors
 from .config import Config
 from .data import Data, labeled_subset
-from .networks import MLP, AdamClock, Dropout, Heads, Optimizer, Tape
+from .networks import MLP, AdamClock, Dropout, Heads, Optimizer, Standardization, Tape
 from .profiling import mark
 
 
@@ -136,18 +136,20 @@ class Step:
         cfg: validated config.
         data: data set; its training examples are moved to the device once.
         device: where everything lives.
+        prior: draws samples of z where the config's prior is "custom".
 
     Raises:
-        ValueError: the config asks for more than the data has (batch size, labels).
+        ValueError: the config asks for more than the data has (batch size, labels), or a function is missing.
     """
 
-    def __init__(self, cfg: Config, data: Data, device: torch.device):
+    def __init__(self, cfg: Config, data: Data, device: torch.device, prior: priors.Custom | None = None):
         n, d = data.x_train.shape
         if cfg.batch_size > n:
             raise ValueError(f"batch_size={cfg.batch_size}: expected at most the {n} training examples of {data.name}")
         self.cfg, self.batch, self.device = cfg, cfg.batch_size, torch.device(device)
         self.steps_per_epoch = n // cfg.batch_size
         self.phases = _phases(cfg)
+        self.source = priors.chosen(cfg.prior, prior)
         dtype = torch.float64 if cfg.precision == "fp64" else torch.float32
         floats = {"device": device, "dtype": dtype}
         r, b, hidden = cfg.replicas, self.batch, cfg.hidden
@@ -202,6 +204,7 @@ class Step:
         self.x = data.x_train.to(device)
         if self.x.dtype != torch.uint8:
             self.x = self.x.to(dtype)
+        self.standard = Standardization.fit(self.x, r, dtype) if cfg.standardize else None
         self.codes = torch.zeros(r, 2 * b, told + code, **floats)  # prior samples, then what the encoder makes
         gradient = self.decoder.shadows[0].new_zeros(r, b, told + code)  # with respect to the latter
         self.told, self.given = self.codes[..., :told], self.codes[:, b:, told + made :]  # labels of the batch
@@ -254,7 +257,7 @@ class Step:
         self.generators: list[torch.Generator] = []
         # kernels/draws.py draws batches with noise, a Gaussian prior and uniform classes, and nothing else.
         others = (cfg.prior, cfg.posterior) != ("gaussian", "deterministic") or cfg.task in ("supervised", "gan")
-        if others or self.dropouts or not kernels.fused(self.codes):
+        if others or self.standard or self.dropouts or not kernels.fused(self.codes):
             self.generators = [torch.Generator(device).manual_seed(seeds(s, 1)) for s in self.replica_seeds]
 
     def _heads(self, cfg: Config, generators: list[torch.Generator], floats: dict) -> Heads:
@@ -412,7 +415,7 @@ class Step:
         for k, g in enumerate(self.generators):
             given = None if labels is None else labels[k]
             args = (self.prior["z"][k], cfg.prior_std, self.components[k], g, given, cfg.components)
-            priors.draw(cfg.prior, *args)
+            priors.draw(self.source, *args)
             if self.noise is not None:
                 self.noise[k].normal_(generator=g)
             if cfg.posterior == "universal":
@@ -440,6 +443,8 @@ class Step:
         rows = clean.shape[1]
         index = torch.index_select(order, 1, self.cursor * rows + self.offsets[:rows])
         kernels.gather(self.x, index, clean, None if self.staging is None else self.staging[: index.numel()])
+        if self.standard:
+            self.standard(clean, out=clean)
         if noisy is not clean:
             if self.cfg.input_noise:
                 for k, g in enumerate(self.generators):
@@ -463,8 +468,10 @@ class Step:
         kernels.finish(self.terms, self.losses, self.slot, self.count, self.scale)
 
     def parameters(self) -> dict[str, Tensor]:
-        """Weights, biases and batch normalisation [R, ...] of all networks by name; the tensors themselves."""
-        return {f"{n}.{k}": t for n, network in self.networks().items() for k, t in network.state().items()}
+        """Weights, biases, batch normalisation and standardization [R, ...] by name; the tensors themselves."""
+        standard = {"standard": self.standard} if self.standard else {}
+        parts = {**self.networks(), **standard}
+        return {f"{n}.{k}": t for n, part in parts.items() for k, t in part.state().items()}
 
     def networks(self) -> dict[str, MLP | Heads]:
         """All networks by name."""

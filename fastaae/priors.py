@@ -10,17 +10,33 @@ and without labels, the component is drawn uniformly. Labels are not checked, si
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+Custom = Callable[[Tensor, torch.Generator], Tensor | None]
+"""A user's prior: fills out [B, style_dim], a strided view, in place with independent draws that take all their
+randomness from the generator, on out's device; on a GPU without a synchronisation. May return out."""
+
 
 def draw(
-    prior: str, out: Tensor, std: float, component: Tensor, generator: torch.Generator, labels: Tensor | None = None,
-    components: int = 10,
+    prior: str | Custom, out: Tensor, std: float, component: Tensor, generator: torch.Generator,
+    labels: Tensor | None = None, components: int = 10,
 ) -> None:  # fmt: skip
-    """Samples of the prior of that name in Config, whose scale is std. out: [B, D]; the rest as in mixture()."""
-    if prior == "gaussian":
+    """Samples of the prior of that name in Config, whose scale is std, or of a user's. out: [B, D]; the rest as in
+    mixture().
+
+    Raises:
+        ValueError: a user's function returned something else than out.
+    """
+    if not isinstance(prior, str):
+        made = prior(out, generator)
+        if made is not None and made is not out:
+            raise ValueError(
+                f"prior={prior!r} returned a {type(made).__name__}: expected it to fill its first argument"
+            )
+    elif prior == "gaussian":
         gaussian(out, std, generator)
     elif prior == "uniform":
         uniform(out, std * math.sqrt(3), generator)
@@ -28,6 +44,21 @@ def draw(
         mixture(out, component, generator, labels, components=components, scale=std)
     else:
         swiss_roll(out, component, generator, labels, components=components, scale=std)
+
+
+def chosen(name: str, custom: Custom | None) -> str | Custom:
+    """What draw() takes, of Config.prior and the function that a caller passed.
+
+    Raises:
+        ValueError: one calls for the other.
+    """
+    if custom is None and name != "custom":
+        return name
+    if name != "custom":
+        raise ValueError(f"prior={custom!r}: expected None where the config has prior={name!r}, not 'custom'")
+    if not callable(custom):
+        raise ValueError(f"prior={custom!r}: expected a function of (out, generator), since the config's is 'custom'")
+    return custom
 
 
 def gaussian(out: Tensor, std: float, generator: torch.Generator) -> None:

@@ -34,8 +34,10 @@ def launched() -> bool:
     return True
 
 
-def train(one: Callable, cfg: Config | None, data: Any, resume: str | Path | None, progress: bool) -> Any:
-    """Train this rank's share of cfg.replicas with one(cfg, data, resume, progress), gather every rank's metrics.
+def train(
+    one: Callable, cfg: Config | None, data: Any, resume: str | Path | None, progress: bool, prior: Callable | None
+) -> Any:
+    """Train this rank's share of cfg.replicas with one(cfg, data, resume, progress, prior), gather all ranks' metrics.
 
     Rank k of K trains the replicas from k R // K on, seeded as they are in a single process, in the directory rank-k of
     the run's own. An error on one rank is raised on all.
@@ -64,7 +66,7 @@ def train(one: Callable, cfg: Config | None, data: Any, resume: str | Path | Non
             first, last = (k * cfg.replicas // world for k in (rank, rank + 1))
             share = {"replicas": last - first, "seed": cfg.seed + first, "out_dir": str(directory / f"rank-{rank}")}
             cfg = replace(cfg, **share)
-        run = one(cfg, data, None if resume is None else Path(resume) / f"rank-{rank}", progress and rank == 0)
+        run = one(cfg, data, None if resume is None else Path(resume) / f"rank-{rank}", progress and rank == 0, prior)
     except KeyboardInterrupt as error:
         again = f"torchrun --nproc-per-node {world} -m fastaae.cli resume {directory}"
         if hasattr(error, "signum"):  # saved at a step; its own hint would go on with one rank alone

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import __version__, checkpoint, evaluation, profiling, provenance, ranks
+from . import __version__, checkpoint, evaluation, priors, profiling, provenance, ranks
 from . import data as datasets
 from .config import Config
 from .data import Data
@@ -69,7 +69,13 @@ class Run:
         return self.models[0]
 
 
-def train(cfg: Config | None = None, data: Any = None, resume: str | Path | None = None, progress: bool = True) -> Run:
+def train(
+    cfg: Config | None = None,
+    data: Any = None,
+    resume: str | Path | None = None,
+    progress: bool = True,
+    prior: priors.Custom | None = None,
+) -> Run:
     """Train an adversarial autoencoder and evaluate it.
 
     Args:
@@ -77,6 +83,8 @@ def train(cfg: Config | None = None, data: Any = None, resume: str | Path | None
         data: own data instead of cfg.dataset: x, (x, y) or a mapping with x, y, x_test, y_test; see data.from_arrays.
         resume: run directory to go on from; the result is that of an uninterrupted run, bit for bit on a CPU.
         progress: show a progress bar, or a line every 30 s where the output is no terminal.
+        prior: with cfg.prior "custom", a function of (out, generator) that fills out [B, style_dim] in place with draws
+            by that torch.Generator alone; see priors.Custom.
 
     Raises:
         ValueError: data and config do not fit, the output directory holds another run, or the checkpoint to resume is
@@ -87,11 +95,13 @@ def train(cfg: Config | None = None, data: Any = None, resume: str | Path | None
     Where torch.distributed has several ranks, each trains its share of the replicas, and metrics are those of all.
     """
     if ranks.several():
-        return ranks.train(_train, cfg, data, resume, progress)
-    return _train(cfg, data, resume, progress)
+        return ranks.train(_train, cfg, data, resume, progress, prior)
+    return _train(cfg, data, resume, progress, prior)
 
 
-def _train(cfg: Config | None, data: Any, resume: str | Path | None, progress: bool) -> Run:
+def _train(
+    cfg: Config | None, data: Any, resume: str | Path | None, progress: bool, prior: priors.Custom | None
+) -> Run:
     """As train(), of one process."""
     saved = None
     if not isinstance(cfg, Config | None):
@@ -131,24 +141,25 @@ def _train(cfg: Config | None, data: Any, resume: str | Path | None, progress: b
         raise ValueError(f"out_dir={cfg.out_dir!r}: expected a new or empty directory{hint}")
     if saved and saved[1]["device"] != device.type:
         raise ValueError(f"device={cfg.device!r}: the run began on {saved[1]['device']}, whose random numbers differ")
-    step = Step(cfg, loaded, device)
+    step = Step(cfg, loaded, device, prior)
     if saved and saved[1]["step"] > cfg.epochs * step.steps_per_epoch:
         trained = -(-saved[1]["step"] // step.steps_per_epoch)
         raise ValueError(f"resume={str(resume)!r}: epochs={cfg.epochs}, expected at least {trained}, begun already")
     directory.mkdir(parents=True, exist_ok=True)
-    return _Training(cfg, loaded, step, directory, progress).run(saved)
+    return _Training(cfg, loaded, step, directory, progress, prior).run(saved)
 
 
 class _Training:
     """The state of one call of train() on the host."""
 
-    def __init__(self, cfg: Config, data: Data, step: Step, directory: Path, progress: bool):
+    def __init__(
+        self, cfg: Config, data: Data, step: Step, directory: Path, progress: bool, prior: priors.Custom | None
+    ):
         self.cfg, self.data, self.step, self.directory = cfg, data, step, directory
         self.classes = step.n_classes
+        parts = (step.encoder, step.decoder, step.heads, step.standard)
         self.models = [
-            Model(
-                cfg, data.shape, self.classes, *(n and n.replica(r) for n in (step.encoder, step.decoder, step.heads))
-            )
+            Model(cfg, data.shape, self.classes, *(p and p.replica(r) for p in parts), prior)
             for r in range(cfg.replicas)
         ]
         self.done = self.logged = 0  # steps
@@ -271,10 +282,15 @@ class _Training:
     def _stop(self, epoch: int) -> None:
         self._log(epoch)
         self._save()
-        directory = str(self.directory)
+        directory, cfg = str(self.directory), self.cfg
         command = f"fastaae resume {shlex.quote(directory)}"
-        if self.cfg.dataset == "arrays":  # which the command line does not have
-            command = f"train(resume={directory!r}, data=...)"
+        passed = {
+            "data": cfg.dataset == "arrays",
+            "prior": cfg.prior == "custom",
+        }  # what the command line does not have
+        if any(passed.values()):
+            again = "".join(f", {name}=..." for name, was in passed.items() if was)
+            command = f"train(resume={directory!r}{again})"
         raise Interrupted(f"stopped after step {self.done}; go on with: {command}", self.signum)
 
     def _finish(self) -> Run:

@@ -199,6 +199,12 @@ def test_a_wrong_element_is_refused_by_name(name, value):
         ({"prior": "swiss_roll", "style_dim": 3}, "style_dim=3: expected 2 with the 2-D prior 'swiss_roll'"),
         ({"label_prior": True}, "prior='gaussian': expected 'mixture' or 'swiss_roll' with label_prior"),
         (
+            {"label_prior": True, "prior": "custom"},
+            "prior='custom': expected 'mixture' or 'swiss_roll' with label_prior",
+        ),
+        ({"standardize": True}, "output='sigmoid': expected 'linear' with standardize"),
+        ({"standardize": 1}, "standardize=1: expected True or False"),
+        (
             {"label_prior": True, "prior": "mixture", "style_dim": 2, "task": "semi_supervised"},
             "label_prior=True: expected False: in the task 'semi_supervised' y is for that",
         ),

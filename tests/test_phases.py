@@ -17,6 +17,8 @@ VARIANTS = {
     "noise": {"input_noise": 0.3},
     "cross-entropy": {"reconstruction": "cross_entropy"},
     "linear-output": {"output": "linear"},
+    "standardized": {"output": "linear", "standardize": True},
+    "standardized-noise": {"output": "linear", "standardize": True, "input_noise": 0.3},
     "one-layer": {"hidden": (12,)},
     "gaussian": {"posterior": "gaussian"},
     "universal": {"posterior": "universal", "noise_dim": 4, "input_noise": 0.1, "dropout": 0.2},
@@ -49,8 +51,9 @@ VARIANTS = {
 def sensible(task, variant):
     fields = VARIANTS[variant]
     if task == "gan":
-        return variant in ("plain", "linear-output", "one-layer", "adam", "uniform", "mixture", "dropout")
-    if variant == "labels":
+        several = ("plain", "linear-output", "standardized", "one-layer", "adam", "uniform", "mixture", "dropout")
+        return variant in several
+    if variant in ("labels", "standardized"):
         return task == "unsupervised"
     if "regularizer" in fields:
         return task in ("unsupervised", "supervised")

@@ -76,6 +76,87 @@ def test_samples_are_decoded_draws_of_the_prior(prior, monkeypatch):
         assert z.abs().max() < 2 * 3**0.5 and (z.std() - 2).abs() < 0.03
 
 
+def ring(out, generator):
+    """A prior of the user's own: a circle of radius 3."""
+    angle = torch.rand(len(out), generator=generator, device=out.device, dtype=out.dtype) * 2 * torch.pi
+    torch.stack([3 * angle.cos(), 3 * angle.sin()], 1, out=out)
+
+
+def test_a_prior_may_be_the_users_own(tmp_path):
+    fields = {"prior": "custom", "epochs": 30, "lr_adversarial": 0.05, "seed": 1}
+    cfg, data = small("mnist-2d", **fields, out_dir=str(tmp_path / "run")), images()
+    run = fastaae.train(cfg, data, progress=False, prior=ring)
+    z = run.model.encode(data["x"])
+    assert abs(np.linalg.norm(z, axis=1).mean() - 3) < 0.5
+    assert run.model.sample(3).shape == (3, 6, 6)
+
+    half = replace(cfg, epochs=3, out_dir=str(tmp_path / "half"))
+    fastaae.train(half, data, progress=False, prior=ring)
+    with pytest.raises(ValueError, match="prior=None: expected a function of"):
+        fastaae.train(resume=tmp_path / "half", data=data, progress=False)
+    again = fastaae.train(replace(cfg, out_dir=None), data, tmp_path / "half", progress=False, prior=ring)
+    assert again.metrics == run.metrics
+
+    alone = fastaae.load(tmp_path / "run")
+    np.testing.assert_array_equal(alone.encode(data["x"]), z)
+    with pytest.raises(ValueError, match="prior=None: expected a function of"):
+        alone.sample(3)
+    drawn = fastaae.load(tmp_path / "run", prior=ring).sample(3, seed=4)
+    np.testing.assert_array_equal(drawn, run.model.sample(3, seed=4))
+
+
+@pytest.mark.parametrize(
+    ("name", "prior", "message"),
+    [
+        ("gaussian", ring, "expected None where the config has prior='gaussian'"),
+        ("custom", None, "prior=None: expected a function of"),
+        ("custom", "ring", "prior='ring': expected a function of"),
+        ("custom", lambda out, generator: out + 1, "returned a Tensor: expected it to fill its first argument"),
+    ],
+)
+def test_a_prior_that_does_not_fit_is_refused(name, prior, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        fastaae.train(small("mnist-2d", prior=name, out_dir=str(tmp_path / "x")), images(), progress=False, prior=prior)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp64"])
+@pytest.mark.parametrize("bytes_", [False, True], ids=["floats", "bytes"])
+def test_a_standardized_model_takes_and_makes_pixels(precision, bytes_, tmp_path):
+    data = images()
+    data["x"][:, 0] = data["x_test"][:, 0] = 0.2  # a pixel that never changes
+    if bytes_:
+        data |= {name: np.rint(255 * data[name]).astype(np.uint8) for name in ("x", "x_test")}
+    fields = {"standardize": True, "output": "linear", "precision": precision, "epochs": 20, "lr_reconstruction": 1e-3}
+    run = fastaae.train(small("mnist-likelihood", **fields, out_dir=str(tmp_path / "run")), data, progress=False)
+    model, unit = run.model, 255 if bytes_ else 1
+    train = fastaae.data.from_arrays(data).x_train.double().numpy() / unit
+    mean, std = train.mean(0), train.std(0)
+    std[std < 1e-6] = 1
+    assert (std == 1).sum() == 6
+    np.testing.assert_allclose(model.standard.mean[0, 0], mean, rtol=1e-6)
+    np.testing.assert_allclose(model.standard.std[0, 0], std, rtol=1e-5)
+
+    x = torch.from_numpy(data["x_test"].reshape(40, -1) / unit).to(model.standard.std.dtype)
+    seen = (x - torch.from_numpy(mean)) / torch.from_numpy(std)
+    z = model.encoder(seen.to(x.dtype))
+    torch.testing.assert_close(torch.from_numpy(model.encode(data["x_test"])), z, rtol=1e-4, atol=1e-4)
+    made = model.decoder(z).double()
+    expected = (made.numpy() * std + mean).clip(0, 1).reshape(-1, 6, 6)
+    np.testing.assert_allclose(model.reconstruct(data["x_test"]), expected, atol=1e-5)
+    loss = 0.5 * (made - seen).square().sum().item() / 40
+    assert abs(run.metrics["test_reconstruction"]["mean"] / loss - 1) < 1e-4
+    assert loss < 0.5 * seen.square().sum().item() / 40  # better than the mean image
+
+    loaded = fastaae.load(tmp_path / "run")
+    model.save(tmp_path / "model.safetensors")
+    for other in (loaded, fastaae.load(tmp_path / "model.safetensors")):
+        np.testing.assert_array_equal(other.reconstruct(data["x_test"]), model.reconstruct(data["x_test"]))
+        np.testing.assert_array_equal(other.sample(5, seed=1), model.sample(5, seed=1))
+    r = model.log_likelihood(data["x_test"], 500, 0.3)
+    samples = torch.from_numpy(model.sample(500).reshape(500, -1))
+    assert abs(r.mean - fastaae.parzen_log_likelihood(data["x_test"].reshape(40, -1), samples, 0.3).mean) < 1e-6
+
+
 def test_clusters_are_scored_against_labels(tmp_path):
     data = images()
     run = fastaae.train(small("mnist-clusters-16", out_dir=str(tmp_path / "run")), data, progress=False)
