@@ -353,16 +353,17 @@ _SEMI_SUPERVISED = {  # section 5 and appendix A.2 of the paper
     "epochs": 5000,
 }
 
-_LABEL_PRIOR = {  # figure 4; 40,000 images have no label. By the SGD of mnist-2d classes find their components later
+_SHAPED = {  # figures 2b and 4; by the SGD of mnist-2d classes find their components later
     "style_dim": 2,
-    "label_prior": True,
-    "n_labeled": 10_000,
+    "prior_std": 5.0,
     "init_std": 0.03,
     "optimizer": "adam",
     "lr_reconstruction": 5e-4,
     "lr_adversarial": 5e-4,
     "epochs": 1000,
 }
+
+_LABELS = {"label_prior": True, "n_labeled": 10_000}  # the other 40,000 images have none
 
 _JOINT = {  # one cost of reconstruction and regulariser: what the paper compares with
     "reconstruction": "cross_entropy",
@@ -428,9 +429,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "mnist-gmmn": {**_JOINT, "regularizer": "mmd", "regularizer_weight": 100.0},
     "mnist-vae-2d": {**_JOINT, "style_dim": 2, "regularizer": "kl", "posterior": "gaussian"},
     "mnist-2d": {"style_dim": 2, "prior_std": 5.0, "epochs": 1000},
-    "mnist-2d-mixture": {**_LABEL_PRIOR, "prior": "mixture", "prior_std": 5.0},
-    "mnist-2d-swiss-roll": {**_LABEL_PRIOR, "prior": "swiss_roll", "prior_std": 5.0},
-    "mnist-2d-labels": {**_LABEL_PRIOR, "prior": "mixture", "prior_std": 5.0},
+    "mnist-2d-mixture": {**_SHAPED, "prior": "mixture"},
+    "mnist-2d-swiss-roll": {**_SHAPED, "prior": "swiss_roll", **_LABELS},
+    "mnist-2d-labels": {**_SHAPED, "prior": "mixture", **_LABELS},
     "mnist-100": {**_SEMI_SUPERVISED, "n_labeled": 100},
     "mnist-1000": {**_SEMI_SUPERVISED, "n_labeled": 1000},
     "mnist-all": _SEMI_SUPERVISED,

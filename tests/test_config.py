@@ -60,12 +60,13 @@ def test_unsupervised_presets_are_the_papers(name, style_dim):
 
 
 @pytest.mark.parametrize(
-    ("name", "prior"), [("mixture", "mixture"), ("swiss-roll", "swiss_roll"), ("labels", "mixture")]
+    ("name", "prior", "labels"),
+    [("mixture", "mixture", None), ("swiss-roll", "swiss_roll", 10_000), ("labels", "mixture", 10_000)],
 )
-def test_label_prior_presets_are_the_papers(name, prior):
+def test_presets_of_shaped_priors_are_the_papers(name, prior, labels):
     c = preset(f"mnist-2d-{name}")
-    assert (c.task, c.prior, c.label_prior, c.style_dim, c.components) == ("unsupervised", prior, True, 2, 10)
-    assert c.n_labeled == 10_000
+    assert (c.task, c.prior, c.style_dim, c.components) == ("unsupervised", prior, 2, 10)
+    assert (c.label_prior, c.n_labeled) == (labels is not None, labels)
 
 
 def test_the_adam_recipe_of_the_likelihood():
