@@ -190,7 +190,8 @@ def main() -> int:
     name = provenance.slug(torch.cuda.get_device_name() if not dry else "dry run")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder if dry else ROOT / "bench" / "results") / f"{name}-{options.part}.json"
-        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        path.write_text(json.dumps([*before, report], indent=1) + "\n", encoding="utf-8")  # the newest is the last
         print(f"{path}, {report['minutes']:.1f} minutes")
     return 0
 
@@ -198,12 +199,11 @@ def main() -> int:
 def step(dry: bool, device: str) -> dict:
     """Checks and times of the training step."""
     report = tests(dry, ["step_kernels", "phases"], "finish or philox") | sanitized(dry, "touch-step")
-    if dry:  # nothing to time
-        return report | {"rows": []}
-    command = [sys.executable, str(ROOT / "bench" / "step.py"), "--device", device, "--rounds", "5", "--replicas"]
+    command = [sys.executable, str(ROOT / "bench" / "step.py"), "--device", device, "--rounds"]
+    rounds, replicas = (["1", "--rehearse"], ["1"]) if dry else (["5"], ["1", "4", "16", "64"])
     report["rows"] = []
-    for arguments in (["1", "4", "16", "64"], ["1", "--precision", "fp16", "fp32", "--others", "0"]):
-        done = subprocess.run([*command, *arguments], capture_output=True, text=True)
+    for some, arguments in ((replicas, []), (["1"], ["--precision", "fp16", "fp32", "--others", "0"])):
+        done = subprocess.run([*command, *rounds, "--replicas", *some, *arguments], capture_output=True, text=True)
         require(done.returncode == 0, done.stdout + done.stderr)
         print(done.stdout[: done.stdout.rindex("\n{")])
         report["rows"] += json.loads(done.stdout.splitlines()[-1])["rows"]

@@ -32,6 +32,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -458,49 +459,45 @@ def summaries(times: dict[str, Any], common: dict[str, Any]) -> list[dict]:
     return rows
 
 
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def bandwidth(device: torch.device) -> float:
-    """Bytes per second that y += x moves, of 1 GiB each."""
-    x, y = (torch.ones(2**28, device=device) for _ in range(2))
+    """Bytes per second that y += x moves, of 1 GiB each (on a CPU, 1 MiB)."""
+    n = 2**28 if device.type == "cuda" else 2**18
+    x, y = (torch.ones(n, device=device) for _ in range(2))
     times = []
     for _ in range(10):
-        a, b = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        a.record()
-        y.add_(x)
-        b.record()
-        torch.cuda.synchronize()
-        times.append(a.elapsed_time(b) / 1e3)
-    return 3 * 2**30 / min(times)
+        synchronize(device)
+        started = time.perf_counter()
+        for _ in range(10):
+            y.add_(x)
+        synchronize(device)
+        times.append(time.perf_counter() - started)
+    return 10 * 12 * n / min(times)
 
 
-def captured(call: Callable[[], None]) -> Callable[[], None]:
-    """The call as a CUDA graph."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            call()
-        stream.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            call()
-    torch.cuda.current_stream().wait_stream(stream)
-    return graph.replay
-
-
-def on_gpu(name: str, replicas: int, precision: str, others: bool, data: Data, rounds: int) -> list[dict]:
-    """As row, on a GPU."""
-    device = torch.device("cuda")
+def on_gpu(
+    name: str, replicas: int, precision: str, others: bool, data: Data, rounds: int, device: torch.device
+) -> list[dict]:
+    """As row, on a GPU, or a rehearsal of that with a tiny network on a CPU, where nothing is compiled or captured."""
+    gpu = device.type == "cuda"
     cfg = preset(name, replicas=replicas, precision=precision, log_every=500)
+    cfg = cfg if gpu else replace(cfg, hidden=(24, 16), n_labeled=cfg.n_labeled and 50)
     step = Step(cfg, data, device)
     step.start_epoch(0)
     replay = Replay(step, step.carried(), step.generators, device)
 
+    many = 50 if gpu else 1
+
     def fastaae() -> None:
         step.cursor.zero_()
         step.slot.zero_()
-        replay(50)
+        replay(many)
 
-    contenders: dict[str, tuple[Callable[[], None], int]] = {"fastaae": (fastaae, 50)}
+    contenders: dict[str, tuple[Callable[[], None], int]] = {"fastaae": (fastaae, many)}
     if others:
         contenders["fastaae, eager"] = (lambda: (step.cursor.zero_(), step.slot.zero_(), step()), 1)
         single = Step(replace(cfg, replicas=1, precision="fp32"), data, device)
@@ -514,24 +511,28 @@ def on_gpu(name: str, replicas: int, precision: str, others: bool, data: Data, r
             ("torch.compile, graph", True, True),
         ):
             model = Idiomatic(single, careful=True, fused=True)
-            if compiled:
+            if compiled and gpu:
                 for loss in ("reconstruction", "discriminator", "generator", "classification"):
                     setattr(model, loss, torch.compile(getattr(model, loss)))
 
             def run(model: Idiomatic = model, autocast: bool = autocast) -> None:
-                with torch.autocast("cuda", torch.bfloat16, enabled=autocast, cache_enabled=False):
+                with torch.autocast(device.type, torch.bfloat16, enabled=autocast, cache_enabled=False):
                     model(*batch)
 
-            contenders[label] = (captured(run) if "graph" in label else run, 1)
+            if "graph" in label:
+                for _ in range(3):  # compiles
+                    run()
+                run = partial(Replay(run, [], [], device, size=1), 1)
+            contenders[label] = (run, 1)
     times = {label: [] for label in contenders}
     for k in range(rounds + 1):
         for label, (call, steps) in contenders.items():
-            calls = max(1, 100 // steps)
-            torch.cuda.synchronize()
+            calls = max(1, (100 if gpu else 1) // steps)
+            synchronize(device)
             started = time.perf_counter()
             for _ in range(calls):
                 call()
-            torch.cuda.synchronize()
+            synchronize(device)
             if k:
                 scale = 1 if label.startswith("fastaae") else replicas
                 times[label].append(1e3 * scale * (time.perf_counter() - started) / calls / steps)
@@ -543,11 +544,6 @@ def on_gpu(name: str, replicas: int, precision: str, others: bool, data: Data, r
 
 def breakdown(step: Step, rounds: int) -> dict[str, float]:
     """Milliseconds of each part of an eager step, and of the whole, medians."""
-
-    def synchronize() -> None:
-        if step.device.type == "cuda":
-            torch.cuda.synchronize()
-
     parts = {"draw": step.draw}
     parts |= {p.__name__: lambda p=p, t=t: p(step, t) for p, t in zip(step.phases, step.terms, strict=True)}
     parts["finish"] = lambda: kernels.finish(step.terms, step.losses, step.slot, step.count, step.scale)
@@ -557,10 +553,10 @@ def breakdown(step: Step, rounds: int) -> dict[str, float]:
         for name, part in parts.items():
             step.cursor.zero_()
             step.slot.zero_()
-            synchronize()
+            synchronize(step.device)
             started = time.perf_counter()
             part()
-            synchronize()
+            synchronize(step.device)
             if k >= 2:
                 times[name].append(1e3 * (time.perf_counter() - started))
     return {name: float(np.median(values)) for name, values in times.items()}
@@ -584,11 +580,13 @@ def main() -> int:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--precision", nargs="+", default=["bf16"], choices=["fp32", "bf16", "fp16"], help="on a GPU")
     parser.add_argument("--breakdown", action="store_true", help="where an eager step's time goes, instead")
+    parser.add_argument("--rehearse", action="store_true", help="a GPU's way through this file, tiny, on a CPU")
     parser.add_argument("--others", nargs="*", type=int, default=[1], help="on a GPU: replicas beside which others run")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rng = np.random.default_rng(0)  # the time of a step does not depend on the images, so none are needed
-    images = (rng.random((15000, 784)) < 0.2).astype(np.float32) * rng.random((15000, 784), np.float32)
+    shape = (15000, 20 if options.rehearse else 784)
+    images = (rng.random(shape) < 0.2).astype(np.float32) * rng.random(shape, np.float32)
     data = from_arrays(((255 * images).astype(np.uint8), np.arange(15000) % 10))
 
     machine = provenance.describe(options.device)
@@ -608,12 +606,12 @@ def main() -> int:
                 rows.append({"preset": name, "replicas": r, "precision": precision, "ms": parts})
         print(json.dumps({"machine": machine, "rows": rows}))
         return 0
-    if options.device == "cuda":
+    if options.device == "cuda" or options.rehearse:
         for name in options.presets:
             for precision in options.precision:
                 for r in options.replicas:
                     others = r in options.others and precision == options.precision[0]
-                    new = on_gpu(name, r, precision, others, data, options.rounds)
+                    new = on_gpu(name, r, precision, others, data, options.rounds, torch.device(options.device))
                     table(f"{name}, replicas {r}, {precision}", new, 4)
                     rows += new
         print(json.dumps({"machine": machine, "rows": rows}))

@@ -20,6 +20,7 @@ class Replay:
         generators: CUDA generators it draws from.
         device: where it runs.
         size: steps in one graph; what does not fill one is run by a graph of a single step.
+        graph: False calls the step on a GPU, too.
     """
 
     def __init__(
@@ -29,10 +30,11 @@ class Replay:
         generators: Sequence[torch.Generator],
         device: torch.device,
         size: int = 10,
+        graph: bool = True,
     ):
         self.step, self.size = step, size
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
-        if device.type != "cuda":
+        if device.type != "cuda" or not graph:
             return
         saved, drawn = [t.clone() for t in state], [g.get_state() for g in generators]
         stream = torch.cuda.Stream(device)

@@ -29,7 +29,7 @@ from .model import Model, model_info
 from .networks import find_device
 from .phases import Step
 
-RESUMABLE = ("epochs", "out_dir", "data_dir", "device", "checkpoint_every", "log_every", "profile")
+RESUMABLE = ("epochs", "out_dir", "data_dir", "device", "graph", "checkpoint_every", "log_every", "profile")
 """Fields that may differ between a checkpoint and the config it is resumed with."""
 
 
@@ -190,7 +190,7 @@ class _Training:
                 step.start_epoch(epoch)
                 step.cursor.fill_(within)
                 if replay is None:
-                    replay = Replay(step, step.carried(), step.generators, step.device)
+                    replay = Replay(step, step.carried(), step.generators, step.device, graph=cfg.graph)
                 while within < step.steps_per_epoch:
                     ran = self._run(replay, within)
                     within += ran

@@ -67,11 +67,13 @@ def update(
     """As reference.update, but for a gradient that lives from its product to the one pass that uses it."""
     for layer in layers:
         x, grad, weight, bias, shadow, state, bias_state = layer
-        if not takes(weight) or shadow is not weight:
+        large = takes(weight)  # of small layers only Adam gains from one pass
+        if not fits(weight) or shadow is not weight or not (large or correction is not None):
             reference.update([layer], rate, correction, momentum, scale)
             continue
         for r in range(len(weight)):
-            gradients = [product(grad[r].T, x[r].T), grad[r].sum(0, keepdim=True)]
+            g = product(grad[r].T, x[r].T) if large else grad[r].T @ x[r]
+            gradients = [g, grad[r].sum(0, keepdim=True)]
             moments = [[w[r], b[r]] for w, b in zip(state, bias_state, strict=True)]
             some = ([weight[r], bias[r]], gradients, *moments)
             options = {"lr": rate[r], "weight_decay": 0.0, "maximize": False}

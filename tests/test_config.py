@@ -77,6 +77,12 @@ def test_the_adam_recipe_of_the_likelihood():
     assert (c.batch_size, c.input_noise, c.n_validation) == (100, 0.0, None)
 
 
+def test_the_faces_preset_is_the_papers():
+    c = preset("tfd-likelihood")
+    assert (c.task, c.dataset, c.style_dim, c.prior, c.prior_std) == ("unsupervised", "tfd", 15, "gaussian", 10.0)
+    assert (c.standardize, c.output, c.reconstruction, c.hidden) == (True, "linear", "squared_error", (1000, 1000))
+
+
 @pytest.mark.parametrize("n_clusters", [16, 30])
 def test_clustering_presets_are_the_papers(n_clusters):
     c = preset(f"mnist-clusters-{n_clusters}")
@@ -205,6 +211,7 @@ def test_a_wrong_element_is_refused_by_name(name, value):
         ),
         ({"standardize": True}, "output='sigmoid': expected 'linear' with standardize"),
         ({"standardize": 1}, "standardize=1: expected True or False"),
+        ({"graph": None}, "graph=None: expected True or False"),
         (
             {"label_prior": True, "prior": "mixture", "style_dim": 2, "task": "semi_supervised"},
             "label_prior=True: expected False: in the task 'semi_supervised' y is for that",

@@ -134,11 +134,12 @@ def test_bench_parzen_resizes_images():
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
-def test_bench_gpu_dry_run():
-    command = [ROOT / "bench" / "gpu.sh", "--dry-run", "parzen"]
+@pytest.mark.parametrize("part", ["parzen", "step"])
+def test_bench_gpu_dry_run(part):
+    command = [ROOT / "bench" / "gpu.sh", "--dry-run", part]
     done = subprocess.run(command, env=os.environ | {"PYTHON": sys.executable}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "dry-run-parzen.json" in done.stdout.splitlines()[-1]
+    assert f"dry-run-{part}.json" in done.stdout.splitlines()[-1]
 
 
 def test_bench_parzen_over_ranks():
