@@ -192,7 +192,7 @@ def main() -> int:
         path = Path(folder if dry else ROOT / "bench" / "results") / f"{name}-{options.part}.json"
         before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
         path.write_text(json.dumps([*before, report], indent=1) + "\n", encoding="utf-8")  # the newest is the last
-        print(f"{path}, {report['minutes']:.1f} minutes")
+        print(f"{path}, {report['minutes']:.1f} minutes; README's tables: python bench/tables.py")
     return 0
 
 

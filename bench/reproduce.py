@@ -25,12 +25,13 @@ import threading
 import time
 from pathlib import Path
 
+import tables
+
 import fastaae
 from fastaae import data, evaluation, provenance
 from fastaae.networks import find_device
 
 ROOT = Path(__file__).resolve().parent.parent
-MARKS = "<!-- reproduce: made by bench/reproduce.py -->", "<!-- reproduce: end -->"
 PAPER = {  # metric and its published value, percent or nats; "-": not published
     "mnist-likelihood": {"log_likelihood_10000": "340 ± 2", "log_likelihood_10000000": "427"},
     "mnist-likelihood-adam": {"log_likelihood_10000": "340 ± 2", "log_likelihood_10000000": "427"},
@@ -149,15 +150,6 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def write_table(readme: Path, folder: Path) -> None:
-    """Replace what stands between the marks."""
-    text = readme.read_text(encoding="utf-8")
-    before, rest = text.split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
-    text = f"{before}{MARKS[0]}\n{table(results(folder))}\n{MARKS[1]}{after}"
-    readme.write_text(text, encoding="utf-8")
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("presets", nargs="*", help=f"default: {' '.join(PAPER)}")
@@ -197,7 +189,7 @@ def main(arguments: list[str] | None = None) -> int:
         path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
         for metric, value in kept[-1]["metrics"].items():
             print(f"{stem}: {metric} {value['mean']:.3f} ± {value['std']:.3f}, {spent:.0f} s", flush=True)
-    write_table(options.readme, options.results)
+    tables.write(options.readme, "reproduce", table(results(options.results)))
     if unfinished:
         print(f"time is up; the same command goes on with {', '.join(unfinished)}")
     return 0

@@ -165,10 +165,11 @@ def test_regression_cases_run():
 
 
 def test_bench_reproduce_goes_on_where_it_stopped_and_writes_the_table(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "bench")
     reproduce = module(ROOT / "bench" / "reproduce.py")
     monkeypatch.setattr(reproduce, "PAPER", {"digits": {"test_reconstruction": "1.23"}})
     readme = tmp_path / "README.md"
-    readme.write_text("before\n" + "\nold\n".join(reproduce.MARKS) + "\nafter\n")
+    readme.write_text("before\n<!-- reproduce: made by bench/ -->\nold\n<!-- reproduce: end -->\nafter\n")
     arguments = ["digits", "--epochs", "4", "--replicas", "2", "--device", "cpu", "--out", str(tmp_path / "runs")]
     arguments += ["--results", str(tmp_path), "--readme", str(readme), "--budget"]
     for budget in ("0.2", "5m", "1h"):
@@ -180,3 +181,15 @@ def test_bench_reproduce_goes_on_where_it_stopped_and_writes_the_table(tmp_path,
     mean = row["metrics"]["test_reconstruction"]["mean"]
     assert lines[0] == "before" and lines[-1] == "after" and "old" not in lines
     assert f"| {mean:.2f} ±" in lines[4] and "| 1.23 | 2 | 4 | fp32 |" in lines[4]
+
+
+def test_readmes_tables_are_those_of_the_results(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    tables, reproduce = (module(ROOT / "bench" / f"{name}.py") for name in ("tables", "reproduce"))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    copy = tmp_path / "README.md"
+    copy.write_text(readme, encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", "--table", "--readme", str(copy)])
+    reproduce.main()
+    tables.main(copy)
+    assert copy.read_text(encoding="utf-8") == readme
