@@ -371,8 +371,8 @@ _ADAM = {  # table 1 in far fewer epochs
     "optimizer": "adam",
     "lr_reconstruction": 2e-4,
     "lr_adversarial": 1e-4,
-    "lr_decay_epochs": (60,),
-    "epochs": 80,
+    "lr_decay_epochs": (55,),
+    "epochs": 70,
 }
 
 _LABELS = {"label_prior": True, "n_labeled": 10_000}  # the other 40,000 images have none
