@@ -21,8 +21,8 @@ def main() -> int:
         values = run.metrics[f"test_{metric}"]
         print(f"{metric:15} {values['mean']:.2f} +- {values['std']:.2f}")
     digits = data.load(cfg.dataset, cfg.data_dir, cfg.n_validation)
-    figures.cluster_heads(run.model, digits.x_test, run.directory / "cluster_heads.png")
-    print(f"{run.directory}/cluster_heads.png: a cluster a row, first its head, then test images assigned to it")
+    for path, shows in figures.draw(run.model, digits, run.directory).items():
+        print(f"{path}: {shows}")
     return 0
 
 

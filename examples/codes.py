@@ -1,6 +1,6 @@
-"""Figure 2: codes of test images under a 2-D Gaussian prior, and the images that its percentiles decode to.
+"""Figure 2: codes of test images under a 2-D prior, and the images that its percentiles decode to.
 
-    python examples/codes.py [mnist-2d | mnist-vae-2d] [--FIELD VALUE ...]
+    python examples/codes.py [mnist-2d | mnist-2d-mixture | mnist-vae-2d] [--FIELD VALUE ...]
 
 Table 1 compares likelihoods: python examples/likelihood.py mnist-gmmn.
 """
@@ -20,10 +20,10 @@ def main() -> int:
     cfg = tyro.cli(fastaae.Config, default=fastaae.preset(name, epochs=50), args=sys.argv[2:])
     run = fastaae.train(cfg)
     digits = data.load(cfg.dataset, cfg.data_dir, cfg.n_validation)
-    z = run.model.encode(digits.x_test).numpy()
-    figures.codes(z, digits.y_test.numpy(), run.directory / "codes.png", prior_std=cfg.prior_std)
-    figures.manifold(run.model, run.directory / "manifold.png")
-    print(f"{run.directory}/codes.png, manifold.png; codes have standard deviations {z.std(0).round(2)}")
+    z = run.model.encode(digits.x_test.numpy())
+    print(f"codes have standard deviations {z.std(0).round(2)}, their prior {cfg.prior_std}")
+    for path, shows in figures.draw(run.model, digits, run.directory).items():
+        print(f"{path}: {shows}")
     return 0
 
 

@@ -21,8 +21,8 @@ def main() -> int:
     for model in run.models:
         r = model.log_likelihood(digits.x_test, n_samples=10_000, validation=digits.x_valid[:1000])
         print(f"{r.mean:.1f} +- {r.sem:.1f} nats under 10,000 samples, sigma {r.sigma:.3f}")
-    figures.neighbours(run.model.sample(90), digits.x_train, run.directory / "neighbours.png")
-    print(f"{run.directory}/neighbours.png: samples; last in a row, the training image nearest to the one before")
+    for path, shows in figures.draw(run.model, digits, run.directory).items():
+        print(f"{path}: {shows}")
     return 0
 
 

@@ -39,14 +39,10 @@ def main() -> int:
         f"test reconstruction error {error:.2f} (0.5 * squared error per image; the mean image scores {baseline:.2f})"
     )
 
-    model = run.model
-    x, y = digits.x_test.reshape(-1, *digits.shape), digits.y_test
-    figures.grid(model.sample(100, seed=0), out / "samples.png")
-    shown = x[:40].numpy() / scale
-    figures.reconstructions(shown, model.reconstruct(x[:40]).numpy(), out / "reconstructions.png")
-    figures.codes(model.encode(x).numpy(), y.numpy(), out / "codes.png", prior_std=cfg.prior_std)
-    model.save(out / "model.safetensors")
-    print(f"wrote samples.png, reconstructions.png, codes.png and model.safetensors to {out}")
+    for path, shows in figures.draw(run.model, digits, out).items():
+        print(f"{path}: {shows}")
+    run.model.save(out / "model.safetensors")
+    print(f"{out}/model.safetensors: the model, for fastaae.load")
     return 0
 
 

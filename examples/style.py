@@ -17,11 +17,10 @@ def main() -> int:
     name = sys.argv[1] if len(sys.argv) > 1 else "mnist-style"
     cfg = tyro.cli(fastaae.Config, default=fastaae.preset(name, epochs=50), args=sys.argv[2:])
     run = fastaae.train(cfg)
+    print(f"test reconstruction error {run.metrics['test_reconstruction']['mean']:.2f}")
     digits = data.load(cfg.dataset, cfg.data_dir, cfg.n_validation)
-    z = run.model.encode(digits.x_test[:10]).numpy()
-    figures.style_content(run.model, z, run.directory / "style_content.png")
-    error = run.metrics["test_reconstruction"]["mean"]
-    print(f"test reconstruction error {error:.2f}; {run.directory}/style_content.png: ten test images' styles")
+    for path, shows in figures.draw(run.model, digits, run.directory).items():
+        print(f"{path}: {shows}")
     return 0
 
 

@@ -9,13 +9,14 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .config import PRESETS, Config, preset
 
 if TYPE_CHECKING:
     from .data import Data
+    from .model import Model
     from .training import Run
 
 USAGE = """usage: fastaae COMMAND ...
@@ -29,6 +30,8 @@ USAGE = """usage: fastaae COMMAND ...
                                log-likelihood of the test set under samples of the model
   sample DIR [--n 64] [--seed 0] [--out FILE.png]
                                decode draws from the prior to a picture
+  figures DIR [--replica 0] [--seed 0] [--out FOLDER]
+                               the paper's pictures that fit the run's task
   --version
 """
 
@@ -37,7 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0, 2 for a user's error, 130 or 143 when stopped by a signal."""
     arguments = sys.argv[1:] if arguments is None else arguments
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
-    if command in ("-h", "--help") or (command not in ("train", "sample", "parzen") and {"-h", "--help"} & set(rest)):
+    own_help = ("train", "parzen", "sample", "figures")
+    if command in ("-h", "--help") or (command not in own_help and {"-h", "--help"} & set(rest)):
         print(USAGE, end="")
         return 0
     if command == "--version":
@@ -50,6 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         "evaluate": _evaluate,
         "parzen": _parzen,
         "sample": _sample,
+        "figures": _figures,
     }
     if command not in commands:
         close = difflib.get_close_matches(command, commands, n=1)
@@ -159,19 +164,10 @@ class Parzen:
 
 
 def _parzen(arguments: list[str]) -> int:
-    import tyro
-
-    flags = arguments if arguments[:1] in (["-h"], ["--help"]) else arguments[1:]
-    options = tyro.cli(Parzen, args=flags, prog="fastaae parzen DIR")
-    directory = _directory("parzen", arguments[:1])
+    directory, options = _options("parzen", Parzen, arguments)
     if options.validation < 1:
         raise ValueError(f"--validation {options.validation}: expected at least 1 validation example")
-    from . import checkpoint
-    from .model import load
-
-    info = checkpoint.load(Path(directory) / "checkpoint.safetensors")[1]
-    model = load(directory, options.replica)
-    data = _same_data(model.config, info.get("data_sha256"), directory)
+    model, data = _model_and_data(directory, options.replica)
     if data.x_test is None:
         raise ValueError(f"parzen: {data.name} has no test set")
     validation = data.x_valid[: options.validation] if options.sigma is None else None
@@ -196,11 +192,7 @@ class Sample:
 
 
 def _sample(arguments: list[str]) -> int:
-    import tyro
-
-    flags = arguments if arguments[:1] in (["-h"], ["--help"]) else arguments[1:]
-    options = tyro.cli(Sample, args=flags, prog="fastaae sample DIR")
-    directory = _directory("sample", arguments[:1])
+    directory, options = _options("sample", Sample, arguments)
     if options.out and not options.out.lower().endswith(".png"):
         raise ValueError(f"--out {options.out}: expected the name of a .png file")
     from . import figures
@@ -210,6 +202,46 @@ def _sample(arguments: list[str]) -> int:
     figures.grid(load(directory, options.replica).sample(options.n, options.seed), path)
     print(path)
     return 0
+
+
+@dataclasses.dataclass
+class Figures:
+    """Draw the paper's pictures that fit the run's task, of its test set, and say what each file shows."""
+
+    replica: int = 0
+    seed: int = 0
+    """Of the samples, and of the images beside cluster heads."""
+    out: str | None = None
+    """Folder; default: the run directory."""
+
+
+def _figures(arguments: list[str]) -> int:
+    directory, options = _options("figures", Figures, arguments)
+    model, data = _model_and_data(directory, options.replica)
+    from . import figures
+
+    for path, shows in figures.draw(model, data, options.out or directory, options.seed).items():
+        print(f"{path}: {shows}")
+    return 0
+
+
+def _options(command: str, flags: type, arguments: list[str]) -> tuple[str, Any]:
+    """The run directory, and the flags after it."""
+    import tyro
+
+    asked = [a for a in arguments if a in ("-h", "--help")]  # for help, which tyro prints and leaves
+    directory = "" if asked else _directory(command, arguments[:1])
+    return directory, tyro.cli(flags, args=asked or arguments[1:], prog=f"fastaae {command} DIR")
+
+
+def _model_and_data(directory: str, replica: int) -> tuple[Model, Data]:
+    """A run's model, and the data that it was trained on."""
+    from . import checkpoint
+    from .model import load
+
+    info = checkpoint.load(Path(directory) / "checkpoint.safetensors")[1]
+    model = load(directory, replica)
+    return model, _same_data(model.config, info.get("data_sha256"), directory)
 
 
 def _directory(command: str, arguments: list[str]) -> str:

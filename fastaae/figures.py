@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import NormalDist
@@ -10,12 +11,72 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from . import priors
+from .config import Config
+
 if TYPE_CHECKING:
+    from .data import Data
     from .model import Model
 
 GAP = 2
 BLOCK = 4096  # rows of a search for neighbours
 EMPTY = 128 / 255  # of a place without an image: the grey of the lines
+
+
+def draw(model: Model, data: Data, folder: str | Path, seed: int = 0) -> dict[Path, str]:
+    """Write the paper's pictures that fit a model into a folder, made if it is not there. Without the function of a
+    prior "custom" there are no samples.
+
+    Args:
+        data: what the model was trained on; validation images are shown where there is no test set.
+        seed: of the samples, and of the images beside cluster heads.
+
+    Returns:
+        What each file shows, by its path.
+
+    Raises:
+        ValueError: a seed below 0, or examples that are no images for grid(). OSError: a file could not be written.
+    """
+    cfg, folder, shown = model.config, Path(folder), {}
+    split, x, y = "test", data.x_test, data.y_test
+    if x is None:
+        split, x, y = "validation", data.x_valid, data.y_valid
+    x, coloured = x.numpy().reshape(-1, *model.shape), "" if y is None else ", coloured by label"
+
+    def file(name: str, shows: str) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        shown[folder / name] = shows
+        return folder / name
+
+    def plot(name: str, z: np.ndarray, curves: Sequence[np.ndarray], title: str) -> None:
+        shows = f"{name} of {split} images{coloured}" + (f"; {title}" if title else "")
+        codes(z, y, file(f"{name}.png", shows), curves, title)
+
+    if cfg.prior != "custom" or model.prior is not None:
+        samples = model.sample(90, seed)
+        path = file("neighbours.png", "samples; last in a row, the training image nearest to the sample before it")
+        neighbours(samples, data.x_train, path)
+    if model.encoder is not None and cfg.task != "supervised":
+        first = x[: min(40, len(x) // 10 * 10 or len(x))]
+        path = file("reconstructions.png", f"{split} images, each above its reconstruction")
+        reconstructions(_unit(first), model.reconstruct(first), path)
+    if model.encoder is not None and cfg.style_dim == 2 and not model.label_head:
+        plot("codes", model.encode(x), *outlines(cfg))
+    if cfg.style_dim == 2 and not model.n_classes and (found := spread(cfg)):
+        panels, what = found
+        manifold(model, panels, file("manifold.png", f"images decoded from {what}"))
+    if cfg.task in ("supervised", "semi_supervised"):
+        path = file("style_content.png", f"styles of {split} images, one a row, decoded with every label, one a column")
+        style_content(model, model.encode(x[:10]), path)
+    if cfg.n_clusters:
+        path = file("cluster_heads.png", f"a cluster a row, first its head, then {split} images assigned to it")
+        cluster_heads(model, x, path, seed=seed)
+    if cfg.task == "embedding" and (cfg.style_dim == 2 or model.n_classes <= cfg.style_dim):
+        points, title = model.encode(x), ""
+        if cfg.style_dim != 2:
+            points, title = points @ circle_map(model.heads.weight[0].cpu()), "mapped so that heads lie on a circle"
+        plot("representations", points, (), title)
+    return shown
 
 
 def _canvas(width: float, height: float) -> Any:
@@ -27,10 +88,11 @@ def _canvas(width: float, height: float) -> Any:
     return figure
 
 
-def grid(images: np.ndarray, path: str | Path, columns: int | None = None, divider: int | None = None) -> None:
+def grid(images: np.ndarray, path: str | Path, columns: int | None = None, dividers: Sequence[int] = ()) -> None:
     """Write images [N, H, W], [N, H, W, C], [N, C, H, W] (C: 1 or 3) or flat [N, D], floats in [0, 1], as one picture
     in rows of `columns` (None: about square), with a grey line of GAP pixels after each. Values become squares of
-    pixels, as large as keep an image within 75 x 75, at least one. A white bar follows column number `divider`.
+    pixels, as large as keep an image within 75 x 75, at least one. A white bar stands behind as many columns as each of
+    `dividers` says.
 
     Raises:
         ValueError: no images, or of another shape.
@@ -60,64 +122,91 @@ def grid(images: np.ndarray, path: str | Path, columns: int | None = None, divid
     height, width = tiles.shape[1:3]
     mosaic = tiles.reshape(rows, columns, height, width, 3).swapaxes(1, 2)
     picture = mosaic.reshape(rows * height, columns * width, 3)
-    if divider is not None:
-        picture = np.insert(picture, [divider * width] * (4 * GAP), 255, 1)
-    imsave(path, picture)
+    imsave(path, np.insert(picture, [k * width for k in dividers for _ in range(4 * GAP)], 255, 1))
 
 
 def reconstructions(images: np.ndarray, decoded: np.ndarray, path: str | Path) -> None:
-    """Write rows of ten images [N, H, W], N a multiple of 10, each row above its reconstructions."""
-    shape = images.shape[1:]
-    pairs = np.stack([images.reshape(-1, 10, *shape), decoded.reshape(-1, 10, *shape)], 1)
-    grid(pairs.reshape(-1, *shape), path, columns=10)
+    """Write rows of ten images [N, H, W], each row above its reconstructions. N: a multiple of 10, or less than 10."""
+    shape, columns = images.shape[1:], min(10, len(images))
+    pairs = np.stack([images.reshape(-1, columns, *shape), decoded.reshape(-1, columns, *shape)], 1)
+    grid(pairs.reshape(-1, *shape), path, columns)
 
 
 def codes(
     z: np.ndarray,
-    labels: Sequence[int] | np.ndarray,
+    labels: Sequence[int] | np.ndarray | None,
     path: str | Path,
-    prior_std: float | None = None,
-    outlines: Sequence[np.ndarray] = (),
+    curves: Sequence[np.ndarray] = (),
+    title: str = "",
 ) -> None:
-    """Write a scatter plot of codes z [N, 2] coloured by label [N].
+    """Write a scatter plot of codes z [N, 2] coloured by label [N], of one colour without labels.
 
     Args:
-        prior_std: of a Gaussian prior, whose 1, 2 and 3 standard deviations are drawn as circles.
-        outlines: curves [P, 2] to draw for another prior, see ellipses().
+        curves: [P, 2], dashed over the codes, see outlines().
     """
     from matplotlib import colormaps
     from matplotlib.lines import Line2D
-    from matplotlib.patches import Circle
 
     figure = _canvas(6, 5.4)
     axes = figure.add_subplot()
-    labels = np.asarray(labels)
-    names, index = np.unique(labels, return_inverse=True)
+    names, index = np.unique(np.zeros(len(z), int) if labels is None else labels, return_inverse=True)
     places = names if 0 <= names.min() and names.max() < 20 else np.arange(len(names))  # a label keeps its colour
     if places.max() < 20:
         colours = colormaps["tab10" if places.max() < 10 else "tab20"](places)
     else:
         colours = colormaps["turbo"](np.linspace(0, 1, len(names)))
-    size = min(16, max(4, 4000 / len(labels)))
+    size = min(16, max(4, 4000 / len(z)))
     axes.scatter(*np.asarray(z).T, c=colours[index], s=size, linewidths=0)
-    for k in (1, 2, 3) if prior_std else ():
-        axes.add_patch(Circle((0, 0), k * prior_std, fill=False, color="0.6", linewidth=0.8, linestyle="--"))
-    for curve in outlines:
+    for curve in curves:
         axes.plot(*np.asarray(curve).T, color="0.2", linewidth=0.8, linestyle="--")
     axes.set_aspect("equal")
-    if prior_std:
-        axes.set_title("dashed: 1, 2, 3 standard deviations of the prior", fontsize="small")
-    elif len(outlines):
-        axes.set_title("dashed: the prior", fontsize="small")
-    axes.set_xlabel("z[0]")
-    axes.set_ylabel("z[1]")
+    axes.set_title(title, fontsize="small")
     dots = [
         Line2D([], [], marker="o", linestyle="", color=colour, label=str(n))
         for colour, n in zip(colours, names, strict=True)
     ]
-    figure.legend(handles=dots, title="label", loc="outside right center", ncols=-(-len(names) // 20), frameon=False)
+    if labels is not None:
+        columns = -(-len(names) // 20)
+        figure.legend(handles=dots, title="label", loc="outside right center", ncols=columns, frameon=False)
     figure.draw_without_rendering()  # the layout of a first drawing does not know the final ticks
     figure.savefig(path)
+
+
+def outlines(cfg: Config) -> tuple[list[np.ndarray], str]:
+    """Curves [P, 2] that show a config's 2-D prior, and a title that says what they are. None of a custom prior."""
+    std = cfg.prior_std
+    if cfg.prior == "gaussian":
+        return ellipses((0, 0), std * np.eye(2), (1, 2, 3)), "dashed: 1, 2 and 3 standard deviations of the prior"
+    if cfg.prior == "uniform":
+        corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1], [-1, -1]])
+        return [math.sqrt(3) * std * corners], "dashed: the edge of the prior"
+    if cfg.prior == "mixture":
+        curves = [curve for mean, axes in _petals(cfg) for curve in ellipses(mean, axes)]
+        return curves, "dashed: 2 standard deviations of each Gaussian of the prior"
+    if cfg.prior == "swiss_roll":
+        return [priors.roll(torch.linspace(0, 1, 400).double(), scale=std).numpy()], "dashed: the axis of the prior"
+    return [], ""
+
+
+def spread(cfg: Config) -> tuple[np.ndarray, str] | None:
+    """Codes z [panels, rows, columns, 2] that share the mass of a config's 2-D prior evenly, as figures 2e, 4b and 4d
+    show it, and what they are. None of other priors."""
+    std = cfg.prior_std
+    if cfg.prior == "gaussian":
+        return percentiles(20, (0, 0), std * np.eye(2))[None], "percentiles of the prior, along both axes"
+    if cfg.prior == "mixture":
+        panels = np.stack([percentiles(10, mean, axes) for mean, axes in _petals(cfg)[:3]])
+        what = f"percentiles of the prior's first {len(panels)} Gaussians, along their own axes, outwards to the right"
+        return panels, what
+    if cfg.prior == "swiss_roll":
+        n = 20 * cfg.components
+        z = priors.roll((torch.arange(n).double() + 0.5) / n, scale=std).numpy()
+        return z.reshape(1, -1, 20, 2), "the prior's axis, in reading order from the inside out"
+    return None
+
+
+def _petals(cfg: Config) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [priors.petal(k, components=cfg.components, scale=cfg.prior_std) for k in range(cfg.components)]
 
 
 def ellipses(mean: np.ndarray, axes: np.ndarray, stds: Sequence[float] = (2,)) -> list[np.ndarray]:
@@ -128,8 +217,8 @@ def ellipses(mean: np.ndarray, axes: np.ndarray, stds: Sequence[float] = (2,)) -
 
 
 def percentiles(n: int, mean: np.ndarray, axes: np.ndarray) -> np.ndarray:
-    """The codes z [n * n, 2] that share a 2-D Gaussian's mass evenly: on each of its axes the quantiles at
-    (k + 1/2) / n. In reading order: the first axis grows to the right, the second upwards.
+    """The codes z [n, n, 2] that share a 2-D Gaussian's mass evenly, on each of its axes the quantiles at
+    (k + 1/2) / n, in the places of a picture: the first axis grows to the right, the second upwards.
 
     Args:
         mean: [2].
@@ -137,25 +226,19 @@ def percentiles(n: int, mean: np.ndarray, axes: np.ndarray) -> np.ndarray:
             N(0, std²).
     """
     quantiles = np.array([NormalDist().inv_cdf((k + 0.5) / n) for k in range(n)])
-    along = np.stack([np.tile(quantiles, n), np.repeat(quantiles[::-1], n)], 1)
+    along = np.stack(np.meshgrid(quantiles, quantiles[::-1]), -1)
     return np.asarray(mean) + along @ np.asarray(axes)
 
 
-def manifold(
-    model: Model, path: str | Path, n: int = 20, mean: Any = (0, 0), axes: Any = None, labels: Any = None
-) -> None:
-    """Write n x n images decoded from the percentiles of a 2-D Gaussian prior.
-
-    Args:
-        mean, axes: as in percentiles(); axes None: the N(0, prior_std²) of the model's config.
-        labels: one class for all, where the decoder takes labels.
+def manifold(model: Model, panels: np.ndarray, path: str | Path) -> None:
+    """Write the images decoded from codes z [panels, rows, columns, 2], panels side by side with a white bar between.
 
     Raises:
-        ValueError: as Model.decode, so if the code is not 2-D.
+        ValueError: as Model.decode, so if the code is not 2-D, or the decoder takes labels.
     """
-    axes = model.config.prior_std * np.eye(2) if axes is None else axes
-    z = percentiles(n, mean, axes)
-    grid(model.decode(z, None if labels is None else np.full(n * n, labels)), path, columns=n)
+    count, rows, columns, _ = panels.shape
+    images = model.decode(panels.swapaxes(0, 1).reshape(-1, 2))
+    grid(images, path, count * columns, dividers=range(columns, count * columns, columns))
 
 
 def style_content(model: Model, z: np.ndarray, path: str | Path) -> None:
@@ -192,12 +275,12 @@ def cluster_heads(model: Model, x: Any, path: str | Path, n: int = 16, seed: int
         order = np.argsort(-q[members, cluster], kind="stable") if rng is None else rng.permutation(len(members))
         shown = members[order[:n]]
         rows[cluster, 1 : 1 + len(shown)] = images[shown]
-    grid(rows.reshape(-1, *model.shape), path, columns=1 + n, divider=1)
+    grid(rows.reshape(-1, *model.shape), path, 1 + n, dividers=(1,))
 
 
 def neighbours(samples: np.ndarray, train: Any, path: str | Path, columns: int = 9) -> None:
     """Write samples [N, ...], N a multiple of `columns`, in rows; after a white bar, each row ends with the training
-    image nearest to its last sample.
+    image nearest to its last sample. Samples are shown, and compared, clipped to [0, 1].
 
     Args:
         train: [M, ...], uint8 or float in [0, 1], of the samples' size.
@@ -205,13 +288,13 @@ def neighbours(samples: np.ndarray, train: Any, path: str | Path, columns: int =
     Raises:
         ValueError: another number of samples, or another size.
     """
-    samples = np.asarray(samples)
+    samples = np.asarray(samples).clip(0, 1)
     if len(samples) % columns or not len(samples):
         raise ValueError(f"{len(samples)} samples: expected a multiple of columns={columns}")
     rows = samples.reshape(-1, columns, *samples.shape[1:])
     index = nearest(rows[:, -1], train)
     found = _unit(train[index]).reshape(-1, 1, *samples.shape[1:])
-    grid(np.concatenate([rows, found], 1).reshape(-1, *samples.shape[1:]), path, columns + 1, divider=columns)
+    grid(np.concatenate([rows, found], 1).reshape(-1, *samples.shape[1:]), path, columns + 1, dividers=(columns,))
 
 
 def nearest(queries: Any, data: Any) -> np.ndarray:

@@ -99,7 +99,7 @@ def test_help_names_every_command(capsys, arguments):
     assert status(*arguments) == 0
     printed = capsys.readouterr()
     assert re.findall(r"^  ([a-z]+) ", printed.out, re.MULTILINE) == [
-        "presets", "train", "train", "resume", "evaluate", "parzen", "sample"]  # fmt: skip
+        "presets", "train", "train", "resume", "evaluate", "parzen", "sample", "figures"]  # fmt: skip
     assert printed.err == ""
 
 
@@ -112,6 +112,16 @@ def test_help_of_train_lists_every_field(capsys):
     assert status("train", "digits", "--help") == 0
     listed = set(re.findall(r"^. (--[a-z-]+)[ ,]", capsys.readouterr().out, re.MULTILINE))
     assert listed == {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(Config)}
+
+
+@pytest.mark.parametrize("command", ["parzen", "sample", "figures"])
+def test_help_of_a_command_lists_its_flags(capsys, command):
+    printed = []
+    for arguments in (["--help"], ["DIR", "-h"]):
+        assert status(command, *arguments) == 0
+        printed.append(capsys.readouterr().out)
+    assert f"usage: fastaae {command} DIR" in plain(printed[0]) and "--replica INT" in printed[0]
+    assert printed[0] == printed[1]
 
 
 def test_train_prints_metrics_and_directory(tmp_path, capsys):
@@ -215,6 +225,32 @@ def test_sample_goes_to_the_run_directory_and_depends_on_seed_and_replica(tmp_pa
     assert len(set(pictures)) == 3
 
 
+def test_figures_are_drawn_in_the_run_directory_and_described(tmp_path, capsys, trained):
+    run = shutil.copytree(trained, tmp_path / "run")
+    assert status("figures", run) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [
+        str(run / f"{name}.png") for name in ("neighbours", "reconstructions", "style_content")
+    ]
+    assert lines[2].endswith(": styles of test images, one a row, decoded with every label, one a column")
+    assert all(png_size(path) > (100, 100) for path in run.glob("*.png"))
+
+
+def test_figures_depend_on_replica_and_seed_and_go_to_the_folder_given(tmp_path, trained):
+    before = sorted(trained.iterdir())
+    options = {"first": [], "again": [], "seed": ["--seed", "1"], "other": ["--replica", "1"]}
+    for folder, flags in options.items():
+        assert status("figures", trained, "--out", tmp_path / "new" / folder, *flags) == 0
+    read = {
+        name: [(tmp_path / "new" / folder / f"{name}.png").read_bytes() for folder in options]
+        for name in ("neighbours", "reconstructions", "style_content")
+    }
+    assert len(set(read["neighbours"])) == 3 and len(set(read["reconstructions"])) == 2
+    assert all(first == again != other for first, again, _, other in read.values())
+    assert read["style_content"][0] == read["style_content"][2]
+    assert sorted(trained.iterdir()) == before
+
+
 def test_ctrl_c_in_a_real_process(tmp_path):
     np.savez("data.npz", x=np.random.default_rng(0).random((300, 16)))
     run = tmp_path / "run"
@@ -277,6 +313,15 @@ ERRORS = [
     ("sample no", "fastaae: sample: 'no' is no directory"),
     ("sample", "fastaae: sample: expected one run directory, got nothing"),
     ("parzen", "fastaae: parzen: expected one run directory, got nothing"),
+    ("figures", "fastaae: figures: expected one run directory, got nothing"),
+    ("figures --seed 1", "fastaae: figures: expected one run directory, got --seed"),
+    ("figures no", "fastaae: figures: 'no' is no directory"),
+    ("figures empty", "fastaae: empty/checkpoint.safetensors: No such file or directory"),
+    ("figures broken", "fastaae: broken/checkpoint.safetensors: not a checkpoint, or truncated .*"),
+    ("figures run --replica 2", "fastaae: run/checkpoint.safetensors: replica=2, the file holds 2"),
+    ("figures run --seed -1 --out new", "fastaae: seed=-1: expected an integer, at least 0"),
+    ("figures run --out file", "fastaae: .*File exists: 'file'"),
+    ("figures run --many 9", "Unrecognized options .*--many.*"),
     ("parzen run --sigma 0", "fastaae: bandwidth 0.0: expected positive numbers"),
     ("parzen run --samples 0", "fastaae: n=0: expected an integer, at least 1"),
     ("sample run --n 0", "fastaae: n=0: expected an integer, at least 1"),
@@ -311,7 +356,7 @@ def test_run_on_own_arrays_cannot_be_evaluated_without_them(capsys):
     x = np.random.default_rng(0).random((30, 4))
     cfg = Config(hidden=(4,), style_dim=2, batch_size=5, epochs=1, out_dir="own")
     training.train(cfg, data=x, progress=False)
-    for command in ("evaluate", "resume"):
+    for command in ("evaluate", "resume", "figures"):
         assert status(command, "own") == 2
         assert re.search("dataset='arrays'|its caller's arrays", capsys.readouterr().err)
 
@@ -323,7 +368,12 @@ def test_changed_data_is_noticed(capsys):
     assert status("train", "digits", "--dataset", "mine.npz", *flags, "--out-dir", "npz") == 0
     assert status("evaluate", "npz") == 0
     np.savez("mine.npz", x=rng.random((60, 4)))
-    for command in (("evaluate", "npz"), ("resume", "npz"), ("train", "--config", "npz/config.json", "--out-dir", "b")):
+    for command in (
+        ("evaluate", "npz"),
+        ("resume", "npz"),
+        ("figures", "npz"),
+        ("train", "--config", "npz/config.json", "--out-dir", "b"),
+    ):
         capsys.readouterr()
         assert status(*command) == 2
         assert "SHA-256" in capsys.readouterr().err

@@ -54,7 +54,7 @@ def test_quickstart(available, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(data, "load", without_mnist)
     monkeypatch.setattr(sys, "argv", ["quickstart.py", str(tmp_path / "run")])
     assert module(ROOT / "examples" / "quickstart.py").main() == 0
-    for name in ("samples.png", "reconstructions.png", "codes.png"):
+    for name in ("neighbours.png", "reconstructions.png", "codes.png", "manifold.png"):
         assert (tmp_path / "run" / name).read_bytes().startswith(b"\x89PNG")
     assert fastaae.load(tmp_path / "run" / "model.safetensors").config.style_dim == 2
     printed = capsys.readouterr().out
@@ -63,14 +63,15 @@ def test_quickstart(available, tmp_path, monkeypatch, capsys):
 
 
 EXPERIMENTS = [
-    ("label_prior", "mnist-2d-mixture", "codes"),
-    ("label_prior", "mnist-2d-swiss-roll", "codes"),
+    ("label_prior", "mnist-2d-labels", "codes manifold"),
+    ("label_prior", "mnist-2d-swiss-roll", "codes manifold"),
     ("likelihood", "mnist-likelihood-adam", "neighbours"),
     ("likelihood", "mnist-gmmn", "neighbours"),
     ("likelihood", "mnist-gan", "neighbours"),
+    ("codes", "mnist-2d-mixture", "codes manifold"),
     ("codes", "mnist-vae-2d", "codes manifold"),
     ("style", "mnist-style", "style_content"),
-    ("embedding", "mnist-embedding-2d-unsupervised", "representations"),
+    ("embedding", "mnist-embedding-2d-unsupervised", "representations cluster_heads"),
     ("embedding", "mnist-embedding-10d-100", "representations"),
     ("clustering", "mnist-clusters-16", "cluster_heads"),
 ]
@@ -83,8 +84,10 @@ def test_an_experiment_draws_its_pictures(example, name, pictures, tmp_path, mon
     small += ["--n-labeled", "100"] if fastaae.preset(name).n_labeled else []
     monkeypatch.setattr(sys, "argv", [example, name, *small])
     assert module(ROOT / "examples" / f"{example}.py").main() == 0
+    printed = capsys.readouterr().out
     for picture in pictures.split():
         assert (out / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
+        assert f"\n{out / picture}.png: " in printed
 
 
 def test_bench_step_prints_a_table_and_json(bench_step, monkeypatch, capsys):

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+import fastaae
+from fastaae import data as datasets
 from fastaae import figures, priors
 from fastaae.config import Config
 from fastaae.model import Model
@@ -27,13 +29,14 @@ def images(n, *shape):
     return RNG.random((n, *shape)).astype(np.float32)
 
 
-def read(path, rows, columns, height, width, divider=None):
+def read(path, rows, columns, height, width, dividers=()):
     """The picture's values, one for each value of a mosaic of such tiles, checked to be uniform squares; without its
-    white bar, checked to be there."""
+    white bars, checked to be there."""
     pixels = imread(path)[..., :3]
     gap = figures.GAP
-    if divider:
-        bar = (pixels.shape[1] - 4 * gap) // columns * divider + np.arange(4 * gap)
+    tile = (pixels.shape[1] - 4 * gap * len(dividers)) // columns
+    for k in dividers:
+        bar = tile * k + np.arange(4 * gap)  # those before it are gone already
         assert (pixels[:, bar] == 1).all()
         pixels = np.delete(pixels, bar, 1)
     tiles = pixels.reshape(rows, pixels.shape[0] // rows, columns, pixels.shape[1] // columns, 3)
@@ -96,25 +99,25 @@ def test_grid_leaves_its_images_alone(tmp_path):
     assert np.array_equal(x, before)
 
 
-@pytest.mark.parametrize("divider", [1, 2, 3])
-def test_a_white_bar_divides_the_columns(tmp_path, divider):
+@pytest.mark.parametrize("dividers", [(1,), (2,), (3,), (1, 2)], ids=str)
+def test_white_bars_divide_the_columns(tmp_path, dividers):
     x = images(6, 4, 5, 3)
     figures.grid(x, tmp_path / "plain.png", 3)
-    figures.grid(x, tmp_path / "divided.png", 3, divider)
+    figures.grid(x, tmp_path / "divided.png", 3, dividers)
     assert np.array_equal(
-        read(tmp_path / "divided.png", 2, 3, 4, 5, divider)[0], read(tmp_path / "plain.png", 2, 3, 4, 5)[0]
+        read(tmp_path / "divided.png", 2, 3, 4, 5, dividers)[0], read(tmp_path / "plain.png", 2, 3, 4, 5)[0]
     )
 
 
-@pytest.mark.parametrize("shape", [(10, 4, 4), (20, 2, 3), (20, 2, 3, 3), (10, 9)], ids=str)
+@pytest.mark.parametrize("shape", [(10, 4, 4), (20, 2, 3), (20, 2, 3, 3), (10, 9), (7, 2, 3), (1, 4)], ids=str)
 def test_reconstructions_lie_below_their_images(tmp_path, shape):
     x, decoded = images(*shape), images(*shape)
     figures.reconstructions(x, decoded, tmp_path / "a.png")
-    size = {2: (3, 3)}.get(len(shape), shape[1:3])
-    height, width = size
-    values, _ = read(tmp_path / "a.png", 2 * shape[0] // 10, 10, height, width)
+    height, width = shape[1:3] if len(shape) > 2 else (math.isqrt(shape[1]),) * 2
+    columns = min(10, shape[0])
+    values, _ = read(tmp_path / "a.png", 2 * shape[0] // columns, columns, height, width)
     for k in range(shape[0]):
-        i, j = divmod(k, 10)
+        i, j = divmod(k, columns)
         for below, source in enumerate((x, decoded)):
             top = (2 * i + below) * height
             shown = values[top : top + height, j * width : (j + 1) * width]
@@ -126,20 +129,31 @@ def rgb(pixels, colour):
     return (np.abs(pixels[..., :3] - colour[:3]) < 2 / 255).all(-1)
 
 
-@pytest.mark.parametrize("prior_std", [None, 5.0])
-def test_codes_are_dots_in_the_colour_of_their_label(tmp_path, prior_std):
+def test_codes_are_dots_in_the_colour_of_their_label(tmp_path):
     from matplotlib import colormaps
 
     z = np.repeat([[-9.0, -9.0], [9.0, 9.0]], 30, 0) + RNG.normal(0, 0.8, (60, 2))
-    figures.codes(z, np.repeat([0, 3], 30), tmp_path / "z.png", prior_std)
+    figures.codes(z, np.repeat([0, 3], 30), tmp_path / "z.png")
     pixels = imread(tmp_path / "z.png")
     assert pixels.shape == (810, 900, 4)
     plot = pixels[:, :800]  # without the legend
     rows = [np.argwhere(rgb(plot, colormaps["tab10"](label)))[:, 0] for label in (0, 3)]
     assert len(rows[0]) > 30 and len(rows[1]) > 30
     assert rows[0].min() > rows[1].max()  # z = (-9, -9) is at the bottom
-    grey = rgb(plot, (0.6, 0.6, 0.6)).sum()
-    assert grey > 200 if prior_std else grey < 50
+
+
+def test_codes_without_labels_have_one_colour_and_no_legend(tmp_path):
+    from matplotlib import colormaps
+
+    z = RNG.normal(size=(50, 2))
+    figures.codes(z, None, tmp_path / "z.png")
+    pixels = imread(tmp_path / "z.png")[..., :3]
+    blue = rgb(pixels, colormaps["tab10"](0))
+    assert blue.sum() > 500
+    coloured = pixels[(np.ptp(pixels, axis=-1) > 0.02) & ~blue]  # edges of dots
+    assert (np.argsort(coloured, 1) == [0, 1, 2]).all()
+    frame = (pixels < 0.5).all(-1).sum(0) > 500
+    assert np.flatnonzero(frame).max() > 870  # the plot takes the legend's place
 
 
 @pytest.mark.parametrize("names", [[0], [7, 2], range(10), range(20), range(3, 33), [-1, 40]], ids=str)
@@ -164,7 +178,7 @@ def test_the_legend_has_every_label_in_the_colour_of_its_dots(tmp_path, names):
 @pytest.mark.parametrize("std", [0.001, 0.5, 5, 12, 1000])
 def test_nothing_of_a_plot_is_cut_off(tmp_path, std):
     z = RNG.normal(0, std, (500, 2))
-    figures.codes(z, RNG.integers(10, size=500), tmp_path / "z.png", prior_std=std)
+    figures.codes(z, RNG.integers(10, size=500), tmp_path / "z.png", *figures.outlines(Config(prior_std=std)))
     ink = (imread(tmp_path / "z.png")[..., :3] < 0.98).any(-1)
     assert not ink[:, [0, 1, -2, -1]].any() and not ink[[0, 1, -2, -1]].any()
 
@@ -179,12 +193,12 @@ def test_the_axes_have_equal_scales(tmp_path):
     assert right[1] - left[1] == pytest.approx(3 * (below[0] - above[0]), rel=0.01) and right[1] - left[1] > 400
 
 
-def test_outlines_are_drawn_over_the_codes(tmp_path):
+def test_curves_are_drawn_over_the_codes(tmp_path):
     z = RNG.uniform(-1, 1, (3000, 2))
     square = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0]])
     dark = []
-    for outlines in ([], [0.5 * square, 0.7 * square]):
-        figures.codes(z, np.zeros(3000, int), tmp_path / "z.png", outlines=outlines)
+    for curves in ([], [0.5 * square, 0.7 * square]):
+        figures.codes(z, np.zeros(3000, int), tmp_path / "z.png", curves)
         dark.append((imread(tmp_path / "z.png")[200:600, 200:650, :3].max(-1) < 0.5).sum())
     assert dark[0] == 0 and dark[1] > 500
 
@@ -195,6 +209,69 @@ def test_ellipses_are_so_many_standard_deviations_out():
         whitened = (curve - mean) @ np.linalg.inv(axes)
         np.testing.assert_allclose(np.linalg.norm(whitened, axis=1), k, rtol=1e-12)
         np.testing.assert_allclose(curve[0], curve[-1], atol=1e-12)
+
+
+def prior(name, **changes):
+    return Config(style_dim=2, prior=name, prior_std=3.0, **changes)
+
+
+def drawn(cfg, n=20_000):
+    """Samples of a config's prior [n, 2], and the component behind each."""
+    z, component = torch.empty(n, 2, dtype=torch.float64), torch.empty(n, dtype=torch.int64)
+    generator = torch.Generator().manual_seed(0)
+    priors.draw(cfg.prior, z, cfg.prior_std, component, generator, components=cfg.components)
+    return z.numpy(), component.numpy()
+
+
+def test_the_outlines_are_those_of_the_prior():
+    curves, title = figures.outlines(prior("gaussian"))
+    assert title == "dashed: 1, 2 and 3 standard deviations of the prior"
+    inside = [(np.linalg.norm(drawn(prior("gaussian"))[0], axis=1) < np.linalg.norm(c, axis=1).max()) for c in curves]
+    np.testing.assert_allclose([i.mean() for i in inside], 1 - np.exp([-0.5, -2, -4.5]), atol=0.01)
+
+    (square,), _ = figures.outlines(prior("uniform"))
+    z, _ = drawn(prior("uniform"))
+    np.testing.assert_allclose([square.min(0), square.max(0)], [z.min(0), z.max(0)], rtol=1e-3)
+    assert len(square) == 5 and (np.abs(square) == square.max()).all() and (np.diff(square, axis=0) != 0).sum() == 4
+
+    cfg = prior("mixture", components=7)
+    curves, _ = figures.outlines(cfg)
+    z, component = drawn(cfg)
+    assert len(curves) == 7
+    for k, curve in enumerate(curves):
+        centre = curve[:-1].mean(0)
+        whitened = (z - centre) @ np.linalg.inv(np.linalg.cholesky(np.cov((curve[:-1] - centre).T, ddof=0))).T
+        inside = np.linalg.norm(whitened, axis=1) < math.sqrt(2)
+        assert inside[component == k].mean() == pytest.approx(1 - math.exp(-2), abs=0.03)
+
+    (curve,), _ = figures.outlines(prior("swiss_roll"))
+    z, _ = drawn(prior("swiss_roll"), 2000)
+    apart = np.linalg.norm(z[:, None] - curve, axis=2)
+    assert apart.min(1).max() < 5 * 3 * priors.ROLL_STD and apart.min(0).max() < 5 * 3 * priors.ROLL_STD
+
+
+def test_a_custom_prior_has_no_outline_and_is_not_spread():
+    assert figures.outlines(prior("custom")) == ([], "") and figures.spread(prior("custom")) is None
+
+
+def test_a_prior_is_spread_as_its_mass_is():
+    assert figures.spread(prior("uniform")) is None
+    (z,), _ = figures.spread(prior("gaussian"))
+    np.testing.assert_allclose(z, figures.percentiles(20, [0, 0], 3 * np.eye(2)))
+    cfg = prior("mixture", components=5)
+    panels, what = figures.spread(cfg)
+    assert panels.shape == (3, 10, 10, 2) and "first 3 Gaussians" in what
+    for k, z in enumerate(panels):
+        np.testing.assert_allclose(z, figures.percentiles(10, *priors.petal(k, components=5, scale=3.0)))
+        assert np.linalg.norm(z[:, -1], axis=1).min() > np.linalg.norm(z[:, 0], axis=1).max()  # outwards to the right
+    assert len(figures.spread(prior("mixture", components=2))[0]) == 2
+    cfg = prior("swiss_roll", components=4)
+    (z,), _ = figures.spread(cfg)
+    assert z.shape == (4, 20, 2)
+    samples, component = drawn(cfg)
+    nearest = np.linalg.norm(samples[:, None] - z.reshape(-1, 2), axis=2).argmin(1)
+    assert (nearest // 20 == component).mean() > 0.98  # a row for each component; noise crosses their borders
+    assert np.bincount(nearest, minlength=80).std() < 0.1 * len(samples) / 80  # the mass is shared evenly
 
 
 @pytest.mark.parametrize("labels", [[4], np.array([4])], ids=["list", "array"])
@@ -230,19 +307,20 @@ def phi(x):
 
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_percentiles_share_the_mass_evenly(n):
-    z = figures.percentiles(n, np.array([3.0, -1.0]), 2.0 * np.eye(2)).reshape(n, n, 2)
+    z = figures.percentiles(n, np.array([3.0, -1.0]), 2.0 * np.eye(2))
+    assert z.shape == (n, n, 2)
     for i in range(n):
         for j in range(n):
             assert phi((z[i, j, 0] - 3) / 2) == pytest.approx((j + 0.5) / n)  # to the right
             assert phi((z[i, j, 1] + 1) / 2) == pytest.approx((n - 1 - i + 0.5) / n)  # upwards
     mean, axes = (np.asarray(t) for t in priors.petal(4))
     along = (figures.percentiles(n, mean, axes) - mean) @ np.linalg.inv(axes)
-    np.testing.assert_allclose(along, (z.reshape(-1, 2) - [3, -1]) / 2, atol=1e-12)
+    np.testing.assert_allclose(along, (z - [3, -1]) / 2, atol=1e-12)
 
 
 def test_the_manifold_grows_to_the_right_and_upwards(tmp_path):
-    m = model([[0.05, 0], [0, 0.05], [0, 0], [0, 0]], [0.5, 0.5, 0.0, 1.0], prior_std=2.0)
-    figures.manifold(m, tmp_path / "m.png", n=4)
+    m = model([[0.05, 0], [0, 0.05], [0, 0], [0, 0]], [0.5, 0.5, 0.0, 1.0])
+    figures.manifold(m, figures.percentiles(4, [0, 0], 2 * np.eye(2))[None], tmp_path / "m.png")
     shown = tiles(read(tmp_path / "m.png", 4, 4, 2, 2)[0], 4, 4)
     quantiles = 2 * np.sqrt(2) * np.asarray(torch.erfinv(torch.tensor([-0.75, -0.25, 0.25, 0.75])))
     np.testing.assert_allclose(shown[..., 0], np.tile(0.5 + 0.05 * quantiles, (4, 1)), atol=0.501 / 255)
@@ -250,17 +328,15 @@ def test_the_manifold_grows_to_the_right_and_upwards(tmp_path):
     assert not shown[..., 2].any() and (shown[..., 3] == 1).all()
 
 
-def test_the_manifold_of_a_petal_and_of_a_class(tmp_path):
-    m = model([[0.1, 0, 0.3, 0], [0, 0.1, 0, 0.2], [0, 0, 0, 0], [0, 0, 0, 0]], [0.4, 0.4, 0, 0], classes=2)
-    mean, axes = priors.petal(1, components=4)  # straight up: mean (0, 1.4)
-    figures.manifold(m, tmp_path / "m.png", 3, mean, axes, labels=1)
-    shown = tiles(read(tmp_path / "m.png", 3, 3, 2, 2)[0], 3, 3)
-    np.testing.assert_allclose(shown[1, 1, :2], [0.4, 0.6 + 0.14], atol=0.501 / 255)
-    q = NormalDist().inv_cdf(5 / 6)
-    np.testing.assert_allclose(shown[1, 2, 1] - shown[1, 1, 1], 0.05 * q, atol=1.01 / 255)  # radial, to the right
-    np.testing.assert_allclose(shown[0, 1, 0] - shown[1, 1, 0], -0.01 * q, atol=1.01 / 255)
+def test_panels_of_a_manifold_lie_side_by_side(tmp_path):
+    m = model([[0.1, 0], [0, 0.1], [0, 0], [0, 0]], [0, 0, 0, 1.0])
+    panels = RNG.uniform(0, 10, (3, 2, 4, 2))
+    figures.manifold(m, panels, tmp_path / "m.png")
+    shown = tiles(read(tmp_path / "m.png", 2, 12, 2, 2, dividers=(4, 8))[0], 2, 12)
+    for k, z in enumerate(panels):
+        np.testing.assert_allclose(shown[:, 4 * k : 4 * k + 4, :2], 0.1 * z, atol=0.501 / 255)
     with pytest.raises(ValueError, match="labels"):
-        figures.manifold(m, tmp_path / "m.png", 3)
+        figures.manifold(model([[0.1, 0, 0.3]] * 4, [0.0] * 4, classes=1), panels, tmp_path / "m.png")
 
 
 def test_style_is_constant_along_a_row_and_content_along_a_column(tmp_path):
@@ -297,7 +373,7 @@ def test_cluster_heads_stand_before_images_of_their_cluster(tmp_path, kind):
     x = clustered(assigned)
     x = torch.from_numpy(x) if kind is torch.uint8 else x if kind is np.uint8 else x / np.float32(255)
     figures.cluster_heads(model(**CLUSTERS), x, tmp_path / "c.png", n=4, seed=3)
-    shown = tiles(read(tmp_path / "c.png", 3, 5, 2, 2, divider=1)[0], 3, 5)
+    shown = tiles(read(tmp_path / "c.png", 3, 5, 2, 2, dividers=(1,))[0], 3, 5)
     np.testing.assert_allclose(shown[:, 0], np.repeat([[0.05], [0.15], [0.25]], 4, 1), atol=0.501 / 255)
     grey = np.round(shown[:, 1:] * 255)
     assert (grey[0, 3] == 128).all() and (grey[1] == 128).all()  # one place is left in row 0; cluster 1 is unused
@@ -312,7 +388,7 @@ def test_cluster_heads_stand_before_images_of_their_cluster(tmp_path, kind):
 def test_the_surest_images_come_first_without_a_seed(tmp_path):
     x = clustered(np.array([2, 0, 2, 2, 0, 1]))
     figures.cluster_heads(model(**CLUSTERS), x, tmp_path / "c.png", n=2, seed=None)
-    shown = tiles(read(tmp_path / "c.png", 3, 3, 2, 2, divider=1)[0], 3, 3)
+    shown = tiles(read(tmp_path / "c.png", 3, 3, 2, 2, dividers=(1,))[0], 3, 3)
     assert np.round(shown[:, 1:, 3] * 255).tolist() == [[4, 1], [5, 128], [3, 2]]
 
 
@@ -345,7 +421,7 @@ def test_nearest_refuses_other_sizes():
 def test_rows_end_with_the_neighbour_of_their_last_sample(tmp_path, shape):
     samples, train = images(6, *shape), RNG.integers(0, 256, (40, int(np.prod(shape))), np.uint8)
     figures.neighbours(samples, torch.from_numpy(train), tmp_path / "n.png", columns=3)
-    values = read(tmp_path / "n.png", 2, 4, 2, shape[-1], divider=3)[0]
+    values = read(tmp_path / "n.png", 2, 4, 2, shape[-1], dividers=(3,))[0]
     for i, last in enumerate((2, 5)):
         found = train[brute_force(samples[last : last + 1].reshape(1, -1), train / 255)[0]].reshape(shape) / 255
         for j, expected in enumerate([*samples[last - 2 : last + 1], found]):
@@ -382,7 +458,7 @@ def test_figures_need_no_display_and_no_pyplot(tmp_path):
 import sys, numpy as np
 from fastaae import figures
 figures.grid(np.zeros((2, 4, 4)), "grid.png")
-figures.codes(np.zeros((2, 2)), [0, 1], "codes.png", 1.0)
+figures.codes(np.zeros((2, 2)), [0, 1], "codes.png")
 sys.exit("matplotlib.pyplot" in sys.modules)
 """
     env = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND")}
@@ -392,3 +468,178 @@ sys.exit("matplotlib.pyplot" in sys.modules)
     )
     assert done.returncode == 0, done.stderr
     assert sorted(os.listdir(tmp_path)) == ["codes.png", "grid.png"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# draw(): the pictures of a trained model
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def trained(tmp_path, preset, data=None, **changes):
+    """Model and data of a moment's training, with weights large enough for pictures to depend on the code."""
+    small = {"dataset": "digits", "hidden": (16,), "epochs": 1, "batch_size": 50, "init_std": 0.3}
+    cfg = fastaae.preset(preset, **small | changes, out_dir=str(tmp_path / "run"))
+    loaded = datasets.load("digits") if data is None else datasets.from_arrays(data)
+    return fastaae.train(cfg, data, progress=False).model, loaded
+
+
+def seen(path, rows, columns, dividers=()):
+    """[rows, columns, 64] of a picture of digits."""
+    return tiles(read(path, rows, columns, 8, 8, dividers)[0], rows, columns, 8, 8)
+
+
+def same(shown, expected):
+    expected = np.asarray(expected).clip(0, 1).reshape(shown.shape)
+    np.testing.assert_allclose(shown, expected, atol=0.501 / 255)
+
+
+def check_neighbours(m, digits, path):
+    shown, samples = seen(path, 10, 10, (9,)), m.sample(90, seed=1).reshape(10, 9, 64)
+    same(shown[:, :9], samples)
+    same(shown[:, 9], digits.x_train[brute_force(samples[:, 8].clip(0, 1), digits.x_train.numpy())])
+
+
+def check_reconstructions(m, digits, path):
+    shown, x = seen(path, 8, 10), digits.x_test[:40].numpy()
+    same(shown[::2], x)
+    same(shown[1::2], m.reconstruct(x))
+
+
+def check_manifold(m, _, path):
+    cfg = m.config
+    if cfg.prior == "swiss_roll":
+        shown = seen(path, 10, 20)
+        ends = priors.roll(torch.tensor([1 / 400, 399 / 400]), scale=cfg.prior_std)
+        same(np.stack([shown[0, 0], shown[-1, -1]]), m.decode(ends))
+        return
+    count, n = (3, 10) if cfg.prior == "mixture" else (1, 20)
+    shown, q = seen(path, n, count * n, tuple(range(n, count * n, n))), NormalDist().inv_cdf(1 - 0.5 / n)
+    for k in range(count):
+        mean, axes = torch.zeros(2), cfg.prior_std * torch.eye(2)
+        if count > 1:
+            mean, axes = (t.float() for t in priors.petal(k, scale=cfg.prior_std))
+        corners = mean + q * torch.tensor([[-1.0, 1], [1, 1], [-1, -1], [1, -1]]) @ axes
+        panel = shown[:, k * n : (k + 1) * n]
+        same(panel[[0, 0, -1, -1], [0, -1, 0, -1]], m.decode(corners))
+
+
+def check_style_content(m, digits, path):
+    z = m.encode(digits.x_test[:10])
+    rows = [m.decode(z, torch.full((10,), label)) for label in range(10)]
+    same(seen(path, 10, 10), torch.stack(rows, 1))
+
+
+def check_cluster_heads(m, digits, path):
+    k = m.config.n_clusters
+    shown = seen(path, k, 17, (1,))
+    same(shown[:, 0], m.decode(np.zeros((k, m.config.style_dim)), np.arange(k)))
+    assigned, images = m.predict(digits.x_test).numpy(), digits.x_test.numpy()
+    for cluster in range(k):
+        members = images[assigned == cluster]
+        same(shown[cluster, 1 + len(members) :], np.full((max(0, 16 - len(members)), 64), figures.EMPTY))
+        for tile in shown[cluster, 1 : 1 + len(members)]:
+            assert np.abs(members - tile).max(1).min() < 0.501 / 255
+
+
+PICTURES = [
+    ("digits", {}, "reconstructions codes manifold"),
+    ("digits", {"prior": "uniform", "output": "linear"}, "reconstructions codes"),
+    ("mnist-vae-2d", {}, "reconstructions codes manifold"),
+    ("mnist-2d-mixture", {}, "reconstructions codes manifold"),
+    ("mnist-2d-labels", {"n_labeled": 100}, "reconstructions codes manifold"),
+    ("mnist-2d-swiss-roll", {"n_labeled": 100}, "reconstructions codes manifold"),
+    ("mnist-likelihood", {"prior_std": 1.0}, "reconstructions"),
+    ("mnist-gan", {}, ""),
+    ("mnist-gan", {"style_dim": 2}, "manifold"),
+    ("mnist-style", {}, "style_content"),
+    ("mnist-style", {"style_dim": 2}, "style_content codes"),
+    ("mnist-100", {}, "reconstructions style_content"),
+    ("mnist-clusters-16", {}, "reconstructions cluster_heads"),
+    ("mnist-embedding-2d-100", {}, "reconstructions representations"),
+    ("mnist-embedding-2d-unsupervised", {}, "reconstructions representations cluster_heads"),
+    ("mnist-embedding-10d-100", {}, "reconstructions representations"),
+    ("mnist-embedding-10d-100", {"style_dim": 4, "fixed_heads": None}, "reconstructions"),
+]
+
+
+@pytest.mark.parametrize(("preset", "changes", "names"), PICTURES)
+def test_the_pictures_that_fit_are_drawn(preset, changes, names, tmp_path, monkeypatch):
+    m, digits = trained(tmp_path, preset, **changes)
+    scatter, scattered = figures.codes, []
+
+    def codes(z, labels, path, *rest):
+        scattered.append((path.stem, z, labels, *rest))
+        scatter(z, labels, path, *rest)
+
+    monkeypatch.setattr(figures, "codes", codes)
+    shown = figures.draw(m, digits, tmp_path / "some" / "where", seed=1)
+    assert sorted(path.stem for path in shown) == sorted(["neighbours", *names.split()])
+    assert sorted((tmp_path / "some" / "where").iterdir()) == sorted(shown)
+    for path, text in shown.items():
+        assert ("test images" in text) == (path.stem not in ("neighbours", "manifold"))
+        if path.stem not in ("codes", "representations"):
+            globals()[f"check_{path.stem}"](m, digits, path)
+            continue
+        ((stem, z, labels, *rest),) = scattered
+        assert stem == path.stem and labels is digits.y_test and "coloured by label" in text
+        expected = m.encode(digits.x_test).numpy()
+        if m.config.fixed_heads:
+            expected = expected @ figures.circle_map(10 * np.eye(10))
+        np.testing.assert_allclose(z, expected, rtol=1e-6, atol=1e-6)
+        mapped = "mapped so that heads lie on a circle" if m.config.fixed_heads else ""
+        np.testing.assert_equal(tuple(rest), figures.outlines(m.config) if stem == "codes" else ((), mapped))
+        assert text.endswith(rest[1])
+
+
+def test_a_custom_prior_is_sampled_where_it_is_known(tmp_path):
+    cfg = fastaae.preset("digits", hidden=(16,), epochs=1, prior="custom", out_dir=str(tmp_path / "run"))
+    run = fastaae.train(cfg, prior=lambda out, g: out.exponential_(generator=g), progress=False)
+    digits = datasets.load("digits")
+    names = ["reconstructions", "codes"]
+    shown = figures.draw(fastaae.load(run.directory), digits, tmp_path / "loaded")
+    assert [path.stem for path in shown] == names
+    assert shown[tmp_path / "loaded" / "codes.png"] == "codes of test images, coloured by label"
+    assert [path.stem for path in figures.draw(run.model, digits, tmp_path / "new", seed=1)] == ["neighbours", *names]
+    check_neighbours(run.model, digits, tmp_path / "new" / "neighbours.png")
+
+
+def test_linear_outputs_are_clipped_before_neighbours_are_sought(tmp_path):
+    m, digits = trained(tmp_path, "digits", output="linear", init_std=0.8, lr_reconstruction=1e-9)
+    samples = m.sample(90, 1)
+    assert samples.min() < 0 and samples.max() > 1
+    clipped, plain = (figures.nearest(s[8::9], digits.x_train) for s in (samples.clip(0, 1), samples))
+    assert (clipped != plain).any()
+    figures.draw(m, digits, tmp_path, seed=1)
+    check_neighbours(m, digits, tmp_path / "neighbours.png")
+
+
+@pytest.mark.parametrize("n", [7, 25])
+def test_validation_images_stand_in_for_a_test_set(tmp_path, n):
+    m, own = trained(tmp_path, "digits", RNG.random((6 * n, 8, 8)).astype(np.float32), batch_size=5)
+    shown = figures.draw(m, own, tmp_path)
+    assert shown[tmp_path / "codes.png"].startswith("codes of validation images; dashed")
+    columns, rows = min(10, n), max(1, n // 10)
+    t = seen(tmp_path / "reconstructions.png", 2 * rows, columns)
+    same(t[::2], own.x_valid[: rows * columns])
+    same(t[1::2], m.reconstruct(own.x_valid[: rows * columns]))
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 3), (3, 4, 5)], ids=str)
+def test_images_in_colour_are_drawn(tmp_path, shape):
+    x, y = RNG.integers(0, 256, (90, *shape), np.uint8), np.arange(90) % 3
+    for preset, changes in (("mnist-style", {}), ("mnist-clusters-16", {"n_clusters": 4}), ("digits", {})):
+        m, own = trained(tmp_path / preset, preset, (x, y), batch_size=5, **changes)
+        figures.draw(m, own, tmp_path / preset)
+    values = read(tmp_path / "digits" / "reconstructions.png", 2, 10, 4, 5)[0]
+    first = own.x_valid[0].reshape(shape).numpy() / 255
+    first = np.moveaxis(first, 0, 2) if shape[0] == 3 else first
+    np.testing.assert_allclose(values[:4, :5], first, atol=1e-6)
+    assert np.ptp(read(tmp_path / "mnist-style" / "style_content.png", 10, 3, 4, 5)[0], 2).any()
+    assert np.ptp(read(tmp_path / "mnist-clusters-16" / "cluster_heads.png", 4, 17, 4, 5, (1,))[0], 2).any()
+
+
+def test_nothing_is_written_for_a_wrong_seed(tmp_path):
+    m, digits = trained(tmp_path, "digits")
+    with pytest.raises(ValueError, match="seed=-1: expected an integer, at least 0"):
+        figures.draw(m, digits, tmp_path / "new", seed=-1)
+    assert not (tmp_path / "new").exists()
