@@ -24,6 +24,7 @@ _HOME = {
     "ParzenWindow": "window",
     "DataError": "data",
     "CheckpointError": "checkpoint",
+    "WriteError": "errors",
 }
 
 __all__ = ["__version__", *_HOME]

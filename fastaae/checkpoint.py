@@ -1,40 +1,76 @@
-"""One file per checkpoint: safetensors, atomic, checked by SHA-256, without pickle.
+"""One file per checkpoint: safetensors, atomic, checked by SHA-256, without pickle; and the directory of a run's files,
+which one process at a time writes to.
 
 safetensors neither fsyncs nor checks sums, so both are done here. The digest is that of the whole file with the
-digest's own 64 characters set to zeros; it lies in the header's metadata, so any safetensors reader can open the file.
+digest's own 64 characters set to zeros, in every format; it lies in the header's metadata, so any safetensors reader
+can open the file.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import platform
+import shutil
 import stat
 import tempfile
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 FORMAT = 1
-MAX_HEADER = 1 << 20
+MAX_FILE, MAX_HEADER, MAX_TENSORS, MAX_DIMENSIONS = 1 << 34, 1 << 20, 4096, 8
+NEWEST, PREVIOUS, LOCK = "checkpoint.safetensors", "checkpoint.previous.safetensors", ".lock"
+WRITTEN = (NEWEST, "config.json", "metrics.jsonl", "summary.json")
+"""What write_atomic writes in a run's directory."""
 _ZEROS = "0" * 64
+_LIMITS = (
+    f"at most {MAX_TENSORS} tensors of {MAX_DIMENSIONS} dimensions, {MAX_HEADER} bytes of header and {MAX_FILE} in all"
+)
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message names the file and why."""
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+class DamagedError(CheckpointError):
+    """A checkpoint that is missing, or whose bytes are not those that were written."""
+
+
+def write_atomic(path: Path, content: bytes, previous: Path | None = None) -> None:
     """Replace the file at path by content, or leave it as it was: temporary file in the same folder, fsync, rename,
     fsync of the folder.
+
+    Args:
+        previous: where to keep the file that is replaced.
 
     Raises:
         OSError: the content could not be written; the temporary file is gone and the old file intact. Only where the
             folder cannot be synced is the new file already in place, though a power cut may still undo that.
     """
+    try:
+        _replace(path, content, previous)
+    except OSError as error:
+        needed = f"{len(content) / 1e6:.2f} MB needed"
+        if error.errno == errno.ENOSPC:
+            with contextlib.suppress(OSError):
+                needed += f", {shutil.disk_usage(path.parent).free / 1e6:.2f} MB free"
+        raise OSError(error.errno, f"{error.strerror or error} ({needed})", str(path)) from None
+
+
+def _replace(path: Path, content: bytes, previous: Path | None) -> None:
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -44,6 +80,12 @@ def write_atomic(path: Path, content: bytes) -> None:
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)
+        if previous is not None and path.is_file():
+            previous.unlink(missing_ok=True)
+            try:
+                os.link(path, previous)  # so that there is a whole file at path at any moment
+            except OSError:  # no hard links here
+                os.replace(path, previous)
         os.replace(name, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -57,57 +99,153 @@ def write_atomic(path: Path, content: bytes) -> None:
             os.close(folder)
 
 
-def save(path: str | Path, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
+def save(
+    path: str | Path, tensors: dict[str, Tensor], info: dict[str, Any], previous: str | Path | None = None
+) -> None:
     """Write tensors (any device, layout) and JSON-ready info to one file, atomically.
 
+    Args:
+        previous: where to keep the file that is replaced.
+
     Raises:
-        OSError: see write_atomic.
+        OSError: see write_atomic. ValueError: more than load() takes.
     """
     import safetensors.torch
 
     metadata = {"format": str(FORMAT), "info": json.dumps(info), "sha256": _ZEROS}
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     content = bytearray(safetensors.torch.save(copies, metadata))
+    header = int.from_bytes(content[:8], "little")
+    if not _within_limits(len(content), header, [t.ndim for t in copies.values()]):
+        raise ValueError(f"{path}: {len(copies)} tensors, {header} bytes of names and info; expected {_LIMITS}")
     field = b'"sha256":"'  # in info and names quotes are escaped, so this is the metadata's own
     start = content.index(field + _ZEROS.encode(), 8) + len(field)
     content[start : start + 64] = hashlib.sha256(content).hexdigest().encode()
-    write_atomic(Path(path), bytes(content))
+    write_atomic(Path(path), bytes(content), None if previous is None else Path(previous))
 
 
 def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what save() wrote: tensors on the CPU, and info.
+    """Read what save() wrote: tensors on the CPU, and info. Takes memory for three times the file, after its header
+    has been checked.
 
     Raises:
-        CheckpointError: no regular file, not a fastaae checkpoint, of another format, or damaged.
+        DamagedError: missing or damaged. CheckpointError: no regular file, not a fastaae checkpoint, of another format,
+            or larger than MAX_FILE and the other limits.
     """
     import safetensors
     import safetensors.torch
 
     path = Path(path)
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise CheckpointError(f"{path}: not a regular file")
-        content = bytearray(path.read_bytes())
+        content, metadata = _read(path)
+    except FileNotFoundError as error:
+        raise DamagedError(f"{path}: {error.strerror}") from None
     except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror or error}") from None
-    length = int.from_bytes(content[:8], "little")
-    if len(content) < 8 or length > MAX_HEADER or 8 + length > len(content):
-        raise CheckpointError(f"{path}: not a checkpoint, or truncated ({len(content)} bytes)")
+        damaged = DamagedError if error.errno == errno.EIO else CheckpointError
+        raise damaged(f"{path}: {error.strerror or error}") from None
+    if metadata["format"] != str(FORMAT):
+        raise CheckpointError(f"{path}: format {metadata['format']}, this version of fastaae reads format {FORMAT}")
     try:
-        metadata = json.loads(content[8 : 8 + length])["__metadata__"]
-        version, digest = metadata["format"], metadata["sha256"]
-        start = content.index(digest.encode(), 8, 8 + length)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise CheckpointError(f"{path}: not a fastaae checkpoint, or its header is damaged") from None
-    if version != str(FORMAT):
-        raise CheckpointError(f"{path}: format {version}, this version of fastaae reads format {FORMAT}")
-    content[start : start + len(digest)] = _ZEROS.encode()
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise CheckpointError(f"{path}: SHA-256 differs from the one written with it; the file is damaged")
-    try:
-        return safetensors.torch.load(bytes(content)), json.loads(metadata["info"])
-    except (safetensors.SafetensorError, ValueError, KeyError, RecursionError) as error:
+        tensors, info = safetensors.torch.load(bytes(content)), json.loads(metadata["info"])
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: {error}") from None
+    if not isinstance(info, dict):
+        raise CheckpointError(f"{path}: its info is a {type(info).__name__}, expected an object")
+    return tensors, info
+
+
+def _read(path: Path) -> tuple[bytearray, dict[str, Any]]:
+    """The bytes, with zeros for the digest, and the metadata of a file whose digest is right. What is no regular file
+    is refused, without waiting for the other end of a FIFO."""
+
+    def regular(name: str, flags: int) -> int:
+        descriptor = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise CheckpointError(f"{path}: not a regular file")
+        return descriptor
+
+    with open(path, "rb", opener=regular) as file:
+        size = os.fstat(file.fileno()).st_size
+        start = file.read(min(size, 8 + MAX_HEADER))
+        length = int.from_bytes(start[:8], "little")
+        if len(start) < 8 or length > MAX_HEADER or 8 + length > size:
+            raise DamagedError(f"{path}: not a checkpoint, or truncated ({size} bytes)")
+        try:
+            header = json.loads(start[8 : 8 + length])
+            metadata = header.pop("__metadata__")
+            ranks = [len(tensor["shape"]) for tensor in header.values()]
+            digest = metadata["sha256"].encode() if "format" in metadata else None
+            at = start.index(digest, 8, 8 + length)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise DamagedError(f"{path}: not a fastaae checkpoint, or its header is damaged") from None
+        if not _within_limits(size, length, ranks):
+            raise CheckpointError(f"{path}: {len(ranks)} tensors, {size} bytes; expected {_LIMITS}")
+        content = bytearray(size)
+        content[: len(start)] = start
+        file.readinto(memoryview(content)[len(start) :])
+    content[at : at + len(digest)] = _ZEROS.encode()
+    if hashlib.sha256(content).hexdigest().encode() != digest:
+        raise DamagedError(f"{path}: SHA-256 differs from the one written with it; the file is damaged")
+    return content, metadata
+
+
+def _within_limits(size: int, header: int, ranks: list[int]) -> bool:
+    small = size <= MAX_FILE and header <= MAX_HEADER and len(ranks) <= MAX_TENSORS
+    return small and max(ranks, default=0) <= MAX_DIMENSIONS
+
+
+def load_run(directory: str | Path, mend: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The newest checkpoint of a run; where that one is damaged, with a warning, the one before it.
+
+    Args:
+        mend: let that one be the newest. Only for who holds the directory.
+
+    Raises:
+        CheckpointError: neither can be loaded; the message is about the newest.
+    """
+    newest, previous = Path(directory) / NEWEST, Path(directory) / PREVIOUS
+    try:
+        return load(newest)
+    except DamagedError as error:
+        try:
+            loaded = load(previous)
+        except CheckpointError:
+            raise error from None
+        warnings.warn(f"{error}; going on with the one before, of step {loaded[1].get('step')}", stacklevel=1)
+    if mend:
+        os.replace(previous, newest)
+    return loaded
+
+
+@contextlib.contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """Keep other processes from training in a run's directory, and remove what killed ones had half written. However a
+    process ends, the system lets go for it. (Windows has no such locks: there nothing is kept from anyone.)
+
+    Raises:
+        ValueError: another process holds it; the message says which. OSError: the directory cannot be written to.
+    """
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    with open(os.open(directory / LOCK, flags, 0o666), "r+b", buffering=0) as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = file.read(200).decode(errors="replace")
+                raise ValueError(f"{directory}: process {holder} is training there; stop it first, or wait") from None
+            except OSError as error:
+                warnings.warn(f"{directory}: not locked against other processes ({error.strerror})", stacklevel=4)
+        file.truncate(0)
+        with contextlib.suppress(OSError):  # a full disk
+            file.write(f"{os.getpid()} on {platform.node()}".encode())
+        for name in WRITTEN:
+            for path in directory.glob(f".{name}.*.tmp"):
+                path.unlink()
+        try:
+            yield
+        finally:
+            file.truncate(0)
 
 
 def digest(tensors: dict[str, Tensor]) -> str:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import errno
 import json
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .config import PRESETS, Config, preset
+from .errors import WriteError
 
 if TYPE_CHECKING:
     from .data import Data
@@ -37,7 +40,8 @@ USAGE = """usage: fastaae COMMAND ...
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0, 2 for a user's error, 130 or 143 when stopped by a signal."""
+    """Run one command. Returns the exit status: 0, 1 for a run that failed (full disk, divergence, memory), 2 for a
+    user's error, 129, 130 or 143 when stopped by a signal."""
     arguments = sys.argv[1:] if arguments is None else arguments
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     own_help = ("train", "parzen", "sample", "figures")
@@ -62,19 +66,30 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"fastaae: unknown command {command!r}{hint}", file=sys.stderr)
         return 2
     try:
-        return commands[command](rest)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return commands[command](rest)
     except KeyboardInterrupt as error:
-        print(f"fastaae: {str(error) or 'interrupted'}", file=sys.stderr)
+        _say(str(error) or "interrupted")
         return 128 + getattr(error, "signum", 2)
     except BrokenPipeError:  # the reader of our output has gone, as in `fastaae presets | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (ValueError, OSError) as error:
-        print(f"fastaae: {error}", file=sys.stderr)
-        return 2
-    except (RuntimeError, MemoryError) as error:
-        print(f"fastaae: {error}", file=sys.stderr)
+    except (WriteError, RuntimeError, MemoryError) as error:
+        _say(error)
         return 1
+    except (ValueError, OSError) as error:
+        _say(error)
+        return 1 if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS) else 2
+
+
+def _say(message: object) -> None:
+    """Print an error. What is no printable character comes escaped: names in files of others may hold any."""
+    print("fastaae:", "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(message)), file=sys.stderr)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    _say(f"warning: {message}")
 
 
 def _presets(arguments: list[str]) -> int:
@@ -130,9 +145,14 @@ def _trained(cfg: Config | None = None, resume: str | None = None) -> Run:
     from . import ranks
     from .training import train
 
-    if ranks.launched() and ranks.distributed.get_rank():
+    several = ranks.launched()
+    if several and ranks.distributed.get_rank():
         sys.stdout = open(os.devnull, "w")
-    return train(cfg, resume=resume)
+    try:
+        return train(cfg, resume=resume)
+    finally:
+        if several:  # or its threads may abort the interpreter as it ends
+            ranks.distributed.destroy_process_group()
 
 
 def _evaluate(arguments: list[str]) -> int:
@@ -140,7 +160,7 @@ def _evaluate(arguments: list[str]) -> int:
     from .model import load
 
     directory = _directory("evaluate", arguments)
-    info = checkpoint.load(Path(directory) / "checkpoint.safetensors")[1]
+    info = checkpoint.load_run(directory)[1]
     models = [load(directory, r) for r in range(Config.from_dict(info.get("config")).replicas)]
     dataset = _same_data(models[0].config, info.get("data_sha256"), directory)
     for split in ("valid", "test"):
@@ -199,6 +219,8 @@ def _sample(arguments: list[str]) -> int:
     from .model import load
 
     path = Path(options.out) if options.out else Path(directory) / "samples.png"
+    if not options.out:
+        path.unlink(missing_ok=True)  # it may be a link out of the directory
     figures.grid(load(directory, options.replica).sample(options.n, options.seed), path)
     print(path)
     return 0
@@ -239,7 +261,7 @@ def _model_and_data(directory: str, replica: int) -> tuple[Model, Data]:
     from . import checkpoint
     from .model import load
 
-    info = checkpoint.load(Path(directory) / "checkpoint.safetensors")[1]
+    info = checkpoint.load_run(directory)[1]
     model = load(directory, replica)
     return model, _same_data(model.config, info.get("data_sha256"), directory)
 

@@ -135,6 +135,9 @@ class Config:
     saved."""
     log_every: int = 100
     """Steps between lines of metrics.jsonl; the only times the host reads from the device."""
+    on_divergence: Literal["stop", "restart"] = "stop"
+    """What follows a loss or weight that is NaN or infinite. stop: an error that names it. restart: back to the last
+    checkpoint and on with all learning rates (of all replicas) halved, three times at most."""
     profile: str | None = None
     """"FIRST:LAST": run these steps, counted from 1, eagerly under a profiler and write trace.json to the run
     directory."""
@@ -316,6 +319,7 @@ _CHOICES = {
     "batch_norm": ("none", "encoder", "autoencoder"),
     "optimizer": ("sgd", "adam"),
     "precision": ("fp32", "bf16", "fp16", "fp64"),
+    "on_divergence": ("stop", "restart"),
 }
 
 

@@ -7,3 +7,7 @@ class DataError(ValueError):
 
 class DataUnavailable(DataError):
     """A standard data set that is nowhere on disk and could not be, or never is, downloaded."""
+
+
+class WriteError(OSError):
+    """A run's file could not be written; the message names it, why, and the checkpoint that is kept."""

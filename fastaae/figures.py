@@ -45,6 +45,7 @@ def draw(model: Model, data: Data, folder: str | Path, seed: int = 0) -> dict[Pa
 
     def file(name: str, shows: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).unlink(missing_ok=True)  # it may be a link out of the folder
         shown[folder / name] = shows
         return folder / name
 

@@ -292,8 +292,10 @@ def load(path: str | Path, replica: int = 0, device: str = "cpu", prior: priors.
     where = find_device(device)
     path = Path(path)
     if path.is_dir():
-        path = path / "checkpoint.safetensors"
-    tensors, info = checkpoint.load(path)
+        tensors, info = checkpoint.load_run(path)
+        path = path / checkpoint.NEWEST  # in messages
+    else:
+        tensors, info = checkpoint.load(path)
     try:
         config = Config.from_dict(info["config"])
         shape, classes = tuple(int(s) for s in info["shape"]), int(info["n_classes"])

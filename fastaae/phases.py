@@ -379,8 +379,9 @@ class Step:
             out.copy_(grad)
         self.decoder.backward(self.decoding, self.optimizers[optimizer], input_gradient=False)
 
-    def start_epoch(self, epoch: int) -> None:
-        """Shuffle for an epoch, rewind the cursor, set the learning rates. Runs on the host, between steps."""
+    def start_epoch(self, epoch: int, slower: float = 1.0) -> None:
+        """Shuffle for an epoch, rewind the cursor, set the learning rates, times a factor. Runs on the host, between
+        steps."""
         cfg = self.cfg
         for k, s in enumerate(self.replica_seeds):
             g = torch.Generator(self.device).manual_seed(seeds(s, 2, epoch))
@@ -389,9 +390,9 @@ class Step:
                 drawn = _shuffled(self.labeled.shape[1], self.labeled_order.shape[1], g)
                 self.labeled_order[k].copy_(self.labeled[k][drawn])
         self.cursor.zero_()
-        self.rates["reconstruction"].fill_(cfg.rate(cfg.lr_reconstruction, epoch))
-        self.rates["adversarial"].fill_(cfg.rate(cfg.lr_adversarial, epoch))
-        self.rates["classification"].fill_(cfg.rate(cfg.lr_classification, epoch))
+        self.rates["reconstruction"].fill_(slower * cfg.rate(cfg.lr_reconstruction, epoch))
+        self.rates["adversarial"].fill_(slower * cfg.rate(cfg.lr_adversarial, epoch))
+        self.rates["classification"].fill_(slower * cfg.rate(cfg.lr_classification, epoch))
 
     def draw(self) -> None:
         """Fill the batch, its noise and the prior samples for this step."""
@@ -466,6 +467,24 @@ class Step:
             with mark(phase.__name__):
                 phase(self, terms)
         kernels.finish(self.terms, self.losses, self.slot, self.count, self.scale)
+
+    def told_apart(self) -> dict[str, list[float]]:
+        """Percent of the last batch's prior samples and codes (of a GAN: images) that each discriminator tells apart,
+        by its name and replica."""
+        real, percent = self.offsets.new_ones(2 * self.batch, dtype=torch.bool), {}
+        real[self.batch :] = False
+        for name, network in self.discriminators.items():
+            rows = self.judging[name].x[0]
+            logits = torch.stack([network.replica(r)(x) for r, x in enumerate(rows)])  # [R, 2B, 1]
+            percent[name] = (100 * ((logits[..., 0] > 0) == real).double().mean(1)).tolist()
+        return percent
+
+    def prior_std(self) -> float:
+        """Standard deviation of samples of the prior of z, over all dimensions."""
+        cfg, g = self.cfg, torch.Generator(self.device).manual_seed(0)
+        z, component = self.codes.new_empty(4096, cfg.style_dim), self.components.new_empty(4096)
+        priors.draw(self.source, z, cfg.prior_std, component, g, components=cfg.components)
+        return z.double().var(0).mean().sqrt().item() or 1.0
 
     def parameters(self) -> dict[str, Tensor]:
         """Weights, biases, batch normalisation and standardization [R, ...] by name; the tensors themselves."""

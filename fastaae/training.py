@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import shlex
 import signal
 import sys
@@ -24,13 +25,24 @@ from . import __version__, checkpoint, evaluation, priors, profiling, provenance
 from . import data as datasets
 from .config import Config
 from .data import Data
+from .errors import WriteError
 from .graph import Replay
 from .model import Model, model_info
 from .networks import find_device
 from .phases import Step
 
-RESUMABLE = ("epochs", "out_dir", "data_dir", "device", "graph", "checkpoint_every", "log_every", "profile")
+RESUMABLE = tuple("epochs out_dir data_dir device graph checkpoint_every log_every profile on_divergence".split())
 """Fields that may differ between a checkpoint and the config it is resumed with."""
+
+RESTARTS, SLOWER = 3, 0.5
+"""How often a diverged run may start again from its last checkpoint, and the factor on its learning rates each time."""
+
+CODES = 1000
+"""Validation examples whose codes are compared with the prior."""
+
+TOLD_APART, COLLAPSED = 99.0, 0.1
+"""Percent from which a discriminator has won; share of the prior's standard deviation below which codes have collapsed.
+Good runs are beyond either in their first epochs at most: a warning waits for three in a row, and 1,000 steps."""
 
 
 class NonFiniteError(RuntimeError):
@@ -50,10 +62,12 @@ class Run:
     """A finished training run.
 
     Attributes:
-        directory: config.json, metrics.jsonl, summary.json and checkpoint.safetensors.
+        directory: config.json, metrics.jsonl, summary.json, checkpoint.safetensors and the checkpoint before it.
         metrics: {"test_error": {"mean", "std", "replicas"}, ...}; errors in percent. Also in summary.json.
         history: {"step": [L], "reconstruction": [L, R], ...}: training losses at the logged steps, and {"epoch": [E],
-            "valid_error": [E, R], ...} after each epoch.
+            "valid_error": [E, R], ...} after each epoch. Among the latter is how the game goes: "told_apart_z", percent
+            of the last batch's prior samples and codes that the discriminator of z tells apart (50: by chance), and
+            "code_mean", "code_std": the codes' largest mean, and their standard deviation, in units of the prior's.
         models: one Model per replica.
     """
 
@@ -89,8 +103,12 @@ def train(
     Raises:
         ValueError: data and config do not fit, the output directory holds another run, or the checkpoint to resume is
             of another config (before anything is trained). DataError and CheckpointError are ValueErrors.
-        NonFiniteError: a loss became NaN or infinite.
-        Interrupted: SIGINT or SIGTERM; a checkpoint was saved at a step boundary.
+        NonFiniteError: a loss became NaN or infinite; with cfg.on_divergence "restart", for the fourth time.
+        Interrupted: SIGINT, SIGTERM or SIGHUP; a checkpoint was saved at a step boundary.
+        WriteError: the disk is full, or the directory cannot be written to; the last checkpoint is kept.
+
+    Warns of a damaged checkpoint, where the one before it is resumed, of a restart, of a discriminator that has won and
+    of codes that have collapsed to a point.
 
     Where torch.distributed has several ranks, each trains its share of the replicas, and metrics are those of all.
     """
@@ -111,13 +129,14 @@ def _train(
     elif cfg is not None and cfg.dataset.endswith(".npz"):
         cfg = replace(cfg, dataset=str(Path(cfg.dataset).absolute()))  # a run may be resumed from another folder
     if resume is not None:
-        path = Path(resume) / "checkpoint.safetensors"
-        if not path.exists() and (Path(resume) / "rank-0").exists():
+        path = Path(resume) / checkpoint.NEWEST
+        found = path.exists() or path.with_name(checkpoint.PREVIOUS).exists()
+        if not found and (Path(resume) / "rank-0").exists():
             raise checkpoint.CheckpointError(f"{resume}: trained by several ranks; resume it under torchrun")
-        if not path.exists() and (Path(resume) / "config.json").exists():
+        if not found and (Path(resume) / "config.json").exists():
             raise checkpoint.CheckpointError(f"{path}: none was saved before the run ended; start it again")
-        saved = checkpoint.load(path)
-        if not {"step", "data_sha256", "device"} <= saved[1].keys():
+        saved = checkpoint.load_run(resume)
+        if not {"step", "data_sha256", "device"} <= saved[1].keys() or type(saved[1]["step"]) is not int:
             raise checkpoint.CheckpointError(f"{path}: holds a model, expected the checkpoint of a run")
         cfg = _resumed_config(cfg, Config.from_dict(saved[1].get("config")), str(resume))
     elif cfg is None:
@@ -134,19 +153,50 @@ def _train(
         names = (f"{stem}-{k}" if k > 1 else stem for k in itertools.count(1))  # runs may start in the same second
         cfg = replace(cfg, out_dir=next(name for name in names if not Path(name).exists()))
     directory = Path(cfg.out_dir)
-    if saved is None and directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        resumable = (directory / "checkpoint.safetensors").exists()
-        hint = ", this one holds no checkpoint to resume: delete it to start again"
-        hint = "; to go on with the run in it use resume" if resumable else hint
-        raise ValueError(f"out_dir={cfg.out_dir!r}: expected a new or empty directory{hint}")
+    if saved is None:
+        _check_empty(directory)
     if saved and saved[1]["device"] != device.type:
         raise ValueError(f"device={cfg.device!r}: the run began on {saved[1]['device']}, whose random numbers differ")
     step = Step(cfg, loaded, device, prior)
+    if (n := len(step.state())) > checkpoint.MAX_TENSORS:
+        raise ValueError(f"replicas={cfg.replicas}: {n} tensors, expected at most {checkpoint.MAX_TENSORS}")
     if saved and saved[1]["step"] > cfg.epochs * step.steps_per_epoch:
         trained = -(-saved[1]["step"] // step.steps_per_epoch)
         raise ValueError(f"resume={str(resume)!r}: epochs={cfg.epochs}, expected at least {trained}, begun already")
-    directory.mkdir(parents=True, exist_ok=True)
-    return _Training(cfg, loaded, step, directory, progress, prior).run(saved)
+    if saved:
+        _check_state(saved, step.state(), path)
+    training = _Training(cfg, loaded, step, directory, progress, prior)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with checkpoint.held(directory):  # another process may have trained here since we looked
+            if saved is None:
+                _check_empty(directory)
+            else:
+                saved = checkpoint.load_run(directory, mend=True)
+            return training.run(saved)
+    except OSError as error:
+        where, why = error.filename or directory, error.strerror or error
+        raise WriteError(f"{where}: {why}; last good checkpoint: {training.last_good()}") from error
+
+
+def _check_state(saved: tuple[dict[str, torch.Tensor], dict[str, Any]], expected: dict, path: Path) -> None:
+    """Refuse a checkpoint whose tensors are not those of the step that its config makes."""
+
+    def kinds(tensors: dict[str, torch.Tensor]) -> set[str]:
+        return {f"{name} {str(t.dtype)[6:]} {list(t.shape)}" for name, t in tensors.items()}
+
+    versions = f"written by fastaae {saved[1].get('fastaae')}, this is {__version__}"
+    for what, odd in (("no", kinds(expected) - kinds(saved[0])), ("unknown", kinds(saved[0]) - kinds(expected))):
+        if odd:
+            raise checkpoint.CheckpointError(f"{path}: {what} {min(odd)}; {versions}")
+
+
+def _check_empty(directory: Path) -> None:
+    if directory.exists() and (not directory.is_dir() or any(p.name != checkpoint.LOCK for p in directory.iterdir())):
+        resumable = (directory / checkpoint.NEWEST).exists()
+        hint = ", this one holds no checkpoint to resume: delete it to start again"
+        hint = "; to go on with the run in it use resume" if resumable else hint
+        raise ValueError(f"out_dir={str(directory)!r}: expected a new or empty directory{hint}")
 
 
 class _Training:
@@ -162,48 +212,79 @@ class _Training:
             Model(cfg, data.shape, self.classes, *(p and p.replica(r) for p in parts), prior)
             for r in range(cfg.replicas)
         ]
-        self.done = self.logged = 0  # steps
+        self.done = self.logged = self.restarts = 0  # the first two are steps
         self.signum: int | None = None
         self.saved_at: int | None = None
+        self.replay: Replay | None = None
         self.traced = False
         self.saved = self.saving = 0.0  # when the last checkpoint was saved here, and how many seconds it took
         self.valid: dict[str, list[float]] = {}  # metrics after the last epoch trained here
         self.shown = progress
+        self.prior_std: float | None = None
+        self.bad_since: dict[str, float] = {}  # steps; infinite once warned of
 
     def run(self, saved: tuple[dict[str, torch.Tensor], dict[str, Any]] | None) -> Run:
-        cfg, step = self.cfg, self.step
-        if saved is not None:
-            step.restore(saved[0], saved[1]["step"])
-            self.done = self.logged = self.saved_at = saved[1]["step"]
+        if saved is None:
             self._truncate_metrics()
+        else:
+            self._restore(*saved)
         self._write_config()
-        first, within = divmod(self.done, step.steps_per_epoch)
-        total = cfg.epochs * step.steps_per_epoch
+        total = self.cfg.epochs * self.step.steps_per_epoch
         with (
             self._signals(),
-            open(self.directory / "metrics.jsonl", "a", encoding="utf-8") as self.lines,
             _Progress(total, self.done, self.shown) as self.progress,
             contextlib.ExitStack() as self.profiling,
         ):
-            replay = None
-            for epoch in range(first, cfg.epochs):
-                step.start_epoch(epoch)
-                step.cursor.fill_(within)
-                if replay is None:
-                    replay = Replay(step, step.carried(), step.generators, step.device, graph=cfg.graph)
-                while within < step.steps_per_epoch:
-                    ran = self._run(replay, within)
-                    within += ran
-                    self.progress.advance(ran)
-                    if within == step.steps_per_epoch or within % cfg.log_every == 0:
-                        self._log(epoch)
-                    if self.signum is not None and within < step.steps_per_epoch:
-                        self._stop(epoch)
-                within = 0
-                self._end_epoch(epoch)
-                if self.signum is not None and epoch + 1 < cfg.epochs:
-                    self._stop(epoch)
+            if saved is None and self.cfg.on_divergence == "restart":
+                self._save()
+            while True:
+                try:
+                    self._train()
+                    break
+                except NonFiniteError as error:
+                    self._restart(error)
         return self._finish()
+
+    def _train(self) -> None:
+        """Every step from here on."""
+        cfg, step = self.cfg, self.step
+        first, within = divmod(self.done, step.steps_per_epoch)
+        for epoch in range(first, cfg.epochs):
+            step.start_epoch(epoch, SLOWER**self.restarts)
+            step.cursor.fill_(within)
+            if self.replay is None:
+                self.replay = Replay(step, step.carried(), step.generators, step.device, graph=cfg.graph)
+            while within < step.steps_per_epoch:
+                ran = self._run(self.replay, within)
+                within += ran
+                self.progress.advance(ran)
+                if within == step.steps_per_epoch or within % cfg.log_every == 0:
+                    self._log(epoch)
+                if self.signum is not None and within < step.steps_per_epoch:
+                    self._stop(epoch)
+            within = 0
+            self._end_epoch(epoch)
+            if self.signum is not None and epoch + 1 < cfg.epochs:
+                self._stop(epoch)
+
+    def _restore(self, state: dict[str, torch.Tensor], info: dict[str, Any]) -> None:
+        """Go back, or on, to a checkpoint."""
+        self.step.restore(state, info["step"])
+        self.done = self.logged = self.saved_at = info["step"]
+        self.restarts = info.get("restarts", 0)
+        self._truncate_metrics()
+
+    def _restart(self, error: NonFiniteError) -> None:
+        """Go back to the last checkpoint and on with lower rates, or raise the error."""
+        if self.cfg.on_divergence == "stop" or self.saved_at is None or self.restarts == RESTARTS:
+            raise error
+        reached = self.done
+        self._restore(*checkpoint.load_run(self.directory, mend=True))
+        self.restarts += 1
+        self._save()
+        self.progress.advance(self.done - reached)
+        rates = f"restart {self.restarts} of {RESTARTS}, all learning rates times {SLOWER**self.restarts}"
+        self._warn(f"{error}; {rates}", self.done // self.step.steps_per_epoch)
 
     def _run(self, replay: Replay, within: int) -> int:
         """Run the next steps of an epoch in which so many are done: one, or on a GPU as many as fill a line of the log,
@@ -213,7 +294,9 @@ class _Training:
         if self.done + 1 in profiled:
             if not self.traced:
                 self.traced = True
-                self.profiling.enter_context(profiling.traced(step.device, self.directory / "trace.json"))
+                trace = self.directory / "trace.json"
+                trace.unlink(missing_ok=True)  # of an earlier profile, or a link out of the directory
+                self.profiling.enter_context(profiling.traced(step.device, trace))
             step()
         else:
             if step.device.type == "cuda":
@@ -239,32 +322,70 @@ class _Training:
             k, phase, replica = bad[0]
             raise NonFiniteError(
                 f"step {self.logged + k + 1}: the {step.phases[phase].__name__} loss of replica {replica} is "
-                f"{losses[k, phase, replica]}; last good checkpoint: {self._last_good()}"
+                f"{losses[k, phase, replica]}; last good checkpoint: {self.last_good()}"
             )
         self.logged = self.done
         means = {phase.__name__: losses[:, i].mean(0).tolist() for i, phase in enumerate(step.phases)}
         self._write({"step": self.done, "epoch": epoch, **means})
         self.progress.show(self.done, epoch, {name: float(np.mean(v)) for name, v in means.items()})
 
-    def _last_good(self) -> str:
-        return "none" if self.saved_at is None else f"{self.directory}/checkpoint.safetensors (step {self.saved_at})"
+    def last_good(self) -> str:
+        return "none" if self.saved_at is None else f"{self.directory}/{checkpoint.NEWEST} (step {self.saved_at})"
 
     def _check(self, tensors: dict[str, torch.Tensor]) -> None:
         for name, t in tensors.items():
             if t.is_floating_point() and not torch.isfinite(t).all():
-                kept = self._last_good()
+                kept = self.last_good()
                 raise NonFiniteError(f"step {self.done}: {name} is not finite; last good checkpoint: {kept}")
 
     def _end_epoch(self, epoch: int) -> None:
         self._check(self.step.parameters())
         with profiling.mark("evaluation"):
             self.valid = evaluation.evaluate(self.models, self.data, "valid")
-        self._write({"step": self.done, "epoch": epoch, **self.valid})
+            game = self._game()
+        self._write({"step": self.done, "epoch": epoch, **self.valid, **game})
+        self._watch(game, epoch)
         due = (epoch + 1) % self.cfg.checkpoint_every == 0
         if self.saving > 0.2:  # where an epoch is shorter than its checkpoint takes, as on a GPU
             due = due and perf_counter() - self.saved > 10 * self.saving
         if due or epoch + 1 == self.cfg.epochs:
             self._save()
+
+    def _game(self) -> dict[str, list[float]]:
+        """How the game between discriminators and encoder goes: see Run.history."""
+        step, cfg = self.step, self.cfg
+        game = {f"told_apart_{name}": percent for name, percent in step.told_apart().items()}
+        if step.encoder is None:
+            return game
+        if self.prior_std is None:
+            self.prior_std = step.prior_std()
+        x, moments = self.data.x_valid[:CODES], []
+        with torch.inference_mode():
+            for model in self.models:
+                g = torch.Generator(step.device).manual_seed(cfg.seed)
+                z = model.code(model.scaled(x), g)[0].double() / self.prior_std
+                moments.append((z.mean(0).abs().max().item(), z.var(0, correction=0).mean().sqrt().item()))
+        return game | dict(zip(("code_mean", "code_std"), map(list, zip(*moments, strict=True)), strict=True))
+
+    def _watch(self, game: dict[str, list[float]], epoch: int) -> None:
+        """Warn, once, of what has been wrong with the game for a while."""
+        for name, values in game.items():
+            won = name.startswith("told_apart") and max(values) >= TOLD_APART
+            if not won and not (name == "code_std" and min(values) < COLLAPSED):
+                self.bad_since.pop(name, None)
+                continue
+            since = self.bad_since.setdefault(name, self.done)
+            if self.done - since >= max(1000, 2 * self.step.steps_per_epoch):
+                self.bad_since[name] = math.inf
+                values = ", ".join(f"{value:.3g}" for value in values)
+                wrong = "the discriminator has won: its gradient teaches the encoder nothing"
+                wrong = wrong if won else "codes have collapsed to a point, far within the prior"
+                self._warn(f"{name} is {values} since step {since} ({wrong}); see lr_adversarial", epoch)
+
+    def _warn(self, message: str, epoch: int) -> None:
+        """Say it, and write it beside the metrics."""
+        self._write({"step": self.done, "epoch": epoch, "warning": message})
+        warnings.warn(message, stacklevel=2)
 
     def _save(self) -> None:
         """Save a checkpoint, unless a weight is not finite: then the one before stays the last good one."""
@@ -272,9 +393,10 @@ class _Training:
         self._check(state)
         info = model_info(self.cfg, self.data.shape, self.classes)
         info |= {"step": self.done, "data_sha256": self.data.sha256, "device": self.step.device.type}
-        info |= {"fastaae": __version__}
+        info |= {"restarts": self.restarts, "fastaae": __version__}
+        newest, previous = (self.directory / name for name in (checkpoint.NEWEST, checkpoint.PREVIOUS))
         started = perf_counter()
-        checkpoint.save(self.directory / "checkpoint.safetensors", state, info)
+        checkpoint.save(newest, state, info, previous)
         self.saved = perf_counter()
         self.saving = self.saved - started
         self.saved_at = self.done
@@ -306,11 +428,14 @@ class _Training:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Turn the first SIGINT or SIGTERM into a flag read by the loop at a step boundary; a second acts at once."""
+        """Turn the first SIGINT, SIGTERM or SIGHUP (unless nohup has it ignored) into a flag read by the loop at a step
+        boundary; a second acts at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            before[signal.SIGHUP] = signal.getsignal(signal.SIGHUP)
 
         def handler(signum: int, frame: Any) -> None:
             self.signum = signum
@@ -326,11 +451,11 @@ class _Training:
                 signal.signal(s, old)
 
     def _write(self, row: dict[str, Any]) -> None:
-        self.lines.write(json.dumps(row) + "\n")
-        self.lines.flush()
+        with open(self.directory / "metrics.jsonl", "a", encoding="utf-8") as lines:
+            lines.write(json.dumps(row) + "\n")
 
     def _truncate_metrics(self) -> None:
-        """Drop what a killed run logged after its last checkpoint."""
+        """Drop what a killed or diverged run logged after its last checkpoint."""
         path = self.directory / "metrics.jsonl"
         steps = [(_parsed(line, path).get("step"), line) for line in _read_lines(path)]
         if not all(isinstance(step, int) for step, _ in steps):
@@ -353,16 +478,22 @@ class _Training:
 
 def read_history(directory: str | Path) -> dict[str, np.ndarray]:
     """A run's metrics.jsonl as arrays: "step" [L] and the losses [L, R] at those steps; "epoch" [E] and the validation
-    metrics [E, R] after those epochs (1-based)."""
-    rows = [json.loads(line) for line in _read_lines(Path(directory) / "metrics.jsonl")]
-    epochs = [r for r in rows if all(name in ("step", "epoch") or name.startswith("valid_") for name in r)]
+    metrics [E, R] after those epochs (1-based). Warnings are left out."""
+    path = Path(directory) / "metrics.jsonl"
+    rows = [_parsed(line, path) for line in _read_lines(path)]
+    rows = [r for r in rows if "warning" not in r]
+    after = ("step", "epoch", "valid_", "told_apart_", "code_")
+    epochs = [r for r in rows if all(name.startswith(after) for name in r)]
     losses = [r for r in rows if r not in epochs]
-    columns = {"step": [r["step"] for r in losses], "epoch": [r["epoch"] + 1 for r in epochs]}
-    for part in (losses, epochs):
-        for name in part[0] if part else ():
-            if name not in ("step", "epoch"):
-                columns[name] = [r[name] for r in part]
-    return {name: np.array(values) for name, values in columns.items()}
+    try:
+        columns = {"step": [r["step"] for r in losses], "epoch": [r["epoch"] + 1 for r in epochs]}
+        for part in (losses, epochs):
+            for name in part[0] if part else ():
+                if name not in ("step", "epoch"):
+                    columns[name] = [r[name] for r in part]
+        return {name: np.array(values) for name, values in columns.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: damaged (rows that do not fit each other: {error})") from None
 
 
 def _parsed(text: str, path: Path) -> dict[str, Any]:
@@ -401,7 +532,8 @@ class _Progress:
     def __init__(self, total: int, done: int, shown: bool):
         from tqdm.auto import tqdm
 
-        self.bar = tqdm(total=total, initial=done, unit="step", disable=None if shown else True, file=sys.stderr)
+        self.screen = _Screen()
+        self.bar = tqdm(total=total, initial=done, unit="step", disable=None if shown else True, file=self.screen)
         self.lines = shown and self.bar.disable
         self.total, self.first = total, done
         self.started = self.printed = time.monotonic()
@@ -423,9 +555,23 @@ class _Progress:
             self.printed = now
             rate = (done - self.first) / (now - self.started)
             text = " ".join(f"{name} {value:.4g}" for name, value in losses.items())
-            print(
-                f"epoch {epoch + 1}: step {done}/{self.total}, {rate:.1f} steps/s, {text}", file=sys.stderr, flush=True
-            )
+            line = f"epoch {epoch + 1}: step {done}/{self.total}, {rate:.1f} steps/s, {text}"
+            print(line, file=self.screen, flush=True)
         elif not self.bar.disable:  # initials, so that the bar keeps its room: R, D, G, C
             text = " ".join(f"{name[0].upper()} {value:.3g}" for name, value in losses.items())
             self.bar.set_postfix_str(text, refresh=False)
+
+
+class _Screen:
+    """Standard error, whose reader may go away without ending the training."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import errno
 import hashlib
 import json
 import os
 import pickle
 import random
+import shutil
 import signal
 import stat
+import subprocess
+import sys
 import tempfile
+from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors
 import safetensors.torch
 import torch
 
+import fastaae
 from fastaae import checkpoint
 from fastaae.checkpoint import CheckpointError, digest
 
+GOLDEN = Path(__file__).parent / "golden"
 INFO = {"config": {"seed": 3, "lr": 0.1, "none": None}, "name": "größe\n\"'\\", "shape": [2, 3]}
 
 
@@ -183,6 +192,37 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(path, monkeypatch, w
     assert os.listdir(path.parent) == [path.name] and holds_small(path)
 
 
+@pytest.mark.parametrize("links", [True, False], ids=["hard-links", "no-hard-links"])
+def test_the_checkpoint_before_is_kept(tmp_path, monkeypatch, links):
+    def no_links(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    newest, previous = (tmp_path / name for name in (checkpoint.NEWEST, checkpoint.PREVIOUS))
+    for k in range(4):
+        checkpoint.save(newest, small(), {"k": k}, previous)
+        assert checkpoint.load_run(tmp_path)[1] == {"k": k}
+        assert not k or checkpoint.load(previous)[1] == {"k": k - 1}
+    assert sorted(os.listdir(tmp_path)) == [checkpoint.PREVIOUS, checkpoint.NEWEST]
+
+
+@pytest.mark.parametrize("failing", ["unlink", "link", "replace"])
+def test_some_checkpoint_is_whole_whatever_fails_of_keeping_the_one_before(tmp_path, monkeypatch, failing):
+    newest, previous = (tmp_path / name for name in (checkpoint.NEWEST, checkpoint.PREVIOUS))
+    for k in range(2):
+        checkpoint.save(newest, small(), {"k": k}, previous)
+
+    def fail(*_, **__):
+        raise OSError(errno.EIO, "disk")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, failing, fail)
+        with contextlib.suppress(OSError):
+            checkpoint.save(newest, small(), {"k": 2}, previous)
+    assert checkpoint.load(newest)[1]["k"] == (2 if failing == "link" else 1)
+
+
 @pytest.mark.parametrize("where", FAULTS)
 def test_a_failed_first_save_leaves_nothing(tmp_path, monkeypatch, where):
     inject(monkeypatch, where, OSError(errno.ENOSPC, "full"))
@@ -329,8 +369,8 @@ def forge(path, metadata, tensors=None):
 
 
 def test_a_forged_file_is_genuine_enough(tmp_path):
-    forge(tmp_path / "c", {"format": "1", "info": "[3]"}, {"a": torch.ones(1)})
-    assert checkpoint.load(tmp_path / "c") == ({"a": torch.ones(1)}, [3])
+    forge(tmp_path / "c", {"format": "1", "info": '{"b": 3}'}, {"a": torch.ones(1)})
+    assert checkpoint.load(tmp_path / "c") == ({"a": torch.ones(1)}, {"b": 3})
 
 
 @pytest.mark.parametrize(
@@ -340,9 +380,10 @@ def test_a_forged_file_is_genuine_enough(tmp_path):
         ({"format": "1"}, "info"),
         ({"format": "1", "info": "{"}, "Expecting property name"),
         ({"format": "1", "info": "[" * 100_000}, "decoding a JSON array"),
+        ({"format": "1", "info": "[3]"}, "its info is a list, expected an object"),
         ({"format": "1", "info": '"%s"' % ("x" * (1 << 20))}, "not a checkpoint, or truncated"),
     ],
-    ids=["other version", "no info", "broken info", "deep info", "huge header"],
+    ids=["other version", "no info", "broken info", "deep info", "list", "huge header"],
 )
 def test_a_genuine_file_that_cannot_be_understood_is_refused(tmp_path, metadata, message):
     forge(tmp_path / "c", metadata)
@@ -387,6 +428,136 @@ def test_a_fifo_is_refused_without_waiting_for_a_writer(tmp_path):
 def test_a_symlink_to_a_checkpoint_is_followed(path):
     path.with_name("link").symlink_to(path)
     assert holds_small(path.with_name("link"))
+
+
+def test_a_disk_that_cannot_read_is_damage_and_a_forbidden_file_is_not(path, monkeypatch):
+    for code, kind in ((errno.EIO, checkpoint.DamagedError), (errno.EACCES, CheckpointError)):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fstat", lambda fd, code=code: (_ for _ in ()).throw(OSError(code, os.strerror(code))))
+            with pytest.raises(CheckpointError, match=os.strerror(code)) as error:
+                checkpoint.load(path)
+        assert type(error.value) is kind
+
+
+# Limits
+
+
+@pytest.mark.parametrize(
+    ("tensors", "info"),
+    [
+        ({str(k): torch.zeros(1) for k in range(4097)}, {}),
+        ({"t": torch.zeros(1).reshape([1] * 9)}, {}),
+        ({}, {"long": "x" * (1 << 20)}),
+    ],
+    ids=["tensors", "dimensions", "header"],
+)
+def test_what_load_would_refuse_is_not_written(tmp_path, tensors, info):
+    with pytest.raises(
+        ValueError, match="c: .* expected at most 4096 tensors of 8 dimensions, 1048576 bytes of header"
+    ):
+        checkpoint.save(tmp_path / "c", tensors, info)
+    assert os.listdir(tmp_path) == []
+    if not info:
+        forge(tmp_path / "c", {"format": "1", "info": "{}"}, tensors)
+        with pytest.raises(CheckpointError, match="expected at most 4096 tensors of 8 dimensions"):
+            checkpoint.load(tmp_path / "c")
+
+
+def test_a_file_beyond_all_limits_is_refused_before_it_is_read(path):
+    os.truncate(path, (1 << 34) + 1)  # with a hole, it takes no room
+    with pytest.raises(CheckpointError, match="17179869185 bytes; expected .* and 17179869184 in all"):
+        checkpoint.load(path)
+
+
+# Runs
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_one_before_is_used_and_with_mend_becomes_the_newest(path, tmp_path):
+    newest, previous = path.with_name(checkpoint.NEWEST), path.with_name(checkpoint.PREVIOUS)
+    checkpoint.save(previous, small(), {"step": 3})
+    newest.write_bytes(b"half")
+    for mend in (False, True):
+        with pytest.warns(
+            UserWarning, match=f"{newest}: not a checkpoint, .*; going on with the one before, of step 3"
+        ):
+            assert checkpoint.load_run(tmp_path, mend)[1] == {"step": 3}
+        assert (newest.exists(), previous.exists()) == (True, not mend)
+    assert checkpoint.load_run(tmp_path)[1] == {"step": 3}
+    newest.write_bytes(b"half")
+    previous.write_bytes(b"half, too")
+    with pytest.raises(CheckpointError, match=f"{newest}: not a checkpoint"):
+        checkpoint.load_run(tmp_path)
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+import fastaae
+from fastaae import checkpoint
+with checkpoint.held(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(checkpoint.fcntl is None, reason="no locks here")
+def test_a_directory_is_held_by_one_process_until_it_dies(tmp_path):
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", HOLDER, tmp_path]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match=f"{tmp_path}: process {process.pid} on .* is training there"):
+            with checkpoint.held(tmp_path):
+                pass
+        process.kill()
+    assert (tmp_path / checkpoint.LOCK).read_text().startswith(f"{process.pid} on ")  # it could not say goodbye
+    with checkpoint.held(tmp_path):
+        assert (tmp_path / checkpoint.LOCK).read_text().startswith(f"{os.getpid()} on ")
+
+
+@pytest.mark.skipif(checkpoint.fcntl is None, reason="no locks here")
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(checkpoint.fcntl, "flock", no_locks)
+    with pytest.warns(UserWarning, match=r"not locked against other processes \(No locks available\)"):
+        with checkpoint.held(tmp_path):
+            pass
+
+
+def test_a_lock_that_is_a_link_out_of_the_directory_is_not_followed(tmp_path):
+    (tmp_path / "precious").write_text("text")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / checkpoint.LOCK).symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match="symbolic link"), checkpoint.held(tmp_path / "run"):
+        pass
+    assert (tmp_path / "precious").read_text() == "text"
+
+
+# Files of earlier versions: tests/golden/format-N is a run whose checkpoint has format N, in float64. Never remove one
+
+
+@pytest.mark.parametrize("run", sorted(GOLDEN.iterdir()), ids=lambda run: run.name)
+def test_a_run_of_an_earlier_version_loads_and_goes_on(tmp_path, run):
+    expected = json.loads((run / "expected.json").read_text())
+    x = np.array(expected["bytes"]).reshape(-1, 3, 3) / 255
+    y = np.array(expected["labels"])
+    for r, outputs in enumerate(expected["replicas"]):
+        model = fastaae.load(run, r)
+        z = model.encode(x[:3])
+        found = {"encode": z, "predict_proba": model.predict_proba(x[:3]), "decode": model.decode(z, y[:3])}
+        for name, values in outputs.items():
+            assert found[name].dtype == np.float64
+            np.testing.assert_allclose(found[name], values, rtol=1e-9, atol=1e-12)
+    shutil.copytree(run, tmp_path / "run")
+    cfg = dataclasses.replace(model.config, epochs=3, out_dir=None)
+    assert fastaae.train(cfg, data=(x, y), resume=tmp_path / "run", progress=False).history["epoch"].tolist() == [
+        1,
+        2,
+        3,
+    ]
 
 
 # Digest

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import itertools
 import json
 import os
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 import fastaae
-from fastaae import Config, cli, phases, presets, training
+from fastaae import Config, checkpoint, cli, phases, presets, training
 
 TRAIN = ["train", "digits", "--hidden", "16", "16"]
 SMALL = [*TRAIN, "--epochs", "1"]
@@ -153,7 +154,9 @@ def test_train_from_config_repeats_the_run(tmp_path, trained):
     assert weights(tmp_path / "other") != weights(trained)
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=lambda v: str(int(v))
+)
 def test_stopped_run_goes_on_with_the_printed_command(tmp_path, capsys, trained, signal_at_step, signum, code):
     signal_at_step(3, signum)
     assert status(*SMALL, *SEMI, *WIDE, "--out-dir", "a run") == code
@@ -383,6 +386,44 @@ def test_changed_data_is_noticed(capsys):
 def test_diverging_run_ends_with_status_1(capsys):
     assert status(*SMALL, "--lr-reconstruction", "1e38", "--out-dir", "d") == 1
     assert re.fullmatch(r"fastaae: step 1: the .* loss of replica 0 is nan; last good .*\n", capsys.readouterr().err)
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_damaged_checkpoint_is_said_once_and_the_one_before_used(tmp_path, capsys):
+    assert status(*TRAIN, "--epochs", "2", "--replicas", "2", "--out-dir", "run") == 0
+    newest = tmp_path / "run/checkpoint.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    capsys.readouterr()
+    for command in ("evaluate", "resume"):
+        assert status(command, "run") == 0
+        line = (
+            r"fastaae: warning: run/checkpoint.safetensors: SHA-256 differs .*; going on with the one .* of step 12\n"
+        )
+        assert re.fullmatch(line, capsys.readouterr().err)
+    assert status("resume", "run") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_full_disk_ends_with_status_1(capsys, monkeypatch):
+    def full(fd):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert status(*SMALL, "--out-dir", "d") == 1
+    line = r"fastaae: d/\S+: No space left on device \(\S+ MB needed, \S+ MB free\); last good checkpoint: none\n"
+    assert re.fullmatch(line, capsys.readouterr().err)
+
+
+def test_a_directory_that_another_process_trains_in_is_refused(capsys, trained):
+    with checkpoint.held(trained):
+        assert status("resume", trained) == 2
+    assert re.fullmatch(rf"fastaae: .*: process {os.getpid()} on .* is training there; .*\n", capsys.readouterr().err)
+
+
+def test_control_characters_in_names_are_printed_escaped(tmp_path, capsys):
+    (tmp_path / "cfg.json").write_text(json.dumps({"dataset": "\x1b[2J\u202e.npz"}))
+    assert status("train", "--config", "cfg.json", "--out-dir", "d") == 2
+    assert "\\x1b[2J\\u202e.npz: no such file" in capsys.readouterr().err
 
 
 def test_error_in_a_real_process_has_no_traceback(tmp_path):

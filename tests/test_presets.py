@@ -48,7 +48,8 @@ def test_a_preset_trains_resumes_and_is_loaded(name, tmp_path):
         np.testing.assert_array_equal(loaded.sample(5, seed=1), model.sample(5, seed=1))
         with pytest.raises(ValueError, match="a GAN has no encoder"):
             loaded.encode(x)
-        assert run.metrics == {} and list(run.history) == ["step", "epoch", "discriminator", "generator"]
+        names = ["step", "epoch", "discriminator", "generator", "told_apart_x"]
+        assert run.metrics == {} and list(run.history) == names
         return
     for other in (loaded, fastaae.load(tmp_path / "model.safetensors")):
         np.testing.assert_array_equal(other.encode(x), model.encode(x))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import io
 import itertools
@@ -23,7 +24,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastaae import Config, Interrupted, NonFiniteError, checkpoint, load, phases, train, training
+from fastaae import Config, Interrupted, NonFiniteError, WriteError, checkpoint, load, phases, train, training
 from fastaae.data import from_arrays
 from fastaae.phases import Step
 
@@ -41,6 +42,7 @@ CFG = Config(hidden=(16, 16), style_dim=2, init_std=0.3, input_noise=0.1, lr_dec
              replicas=2, log_every=2, lr_reconstruction=0.003, lr_adversarial=0.02, lr_classification=0.05)  # fmt: skip
 ADAM = {"optimizer": "adam", "lr_reconstruction": 1e-3, "lr_adversarial": 2e-3, "lr_classification": 3e-3}
 SEMI = {"task": "semi_supervised", "n_labeled": 90}
+GAME = ("told_apart_z", "told_apart_y", "code_mean", "code_std")
 
 
 def fit(directory, data=DATA, resume=False, progress=False, **fields):
@@ -103,7 +105,7 @@ def send(*signals):
 @pytest.fixture
 def python_signals():
     """Python's own handlers, whatever this process inherited."""
-    own = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    own = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
     before = {s: signal.signal(s, handler) for s, handler in own.items()}
     yield
     for s, handler in before.items():
@@ -146,11 +148,12 @@ def test_one_epoch_and_one_more_are_two(tmp_path, undisturbed, task, optimizer):
         (5, {}, signal.SIGINT),
         (6, ADAM, signal.SIGTERM),
         (9, {}, signal.SIGINT),
+        (7, {}, signal.SIGHUP),
         (3, {"checkpoint_every": 2}, signal.SIGINT),
         (5, {"checkpoint_every": 2}, signal.SIGINT),
     ],
     ids=["between-logs", "between-logs-adam-semi", "at-a-log", "last-of-epoch", "first-of-epoch", "last-but-one",
-         "before-any-checkpoint", "last-of-epoch-without-checkpoint"],
+         "hangup", "before-any-checkpoint", "last-of-epoch-without-checkpoint"],
 )  # fmt: skip
 def test_signal_saves_at_the_step_and_resume_ends_the_same(tmp_path, undisturbed, python_signals, k, fields, signum):
     with during_step(k, send(signum)), pytest.raises(Interrupted, match=f"after step {k};") as stopped:
@@ -210,6 +213,13 @@ def test_previous_signal_handlers_are_restored(tmp_path, python_signals, end):
     assert not set(seen) & set(own)
 
 
+def test_a_hangup_that_nohup_has_ignored_stays_ignored(tmp_path, undisturbed, python_signals):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with during_step(3, send(signal.SIGHUP)):
+        fit(tmp_path)
+    assert result(tmp_path) == result(undisturbed())
+
+
 def test_message_tells_how_to_go_on(tmp_path, python_signals):
     np.savez(tmp_path / "data.npz", **DATA)
     directory = tmp_path / "a run"
@@ -260,6 +270,150 @@ def test_half_written_last_line_is_dropped(tmp_path, undisturbed):
     assert (tmp_path / "metrics.jsonl").read_text() == (undisturbed() / "metrics.jsonl").read_text()
 
 
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[random.Random(0).randrange(len(content))] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (flip, "SHA-256 differs|its header is damaged"),
+        (lambda path: os.truncate(path, 1000), "truncated"),
+        (lambda path: os.truncate(path, 0), "truncated"),
+        (lambda path: path.unlink(), "No such file"),
+    ],
+    ids=["flipped", "truncated", "empty", "missing"],
+)
+@pytest.mark.filterwarnings("default")
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, undisturbed, python_signals, damage, said):
+    with during_step(8, send(signal.SIGINT)), pytest.raises(Interrupted):
+        fit(tmp_path)
+    assert saved_step(tmp_path) == 8
+    damage(tmp_path / "checkpoint.safetensors")
+    with pytest.warns(UserWarning, match=rf"/checkpoint.safetensors: .*({said}).*; going on with .* of step 5"):
+        assert load(tmp_path).config.hidden == CFG.hidden
+    with pytest.warns(UserWarning, match=rf"/checkpoint.safetensors: .*({said}).*; going on with .* of step 5"):
+        fit(tmp_path, resume=True)
+    assert result(tmp_path) == result(undisturbed())
+    assert checkpoint.load(tmp_path / "checkpoint.previous.safetensors")[1]["step"] == 5
+
+
+def test_a_newer_checkpoint_never_gives_way_to_the_one_before(tmp_path, undisturbed, monkeypatch):
+    run = shutil.copytree(undisturbed(), tmp_path / "run")
+    tensors, info = checkpoint.load(run / "checkpoint.safetensors")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "FORMAT", 2)
+        checkpoint.save(run / "checkpoint.safetensors", tensors, info)
+    for use in (load, lambda run: train(resume=run, data=DATA, progress=False)):
+        with pytest.raises(checkpoint.CheckpointError, match="format 2, this version of fastaae reads format 1"):
+            use(run)
+
+
+# One run, one directory
+
+
+@pytest.mark.parametrize("resume", [False, True], ids=["start", "resume"])
+def test_one_process_trains_in_a_directory(tmp_path, undisturbed, resume):
+    said = []
+
+    def second(step):
+        before = files(tmp_path)
+        with pytest.raises(ValueError) as refused:
+            fit(tmp_path, resume=resume)
+        said.append(str(refused.value))
+        assert files(tmp_path) == before
+
+    with during_step(8, second):
+        fit(tmp_path)
+    who = f"process {os.getpid()} on {platform.node()} is training there; stop it first, or wait"
+    assert said == [f"{tmp_path}: {who}" if resume else f"out_dir='{tmp_path}': expected a new or empty directory; to "
+                    "go on with the run in it use resume"]  # fmt: skip
+    assert result(tmp_path) == result(undisturbed())
+    assert (tmp_path / ".lock").read_bytes() == b""
+
+
+def test_two_that_start_at_once_do_not_share_a_directory(tmp_path, monkeypatch):
+    with checkpoint.held(tmp_path), pytest.raises(ValueError, match=f"process {os.getpid()} on "):
+        fit(tmp_path)  # the other one has written nothing yet
+    original = Step.__init__
+
+    def slow(self, *args):
+        original(self, *args)
+        (tmp_path / "config.json").touch()  # the other one has started and ended meanwhile
+
+    monkeypatch.setattr(Step, "__init__", slow)
+    with pytest.raises(ValueError, match="expected a new or empty directory"):
+        fit(tmp_path)
+
+
+def test_what_a_killed_process_had_half_written_is_removed(tmp_path, undisturbed):
+    fit(tmp_path, epochs=1)
+    for name in (".checkpoint.safetensors.x7_k.tmp", ".config.json.abc.tmp", "mine.tmp", ".mine.tmp"):
+        (tmp_path / name).write_bytes(b"half")
+    (tmp_path / ".lock").write_text("1 on elsewhere")  # not held any more: its process is dead
+    fit(tmp_path, resume=True)
+    assert [p.name for p in sorted(tmp_path.glob("*.tmp"))] == [".mine.tmp", "mine.tmp"]
+    assert result(tmp_path) == result(undisturbed())
+
+
+# Full disks
+
+
+def full_disk(monkeypatch, after):
+    """os.fsync fails from the call after so many on."""
+    count, fsync = itertools.count(1), os.fsync
+
+    def fail(fd):
+        if next(count) > after:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", fail)
+
+
+def test_a_full_disk_ends_the_run_and_keeps_the_last_checkpoint(tmp_path, monkeypatch, undisturbed):
+    with monkeypatch.context() as patch:
+        full_disk(patch, after=6)  # metrics, config, the checkpoint of the first epoch
+        with pytest.raises(WriteError) as error:
+            fit(tmp_path)
+    assert re.fullmatch(
+        rf"{tmp_path}/checkpoint.safetensors: No space left on device \(0.0[1-9] MB needed, [\d.]+ MB free\); "
+        rf"last good checkpoint: {tmp_path}/checkpoint.safetensors \(step 5\)",
+        str(error.value),
+    )
+    assert not list(tmp_path.glob("*.tmp")) and finite_checkpoint(tmp_path) == 5
+    fit(tmp_path, resume=True)
+    assert result(tmp_path) == result(undisturbed())
+
+
+def test_metrics_that_cannot_be_written_end_the_run(tmp_path, monkeypatch):
+    def unlink(step):
+        (tmp_path / "metrics.jsonl").unlink()
+        (tmp_path / "metrics.jsonl").mkdir()
+
+    with during_step(8, unlink), pytest.raises(WriteError, match=r"metrics.jsonl: Is a directory; last good .*step 5"):
+        fit(tmp_path)
+
+
+@pytest.mark.filterwarnings("default")
+def test_training_goes_on_where_nobody_reads_its_progress(tmp_path, monkeypatch, undisturbed):
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+        flush = isatty = lambda self: True
+
+    clock = itertools.count(1000, 70)
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(sys, "stderr", Closed())
+    fit(tmp_path / "bar", progress=True)
+    monkeypatch.setattr(Closed, "isatty", lambda self: False)
+    fit(tmp_path / "lines", progress=True)
+    assert result(tmp_path / "bar") == result(tmp_path / "lines") == result(undisturbed())
+
+
 def test_resume_may_change_what_the_weights_do_not_depend_on(tmp_path, undisturbed):
     run = tmp_path / "run"
     fit(run, epochs=1)
@@ -285,11 +439,11 @@ def test_resume_of_a_finished_run_changes_no_result(tmp_path):
 def test_history_holds_losses_at_logged_steps_and_validation_after_epochs(tmp_path):
     run = fit(tmp_path, **SEMI)
     losses = [phase.__name__ for phase in phases.PHASES["semi_supervised"]]
-    assert run.history.keys() == {"step", "epoch", *losses, "valid_reconstruction", "valid_error"}
+    assert run.history.keys() == {"step", "epoch", *losses, "valid_reconstruction", "valid_error", *GAME}
     assert list(run.history["step"]) == [2, 4, 5, 7, 9, 10]
     assert list(run.history["epoch"]) == [1, 2]
     assert {run.history[name].shape for name in losses} == {(6, 2)}
-    assert {run.history[name].shape for name in ("valid_reconstruction", "valid_error")} == {(2, 2)}
+    assert {run.history[name].shape for name in ("valid_reconstruction", "valid_error", *GAME)} == {(2, 2)}
     for name in ("valid_reconstruction", "valid_error"):
         assert list(run.history[name][-1]) == run.metrics[name]["replicas"]
     reread = training.read_history(tmp_path)
@@ -351,7 +505,8 @@ def test_summary_and_run_say_the_same(tmp_path):
     assert run.directory == tmp_path
     assert run.model is run.models[0]
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "checkpoint.safetensors", "config.json", "metrics.jsonl", "summary.json"]  # fmt: skip
+        ".lock", "checkpoint.previous.safetensors", "checkpoint.safetensors", "config.json", "metrics.jsonl",
+        "summary.json"]  # fmt: skip
 
 
 def test_config_json_says_where_the_run_comes_from(tmp_path):
@@ -501,7 +656,8 @@ def test_refusal_names_value_and_expectation_and_touches_nothing(tmp_path, monke
     (tmp_path / "file").touch()
     for name in ("run", "damaged", "model"):
         shutil.copytree(undisturbed(), tmp_path / name)
-    damage(tmp_path / "damaged" / "checkpoint.safetensors")
+    for name in ("checkpoint.safetensors", "checkpoint.previous.safetensors"):
+        damage(tmp_path / "damaged" / name)
     load(undisturbed()).save(tmp_path / "model" / "checkpoint.safetensors")
     before = files(tmp_path)
     with pytest.raises(ValueError) as refused:
@@ -578,6 +734,106 @@ def test_interruption_saves_no_spoilt_weight(tmp_path, python_signals):
 def test_huge_learning_rate_is_an_error_of_its_own(tmp_path):
     with pytest.raises(NonFiniteError, match="the discriminator loss of replica 0 is .*; last good checkpoint: none"):
         fit(tmp_path, lr_reconstruction=1e38)
+
+
+# Going on after a divergence
+
+RESTART = {"on_divergence": "restart"}
+
+
+@pytest.mark.parametrize(("k", "start"), [(8, 5), (2, 0)], ids=["from-an-epoch", "from-the-start"])
+def test_a_diverged_run_goes_on_from_its_last_checkpoint_with_half_the_rates(tmp_path, python_signals, k, start):
+    said = rf"step {k + 1}: the reconstruction loss .*; restart 1 of 3, all learning rates times 0.5"
+    rates = []
+
+    def run(directory, act=None):
+        with during_step(k, spoil), pytest.warns(UserWarning, match=said) as warned:
+            with during_step(k + 3, act) if act else contextlib.nullcontext():  # two steps after the restart
+                fit(directory, **RESTART, log_every=1)
+        assert len(warned) == 1
+
+    run(tmp_path / "a", lambda step: rates.extend(float(step.rates[c][0]) for c in ("reconstruction", "adversarial")))
+    assert rates == pytest.approx([0.5 * CFG.rate(lr, start // 5) for lr in (0.003, 0.02)])
+    assert finite_checkpoint(tmp_path / "a") == 10 and read_json(tmp_path / "a")["steps"] == 10
+    with pytest.raises(Interrupted, match=f"after step {start + 2};"):
+        run(tmp_path / "b", send(signal.SIGINT))
+    fit(tmp_path / "b", **RESTART, resume=True, log_every=1)
+    assert result(tmp_path / "a") == result(tmp_path / "b")  # the rates are part of what is resumed, the NaN is not
+    history = training.read_history(tmp_path / "a")
+    assert list(history["step"]) == list(range(1, 11)) and list(history["epoch"]) == [1, 2]
+    (row,) = [row for row in rows(tmp_path / "a") if "warning" in row]
+    assert (row["step"], row["epoch"]) == (start, start // 5) and re.search(said, row["warning"])
+
+
+def test_a_run_that_diverges_again_and_again_ends(tmp_path, monkeypatch):
+    call = Step.__call__
+
+    def spoilt(self):
+        call(self)
+        if self.count[1] == 7:
+            spoil(self)
+
+    monkeypatch.setattr(Step, "__call__", spoilt)
+    with pytest.warns(UserWarning) as warned, pytest.raises(NonFiniteError, match="step 8: the reconstruction loss"):
+        fit(tmp_path, **RESTART)
+    assert [re.search("restart . of 3, .*", str(w.message))[0][-5:] for w in warned] == ["s 0.5", " 0.25", "0.125"]
+    assert finite_checkpoint(tmp_path) == 5
+    assert checkpoint.load(tmp_path / "checkpoint.safetensors")[1]["restarts"] == 3
+
+
+# How the game goes
+
+
+@pytest.mark.parametrize("task", [{}, SEMI], ids=["unsupervised", "semi-supervised"])
+def test_the_games_metrics_are_those_computed_by_hand(tmp_path, task):
+    found = {}
+
+    def look(step):
+        found.update({name: step.judging[name].x[0].double().clone() for name in step.discriminators})
+        found["step"] = step
+
+    with during_step(10, look):
+        run = fit(tmp_path, **task)
+    for name, network in found.pop("step").discriminators.items():
+        x = found.pop(name)
+        for layer, (w, b) in enumerate(zip(network.weights, network.biases, strict=True)):
+            x = x @ w.double().mT + b.double()
+            x = x if layer == 2 else x.relu()
+        right = np.concatenate([x[:, :50, 0] > 0, x[:, 50:, 0] < 0], 1)
+        assert list(run.history[f"told_apart_{name}"][-1]) == [100 * r.mean() for r in right]
+    assert found == {}
+    x = from_arrays(DATA).x_valid.numpy()
+    codes = [m.encode(x).astype(float) for m in run.models]
+    np.testing.assert_allclose(run.history["code_mean"][-1], [abs(z.mean(0)).max() / 5 for z in codes], rtol=0.05)
+    stds = [np.sqrt(z.var(0).mean()) / 5 for z in codes]
+    np.testing.assert_allclose(run.history["code_std"][-1], stds, rtol=0.05)
+    assert len({*run.history["code_std"].flatten()}) == 4
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        (
+            {"TOLD_APART": 0.0, "COLLAPSED": 0.0},
+            r"told_apart_z is \S+, \S+ since step 5 \(the discriminator has won: .*; see lr_adver",
+        ),
+        (
+            {"TOLD_APART": 100.1, "COLLAPSED": 9.0},
+            r"code_std is \S+, \S+ since step 5 \(codes have collapsed to a point, .*; see lr_adver",
+        ),
+        ({"TOLD_APART": 100.1, "COLLAPSED": 0.0}, None),
+    ],
+    ids=["won", "collapsed", "neither"],
+)
+def test_a_game_that_is_over_is_said_once(tmp_path, monkeypatch, limits, said):
+    for name, value in limits.items():
+        monkeypatch.setattr(training, name, value)
+    with pytest.warns(UserWarning, match=said) if said else contextlib.nullcontext([]) as warned:
+        run = fit(tmp_path, epochs=210, log_every=50)
+    found = [row for row in rows(tmp_path) if "warning" in row]
+    assert [(row["step"], row["epoch"]) for row in found] == ([(1005, 200)] if said else [])
+    assert [str(w.message) for w in warned] == [row["warning"] for row in found]
+    assert len(run.history["told_apart_z"]) == 210
 
 
 # Own data, threads, progress
@@ -707,10 +963,10 @@ def test_a_profiled_window_changes_nothing_and_leaves_a_trace(tmp_path):
 def test_slow_checkpoints_are_written_less_often(tmp_path, monkeypatch):
     original, saved = checkpoint.save, []
 
-    def slow(path, tensors, info):
+    def slow(path, tensors, info, previous):
         saved.append(info["step"])
         time.sleep(0.3)
-        original(path, tensors, info)
+        original(path, tensors, info, previous)
 
     monkeypatch.setattr(checkpoint, "save", slow)
     fit(tmp_path, epochs=8)  # of milliseconds each
