@@ -20,7 +20,7 @@ def read_version():
 readme = ROOT / "README.md"
 
 DEMO = ["scikit-learn", "matplotlib"]
-TEST = [*DEMO, "pytest", "pytest-benchmark", "hypothesis", "ruff"]
+TEST = [*DEMO, "pytest", "pytest-benchmark", "hypothesis", "mpmath", "ruff"]
 
 setup(
     name="fastaae",

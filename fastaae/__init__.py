@@ -32,7 +32,7 @@ __all__ = ["__version__", *_HOME]
 
 def __getattr__(name: str):
     if name not in _HOME:
-        raise AttributeError(f"module 'fastaae' has no attribute {name!r}")
+        raise AttributeError(f"module 'fastaae' has no attribute {name!r}, expected one of {', '.join(_HOME)}")
     value = getattr(importlib.import_module(f"fastaae.{_HOME[name]}"), name)
     globals()[name] = value
     return value

@@ -15,15 +15,16 @@ import json
 import os
 import platform
 import shutil
-import stat
 import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
+
+from .files import check_regular, parsed, shown
 
 try:
     import fcntl
@@ -31,13 +32,14 @@ except ImportError:  # Windows
     fcntl = None
 
 FORMAT = 1
-MAX_FILE, MAX_HEADER, MAX_TENSORS, MAX_DIMENSIONS = 1 << 34, 1 << 20, 4096, 8
+MAX_BYTES = 1 << 35  # of a file: 100 replicas of the largest preset take a third of it
+MAX_HEADER, MAX_TENSORS, MAX_DIMENSIONS = 1 << 20, 4096, 8
 NEWEST, PREVIOUS, LOCK = "checkpoint.safetensors", "checkpoint.previous.safetensors", ".lock"
 WRITTEN = (NEWEST, "config.json", "metrics.jsonl", "summary.json")
 """What write_atomic writes in a run's directory."""
 _ZEROS = "0" * 64
 _LIMITS = (
-    f"at most {MAX_TENSORS} tensors of {MAX_DIMENSIONS} dimensions, {MAX_HEADER} bytes of header and {MAX_FILE} in all"
+    f"at most {MAX_TENSORS} tensors of {MAX_DIMENSIONS} dimensions, {MAX_HEADER} bytes of header and {MAX_BYTES} in all"
 )
 
 
@@ -125,28 +127,30 @@ def save(
 
 
 def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what save() wrote: tensors on the CPU, and info. Takes memory for three times the file, after its header
-    has been checked.
+    """Read what save() wrote: tensors on the CPU, and info. Only its header is held until the digest has been checked.
 
     Raises:
         DamagedError: missing or damaged. CheckpointError: no regular file, not a fastaae checkpoint, of another format,
-            or larger than MAX_FILE and the other limits.
+            or beyond the limits above.
     """
     import safetensors
     import safetensors.torch
 
     path = Path(path)
     try:
-        content, metadata = _read(path)
-    except FileNotFoundError as error:
-        raise DamagedError(f"{path}: {error.strerror}") from None
+        check_regular(path, MAX_BYTES)
+        with path.open("rb") as file:
+            content, metadata = _read(file)
     except OSError as error:
-        damaged = DamagedError if error.errno == errno.EIO else CheckpointError
-        raise damaged(f"{path}: {error.strerror or error}") from None
+        damaged = DamagedError if error.errno in (errno.ENOENT, errno.EIO) else CheckpointError
+        raise damaged(f"{path}: {error.strerror or error}, expected a checkpoint") from None
+    except ValueError as error:
+        raise (DamagedError if isinstance(error, DamagedError) else CheckpointError)(f"{path}: {error}") from None
     if metadata["format"] != str(FORMAT):
-        raise CheckpointError(f"{path}: format {metadata['format']}, this version of fastaae reads format {FORMAT}")
+        found = shown(metadata["format"])
+        raise CheckpointError(f"{path}: format {found}, expected {FORMAT}, which this version of fastaae reads")
     try:
-        tensors, info = safetensors.torch.load(bytes(content)), json.loads(metadata["info"])
+        tensors, info = safetensors.torch.load(content), parsed(metadata["info"])
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: {error}") from None
     if not isinstance(info, dict):
@@ -154,44 +158,44 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, info
 
 
-def _read(path: Path) -> tuple[bytearray, dict[str, Any]]:
-    """The bytes, with zeros for the digest, and the metadata of a file whose digest is right. What is no regular file
-    is refused, without waiting for the other end of a FIFO."""
+def _read(file: BinaryIO) -> tuple[bytes, dict[str, Any]]:
+    """The bytes and the metadata of a file whose digest is right.
 
-    def regular(name: str, flags: int) -> int:
-        descriptor = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise CheckpointError(f"{path}: not a regular file")
-        return descriptor
-
-    with open(path, "rb", opener=regular) as file:
-        size = os.fstat(file.fileno()).st_size
-        start = file.read(min(size, 8 + MAX_HEADER))
-        length = int.from_bytes(start[:8], "little")
-        if len(start) < 8 or length > MAX_HEADER or 8 + length > size:
-            raise DamagedError(f"{path}: not a checkpoint, or truncated ({size} bytes)")
-        try:
-            header = json.loads(start[8 : 8 + length])
-            metadata = header.pop("__metadata__")
-            ranks = [len(tensor["shape"]) for tensor in header.values()]
-            digest = metadata["sha256"].encode() if "format" in metadata else None
-            at = start.index(digest, 8, 8 + length)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise DamagedError(f"{path}: not a fastaae checkpoint, or its header is damaged") from None
-        if not _within_limits(size, length, ranks):
-            raise CheckpointError(f"{path}: {len(ranks)} tensors, {size} bytes; expected {_LIMITS}")
-        content = bytearray(size)
-        content[: len(start)] = start
-        file.readinto(memoryview(content)[len(start) :])
-    content[at : at + len(digest)] = _ZEROS.encode()
-    if hashlib.sha256(content).hexdigest().encode() != digest:
-        raise DamagedError(f"{path}: SHA-256 differs from the one written with it; the file is damaged")
-    return content, metadata
+    Raises:
+        DamagedError: it is not. ValueError: it is beyond the limits.
+    """
+    size = os.fstat(file.fileno()).st_size
+    start = file.read(8)
+    length = int.from_bytes(start, "little")
+    if size < 8 or length > MAX_HEADER or 8 + length > size:
+        raise DamagedError(f"not a checkpoint, or truncated ({size} bytes), expected a header of at most {MAX_HEADER}")
+    start += file.read(length)
+    try:
+        header = parsed(start[8:])
+        metadata = header.pop("__metadata__")
+        dimensions = [len(tensor["shape"]) for tensor in header.values()]
+        end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+        digest, *_ = (metadata[name] for name in ("sha256", "format", "info"))
+        at = start.index(digest.encode(), 8)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        said = f"not a fastaae checkpoint, or its header is damaged ({shown(error)})"
+        raise DamagedError(f"{said}, expected one") from None
+    if not _within_limits(size, length, dimensions):
+        most = max(dimensions, default=0)
+        raise ValueError(f"{len(header)} tensors of up to {most} dimensions, {size} bytes, expected {_LIMITS}")
+    if end != size - 8 - length:
+        raise DamagedError(f"tensors that end at byte {end}, expected {size - 8 - length}: the file is damaged")
+    sha = hashlib.sha256(start[:at] + _ZEROS.encode() + start[at + len(digest) :])
+    while block := file.read(1 << 20):
+        sha.update(block)
+    if sha.hexdigest() != digest:
+        raise DamagedError(f"SHA-256 {sha.hexdigest()}, expected {shown(digest)}: the file is damaged")
+    file.seek(0)
+    return file.read(), metadata
 
 
 def _within_limits(size: int, header: int, ranks: list[int]) -> bool:
-    small = size <= MAX_FILE and header <= MAX_HEADER and len(ranks) <= MAX_TENSORS
+    small = size <= MAX_BYTES and header <= MAX_HEADER and len(ranks) <= MAX_TENSORS
     return small and max(ranks, default=0) <= MAX_DIMENSIONS
 
 
@@ -233,7 +237,9 @@ def held(directory: Path) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 holder = file.read(200).decode(errors="replace")
-                raise ValueError(f"{directory}: process {holder} is training there; stop it first, or wait") from None
+                raise ValueError(
+                    f"{directory}: process {holder} trains there, expected none: wait or stop it"
+                ) from None
             except OSError as error:
                 warnings.warn(f"{directory}: not locked against other processes ({error.strerror})", stacklevel=4)
         file.truncate(0)

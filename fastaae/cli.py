@@ -29,7 +29,7 @@ USAGE = """usage: fastaae COMMAND ...
   train --config FILE          repeat the run of a config.json
   resume DIR                   go on with a stopped run
   evaluate DIR                 metrics of a run on its validation and test sets
-  parzen DIR [--samples 10000] [--sigma S] [--validation 1000] [--seed 0] [--replica 0]
+  parzen DIR [--samples 10000] [--sigma S] [--validation 1000] [--seed 0] [--replica 0] [--state FILE]
                                log-likelihood of the test set under samples of the model
   sample DIR [--n 64] [--seed 0] [--out FILE.png]
                                decode draws from the prior to a picture
@@ -106,7 +106,7 @@ def _train(arguments: list[str]) -> int:
     recorded = None
     if arguments[:1] == ["--config"]:
         if len(arguments) < 2:
-            raise ValueError("train --config: expected a file")
+            raise ValueError(f"train {arguments[0]}: expected a file after it")
         recorded = arguments[1]
         base, flags, program = Config.from_json(arguments[1]), arguments[2:], "fastaae train --config FILE"
     elif arguments and not arguments[0].startswith("-"):
@@ -127,11 +127,11 @@ def _same_data(cfg: Config, sha256: str | None, source: str) -> Data:
     from . import data
 
     if cfg.dataset == "arrays":
-        raise ValueError(f"{source}: the run was trained on its caller's arrays, which the command line does not have")
+        raise ValueError(f"{source}: the run was trained on its caller's arrays: resume it from Python, with data=")
     loaded = data.load(cfg.dataset, cfg.data_dir, cfg.n_validation)
     if sha256 is not None and loaded.sha256 != sha256:
         raise ValueError(
-            f"{source}: {cfg.dataset} is not the data of that run (SHA-256 {loaded.sha256}, then {sha256})"
+            f"{source}: {cfg.dataset} is not the data of that run, expected SHA-256 {sha256}, not {loaded.sha256}"
         )
     return loaded
 
@@ -181,6 +181,8 @@ class Parzen:
     """How many of them, the first ones."""
     seed: int = 0
     replica: int = 0
+    state: str | None = None
+    """File that keeps the partial sums; the same command goes on from them."""
 
 
 def _parzen(arguments: list[str]) -> int:
@@ -189,10 +191,12 @@ def _parzen(arguments: list[str]) -> int:
         raise ValueError(f"--validation {options.validation}: expected at least 1 validation example")
     model, data = _model_and_data(directory, options.replica)
     if data.x_test is None:
-        raise ValueError(f"parzen: {data.name} has no test set")
+        raise ValueError(f"parzen: {data.name} has no test set, expected x_test")
     validation = data.x_valid[: options.validation] if options.sigma is None else None
     start = time.perf_counter()
-    result = model.log_likelihood(data.x_test, options.samples, options.sigma, seed=options.seed, validation=validation)
+    result = model.log_likelihood(
+        data.x_test, options.samples, options.sigma, seed=options.seed, validation=validation, state=options.state
+    )
     fields = dataclasses.asdict(result)
     report = {k: fields[k] for k in ("mean", "sem", "error_bound", "sigma", "n_samples")}
     print(json.dumps({"log_likelihood": report | {"seconds": round(time.perf_counter() - start, 3)}}))
@@ -270,7 +274,7 @@ def _directory(command: str, arguments: list[str]) -> str:
     if len(arguments) != 1 or arguments[0].startswith("-"):
         raise ValueError(f"{command}: expected one run directory, got {' '.join(arguments) or 'nothing'}")
     if not Path(arguments[0]).is_dir():
-        raise ValueError(f"{command}: {arguments[0]!r} is no directory")
+        raise ValueError(f"{command}: {arguments[0]!r} is no directory, expected that of a run")
     return arguments[0]
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import math
 import os
 import re
@@ -15,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from .files import check_regular, parsed, shown
+
+MAX_BYTES = 2**20  # of a config.json
 TASKS = ("unsupervised", "supervised", "semi_supervised", "clustering", "embedding", "gan")
 
 
@@ -274,7 +276,8 @@ class Config:
         names = [f.name for f in dataclasses.fields(Config)]
         for key in values:
             if key not in names:
-                raise ValueError(f"config: unknown field {key!r}{_suggestion(key, names)}")
+                hint = _suggestion(key, names) or ": expected one of Config's"
+                raise ValueError(f"config: unknown field {shown(key)}{hint}")
         return Config(**values)
 
     @staticmethod
@@ -286,7 +289,8 @@ class Config:
             ValueError: no such file, not JSON, or not a valid config; the message names the file.
         """
         try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_unique)
+            check_regular(Path(path), MAX_BYTES)
+            values = parsed(Path(path).read_text(encoding="utf-8"))
             if isinstance(values, dict) and "config" in values:
                 values = values["config"]
                 values = {**values, "out_dir": None} if isinstance(values, dict) else values
@@ -324,21 +328,12 @@ _CHOICES = {
 
 
 def _suggestion(word: Any, choices: Any) -> str:
-    close = difflib.get_close_matches(str(word), list(choices), n=1)
+    close = difflib.get_close_matches(shown(word), list(choices), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in values:
-            raise ValueError(f"{name!r} is given twice")
-        values[name] = value
-    return values
-
-
 def _error(name: str, value: Any, expected: str, choices: Any = ()) -> ValueError:
-    return ValueError(f"{name}={value!r}: expected {expected}{_suggestion(value, choices)}")
+    return ValueError(f"{name}={shown(value)}: expected {expected}{_suggestion(value, choices)}")
 
 
 def _integer(name: str, value: Any, least: int) -> None:
@@ -364,8 +359,8 @@ _SHAPED = {  # figures 2b and 4; by the SGD of mnist-2d classes find their compo
     "prior_std": 5.0,
     "init_std": 0.03,
     "optimizer": "adam",
-    "lr_reconstruction": 5e-4,
-    "lr_adversarial": 5e-4,
+    "lr_reconstruction": 2e-4,
+    "lr_adversarial": 1e-3,  # at 5e-4 both, zeros stay on a neighbour's petal
     "epochs": 1000,
 }
 

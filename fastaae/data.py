@@ -16,6 +16,7 @@ import torch
 
 from . import sources
 from .errors import DataError, DataUnavailable
+from .files import shown
 
 __all__ = ["Data", "DataError", "DataUnavailable", "examples", "from_arrays", "labeled_subset", "load", "plain"]
 
@@ -63,7 +64,7 @@ def load(dataset: str, data_dir: str | None = None, n_validation: int | None = N
         DataError: anything else about the data or the arguments is wrong.
     """
     if data_dir is not None and not Path(data_dir).is_dir():
-        raise DataError(f"data_dir={data_dir!r} is not a folder")
+        raise DataError(f"data_dir={data_dir!r} is not a folder, expected one")
     if dataset == "mnist":
         return _build("mnist", *sources.mnist(data_dir), n_validation, shuffle=False)
     if dataset == "svhn":
@@ -81,7 +82,7 @@ def load(dataset: str, data_dir: str | None = None, n_validation: int | None = N
         except DataError as error:
             raise DataError(f"{dataset}: {error}") from None
     if dataset == "arrays":
-        raise DataError("dataset='arrays': this run was trained on the caller's own arrays; pass them again as data=")
+        raise DataError(f"{dataset=}: the run was trained on the caller's own arrays, expected them again as data=")
     raise DataError(f"dataset={dataset!r}: expected 'mnist', 'svhn', 'tfd', 'digits' or the path of a .npz file")
 
 
@@ -107,7 +108,7 @@ def from_arrays(data: Any, n_validation: int | None = None, name: str = "arrays"
 
     allowed = ("x", "x_train", "y", "y_train", "x_test", "y_test")
     if unknown := [key for key in data if key not in allowed]:
-        raise DataError(f"unknown arrays {unknown}; allowed are {', '.join(allowed)}")
+        raise DataError(f"unknown arrays {shown(unknown)}; allowed are {', '.join(allowed)}")
     given = {key: value for key, value in data.items() if value is not None}
     for short in "xy":
         if f"{short}_train" in given:
@@ -115,7 +116,7 @@ def from_arrays(data: Any, n_validation: int | None = None, name: str = "arrays"
                 raise DataError(f"both {short} and {short}_train are given, expected one of them")
             given[short] = given.pop(f"{short}_train")
     if "x" not in given:
-        raise DataError("there is no array x (or x_train)")
+        raise DataError(f"there is no array x (or x_train) among {shown(list(given))}, expected one")
     arrays = (given.get(key) for key in ("x", "y", "x_test", "y_test"))
     return _build(name, *arrays, n_validation, shuffle=True)
 
@@ -134,7 +135,7 @@ def labeled_subset(labels: torch.Tensor, n_labeled: int | None, n_classes: int, 
     if n_labeled < n_classes:
         raise DataError(f"n_labeled={n_labeled}, expected at least {n_classes}, one of each class")
     if n_labeled > len(labels):
-        raise DataError(f"n_labeled={n_labeled}, but only {len(labels)} labelled examples")
+        raise DataError(f"n_labeled={n_labeled}, but only {len(labels)} labelled examples: expected fewer")
     rng = np.random.default_rng(seed)
     counts = np.full(n_classes, n_labeled // n_classes)
     counts[rng.choice(n_classes, n_labeled % n_classes, replace=False)] += 1
@@ -142,7 +143,8 @@ def labeled_subset(labels: torch.Tensor, n_labeled: int | None, n_classes: int, 
     for label, count in enumerate(counts):
         members = np.flatnonzero(labels.cpu().numpy() == label)
         if len(members) < count:
-            raise DataError(f"n_labeled={n_labeled} asks for {count} examples of class {label}, it has {len(members)}")
+            there = f"class {label}, it has {len(members)}"
+            raise DataError(f"n_labeled={n_labeled} asks for {count} examples of {there}: expected fewer")
         chosen.append(rng.choice(members, count, replace=False))
     return torch.from_numpy(np.concatenate(chosen))
 
@@ -153,7 +155,7 @@ def labeled_subset(labels: torch.Tensor, n_labeled: int | None, n_classes: int, 
 def _build(name: str, x: Any, y: Any, x_test: Any, y_test: Any, n_validation: int | None, shuffle: bool) -> Data:
     """Check the arrays and split the training set: its last (after shuffling) `n_validation` examples are held out."""
     if y_test is not None and (y is None or x_test is None):
-        raise DataError(f"y_test is given without {'y' if y is None else 'x_test'}")
+        raise DataError(f"y_test is given without {'y' if y is None else 'x_test'}, expected both")
     x = examples("x", x)
     shape, n = x.shape[1:], len(x)
     y = None if y is None else _labels("y", y, n)
@@ -185,7 +187,7 @@ def _build(name: str, x: Any, y: Any, x_test: Any, y_test: Any, n_validation: in
             f"y has labels up to {n_classes - 1} but none of {some}; expected every class from 0 on: {hint}"
         )
     if y_test is not None and y_test.max() >= n_classes:
-        raise DataError(f"y_test has label {int(y_test.max())}, the training labels are 0 to {n_classes - 1}")
+        raise DataError(f"y_test has label {int(y_test.max())}, expected 0 to {n_classes - 1}, the training labels")
     splits = (x[:-held], y_train, x[-held:], y_valid, x_test, y_test)
     return Data(name, tuple(shape), n_classes, _digest(splits), *splits)
 
@@ -216,7 +218,8 @@ def examples(name: str, value: Any) -> torch.Tensor:
     finite = np.isfinite(x)
     if not finite.all():
         first = tuple(int(i) for i in np.unravel_index(finite.argmin(), x.shape))
-        raise DataError(f"{name} has {x.size - finite.sum()} NaN or infinite values, the first at index {first}")
+        count = x.size - finite.sum()
+        raise DataError(f"{name} has {count} NaN or infinite values, the first at index {first}, expected none")
     low, high = x.min(), x.max()
     if low < 0 or high > 1:
         hint = "divide by 255, or pass uint8" if 0 <= low and high <= 255 else "rescale it"

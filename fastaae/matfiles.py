@@ -20,7 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from .errors import DataError
+from .files import check_regular
 
+MAX_BYTES = 2**35  # of a file; what its arrays may declare is for the caller to say
 TIME_LIMIT = 600  # seconds for one file
 CLASSES = {"double": 8, "single": 4, "logical": 1, **{f"{u}int{8 * n}": n for u in ("", "u") for n in (1, 2, 4, 8)}}
 
@@ -34,8 +36,7 @@ def read(path: str | Path, names: Sequence[str], limit_bytes: int) -> dict[str, 
     """
     path = Path(path).absolute()
     try:
-        if not path.is_file():
-            raise DataError("no such file")
+        check_regular(path, MAX_BYTES)
         with path.open("rb") as file:
             _check_header(file.read(520))
         with tempfile.TemporaryDirectory() as folder:
@@ -53,13 +54,14 @@ def read(path: str | Path, names: Sequence[str], limit_bytes: int) -> dict[str, 
                 timeout=TIME_LIMIT,
             )
             if done.returncode < 0:
-                raise DataError(f"the process reading it died of {_signal(-done.returncode)}: a damaged file?")
+                died = _signal(-done.returncode)
+                raise DataError(f"the process reading it died of {died}: a damaged file? expected one that is whole")
             if done.returncode:
                 lines = done.stderr.decode(errors="backslashreplace").strip().splitlines() or ["no message"]
                 raise DataError(lines[-1][:1000] + ("" if done.returncode == 1 else f" (status {done.returncode})"))
             return {name: np.load(Path(folder, f"{k}.npy"), allow_pickle=False) for k, name in enumerate(names)}
     except subprocess.TimeoutExpired:
-        raise DataError(f"{path}: not read after {TIME_LIMIT} s: a damaged file?") from None
+        raise DataError(f"{path}: not read after {TIME_LIMIT} s, expected less: a damaged file?") from None
     except (OSError, ValueError, EOFError, MemoryError) as error:  # np.load of what a broken process left, and above
         raise DataError(f"{path}: {error}") from None
 
@@ -78,11 +80,12 @@ def converted(
     """
     digest = hashlib.sha256()
     try:
+        check_regular(path, MAX_BYTES)
         with path.open("rb") as file:
             while block := file.read(2**20):
                 digest.update(block)
-    except OSError as error:
-        raise DataError(f"{path}: unreadable file ({error})") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: unreadable file ({error}), expected a MATLAB file") from error
     kept = cache / f"{convert.__name__.strip('_')}-{digest.hexdigest()}.npz"
     try:
         with kept.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -116,7 +119,7 @@ def _check_header(head: bytes) -> None:
             kind, rows, columns, is_complex, length = struct.unpack(f"{order}5i", head[:20])
             if kind // 100 == 10 * code and is_complex in (0, 1) and rows >= 0 <= columns and 0 < length < 1000:
                 return
-    raise DataError(f"not a MATLAB file of version 4 to 7.2, begins with {head[:16]!r}")
+    raise DataError(f"not a MATLAB file of version 4 to 7.2, begins with {head[:16]!r}, expected one")
 
 
 def _signal(number: int) -> str:
@@ -145,7 +148,7 @@ def _main(path: str, limit: str, *names: str) -> None:
         declared = scipy.io.whosmat(path, appendmat=False)
         wanted = [variable for variable in declared if variable[0] in names]
         if missing := [name for name in names if name not in [variable[0] for variable in wanted]]:
-            sys.exit(f"no variables {missing}, it has {[variable[0] for variable in declared][:20]}")
+            sys.exit(f"no variables {missing}, it has {[variable[0] for variable in declared][:20]}, expected all")
         for name, shape, kind in wanted:
             if kind not in CLASSES or min(shape, default=1) < 0:
                 sys.exit(f"{name!r} is {kind} of shape {shape}, expected a full numeric array")
@@ -154,10 +157,10 @@ def _main(path: str, limit: str, *names: str) -> None:
         arrays = scipy.io.loadmat(path, appendmat=False, variable_names=names)
         for k, name in enumerate(names):
             if not isinstance(arrays[name], np.ndarray) or arrays[name].dtype.kind not in "biuf":
-                sys.exit(f"{name!r} cannot be read as real numbers")
+                sys.exit(f"{name!r} cannot be read as real numbers, expected such")
             np.save(f"{k}.npy", arrays[name], allow_pickle=False)
     except Exception as error:  # a damaged file can raise nearly anything
-        sys.exit(" ".join(f"not readable ({type(error).__name__}: {error})".split()))
+        sys.exit(" ".join(f"not readable ({type(error).__name__}: {error}), expected a MATLAB file".split()))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from torch import Tensor
 from . import checkpoint, priors
 from .config import Config
 from .data import DataError, examples, plain
+from .files import shown
 from .networks import MLP, Heads, Norm, Standardization, find_device
 from .parzen import ParzenResult, parzen_log_likelihood
 
@@ -74,7 +75,7 @@ class Model:
             DataError: as encode. ValueError: the model was trained without labels.
         """
         if not self.label_head:
-            raise ValueError(f"predict: a model of task {self.config.task!r} has no label head")
+            raise ValueError(f"predict: task {self.config.task!r} has no label head, expected one that learns labels")
         return self._batched(lambda b: self.code(b)[1], self._examples(x), x)
 
     def predict(self, x: Any) -> Any:
@@ -95,7 +96,7 @@ class Model:
         if code.ndim != 2 or code.shape[1] != self.config.style_dim:
             raise ValueError(f"z of shape {tuple(code.shape)}: expected [N, {self.config.style_dim}]")
         if not torch.isfinite(code).all():
-            raise ValueError("z holds NaN or infinite values")
+            raise ValueError(f"z of shape {tuple(code.shape)} holds NaN or infinite values, expected none")
         if (labels is not None) != bool(self.n_classes) and (self.heads is None or labels is not None):
             expected = f"labels (a class in [0, {self.n_classes}) for every z)" if self.n_classes else "no labels"
             raise ValueError(f"decode: the model's decoder takes {expected}")
@@ -128,20 +129,23 @@ class Model:
         """
         return torch.cat(list(self.stream(n, seed, labels))).reshape(-1, *self.shape).cpu().numpy()
 
-    def stream(self, n: int, seed: int = 0, labels: Any = None, share: tuple[int, int] = (0, 1)) -> Iterator[Tensor]:
+    def stream(
+        self, n: int, seed: int = 0, labels: Any = None, share: tuple[int, int] = (0, 1), skip: int = 0
+    ) -> Iterator[Tensor]:
         """The examples of sample() in blocks [<= 4096, D] on the model's device (a GPU: 64 times that): any number in
         little memory.
 
         Args:
             share: (k, K) decodes only block k of every K blocks.
+            skip: leaves out so many of the first examples; blocks without others are not decoded.
         """
         for name, value, least in (("n", n, 1), ("seed", seed, 0)):
             if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value < 2**63:
                 raise ValueError(f"{name}={value!r}: expected an integer, at least {least}")
         if labels is not None and not self.n_classes:
-            raise ValueError("the model's decoder takes no labels")
+            raise ValueError(f"labels={shown(labels)}: the model's decoder takes no labels, expected None")
         y = None if labels is None else self._labels(labels, n)
-        return self._stream(n, torch.Generator(self.device).manual_seed(int(seed)), y, share)
+        return self._stream(n, torch.Generator(self.device).manual_seed(int(seed)), y, share, skip)
 
     def log_likelihood(
         self, queries: Any, n_samples: int = 10_000, sigma: float | None = None, *, seed: int = 0, **options: Any
@@ -159,10 +163,16 @@ class Model:
         ranks = (0, 1)
         if options.get("distributed") and torch.distributed.is_initialized():
             ranks = (torch.distributed.get_rank(), torch.distributed.get_world_size())
-        stream = self.stream(n_samples, seed, share=ranks)
+        self.stream(n_samples, seed)  # which checks them
         n = sum(min(DRAWN, n_samples - k) for k in range(ranks[0] * DRAWN, n_samples, ranks[1] * DRAWN))
         options = {"device": str(self.device), **options}
-        return parzen_log_likelihood(self._examples(queries), stream, sigma, n_samples=n or None, **options)
+        return parzen_log_likelihood(
+            self._examples(queries),
+            lambda skip: self.stream(n_samples, seed, share=ranks, skip=skip),
+            sigma,
+            n_samples=n or None,
+            **options,
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the model to one .safetensors file, atomically.
@@ -178,7 +188,7 @@ class Model:
         """(z, y), or (z,) without a label head, of scaled examples x [N, D] on the model's device. With a generator z
         is a sample of the posterior."""
         if self.encoder is None:
-            raise ValueError("encode: a GAN has no encoder")
+            raise ValueError(f"encode: task {self.config.task!r} has no encoder, expected an autoencoder")
         cfg, noise = self.config, None
         if generator is not None and cfg.posterior == "universal":
             noise = x.new_empty(len(x), cfg.noise_dim).normal_(generator=generator)
@@ -214,7 +224,9 @@ class Model:
         x, dtype = x.to(self.device), self.decoder.weights[0].dtype
         return x.to(dtype).div_(255) if x.dtype == torch.uint8 else x.to(dtype)
 
-    def _stream(self, n: int, g: torch.Generator, labels: Tensor | None, share: tuple[int, int]) -> Iterator[Tensor]:
+    def _stream(
+        self, n: int, g: torch.Generator, labels: Tensor | None, share: tuple[int, int], skip: int
+    ) -> Iterator[Tensor]:
         codes, prior = [], priors.chosen(self.config.prior, self.prior)
         for start in range(0, n, DRAWN):
             rows = min(DRAWN, n - start)
@@ -231,10 +243,13 @@ class Model:
             if start // DRAWN % share[1] == share[0]:
                 codes.append(code)  # others are drawn all the same, since the next draws follow them
             if codes and (len(codes) == (TOGETHER if code.is_cuda else 1) or start + rows == n):
-                with torch.inference_mode():
-                    decoded = self.decoded(torch.cat(codes) if len(codes) > 1 else codes[0])
+                code = torch.cat(codes) if len(codes) > 1 else codes[0]
                 codes.clear()
-                yield decoded
+                if skip < len(code):
+                    with torch.inference_mode():
+                        decoded = self.decoded(code)
+                    yield decoded[skip:]
+                skip = max(skip - len(code), 0)
 
     def _examples(self, x: Any) -> Tensor:
         x = examples("x", x).flatten(1)
@@ -311,22 +326,25 @@ def load(path: str | Path, replica: int = 0, device: str = "cpu", prior: priors.
         if config.task == "embedding":
             heads = Heads(tensors["heads.weight"])
             if heads.weight.shape != (len(decoder.weights[0]), classes, config.style_dim):
-                raise ValueError(f"heads.weight has shape {tuple(heads.weight.shape)}")
+                raise ValueError(f"heads.weight has shape {tuple(heads.weight.shape)}, its config expected another")
         standard = None
         if config.standardize:
             standard = Standardization(*(tensors[f"standard.{name}"] for name in ("mean", "std")))
             if any(t.shape != (len(decoder.weights[0]), 1, d) for t in standard.state().values()):
-                raise ValueError(f"standard.mean has shape {tuple(standard.mean.shape)}")
+                raise ValueError(
+                    f"standard.mean has shape {tuple(standard.mean.shape)}, expected another by its config"
+                )
         parts = [t for part in (encoder, decoder, standard) if part for t in part.state().values()]
         if len({(len(t), t.dtype) for t in parts}) > 1 or not parts[0].is_floating_point():
-            raise ValueError("its tensors differ in replicas or dtype, or are not floats")
+            kinds = shown({(len(t), t.dtype) for t in parts})
+            raise ValueError(f"its tensors differ in replicas or dtype, or are not floats: {kinds}, expected one kind")
     except KeyError as error:
-        raise checkpoint.CheckpointError(f"{path}: no {error}") from None
+        raise checkpoint.CheckpointError(f"{path}: no {error}, expected one") from None
     except (ValueError, TypeError, OverflowError) as error:
         raise checkpoint.CheckpointError(f"{path}: {error}") from None
     replicas = decoder.weights[0].shape[0]
     if not 0 <= replica < replicas:
-        raise checkpoint.CheckpointError(f"{path}: replica={replica}, the file holds {replicas}")
+        raise checkpoint.CheckpointError(f"{path}: replica={replica}, the file holds {replicas}: expected less")
     parts = (encoder, decoder, heads, standard)
     copied = [p and p.replica(replica).mapped(lambda t: t.to(where, copy=True)) for p in parts]
     return Model(config, shape, classes, *copied, prior)
@@ -340,12 +358,14 @@ def _network(
         n_in += noise[1] if i == noise[0] else 0
         weight, bias = tensors[f"{name}.{i}.weight"], tensors[f"{name}.{i}.bias"]
         if weight.shape[1:] != (n_out, n_in) or bias.shape[1:] != (1, n_out) or len(weight) != len(bias):
-            raise ValueError(f"{name}.{i} has shape {tuple(weight.shape)}, its config says [R, {n_out}, {n_in}]")
+            raise ValueError(f"{name}.{i} has shape {tuple(weight.shape)}, expected [R, {n_out}, {n_in}] by its config")
         weights.append(weight)
         biases.append(bias)
         if batch_norm:
             norm = [tensors[f"{name}.{i}.{part}"] for part in ("scale", "running_mean", "running_variance")]
             if any(t.shape != bias.shape for t in norm):
-                raise ValueError(f"{name}.{i}: its batch normalisation has another shape than its bias")
+                raise ValueError(
+                    f"{name}.{i}: batch normalisation of another shape than its bias, expected {tuple(bias.shape)}"
+                )
             norms.append(Norm(*norm))
     return MLP(weights, biases, norms=norms)

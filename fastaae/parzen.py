@@ -6,11 +6,16 @@ protocol of Goodfellow et al. 2014: one bandwidth, chosen on validation data). H
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
+import sys
+import time
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +23,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from . import checkpoint
 from .data import plain
 from .kernels.bounds import double, extent
 from .kernels.pairs import PairSums, block_size
@@ -25,6 +31,8 @@ from .networks import find_device
 
 METHODS = ("auto", "pruned", "dense")
 LARGEST = 1e150  # magnitude whose square is far from overflow
+SAVE_EVERY = 60.0  # seconds between writes of the partial sums
+LOOK_EVERY = 1.0  # seconds between looks at the other ranks
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8)
 
 
@@ -73,7 +81,9 @@ def parzen_log_likelihood(
     device: str | None = None,
     block: int | None = None,
     progress: bool | None = None,
+    state: str | Path | None = None,
     distributed: bool = False,
+    timeout: float = 120.0,
 ) -> ParzenResult:
     """Log-likelihood of queries under the Gaussian Parzen-window density of samples.
 
@@ -81,7 +91,8 @@ def parzen_log_likelihood(
 
     Args:
         queries: [M, ...].
-        samples: [N, ...], also a memmap; or an iterable of such blocks, of any sizes, read once and never held.
+        samples: [N, ...], also a memmap; or an iterable of such blocks, of any sizes, read once and never held; or a
+            function of k that makes one without its first k samples.
         sigma: standard deviation of the Gaussian window. None chooses it on `validation`, in the same pass.
         validation: [V, ...], which chooses the bandwidth.
         sigmas: bandwidths to choose from. Default: logspace(-1, 0, 10), as in the original protocol, refined until
@@ -95,12 +106,17 @@ def parzen_log_likelihood(
         block: samples scored at a time; default: made for the cache. How an iterable is cut does not matter: the result
             is the same, bit for bit.
         progress: show a bar; default: on a terminal.
+        state: file that keeps the partial sums, written every minute and where an error or Ctrl-C stops the evaluation.
+            The same call goes on from there, with the same bits in the end; samples counted before are passed over.
+            Ranks have a file each, its name followed by their number.
         distributed: `samples` are this rank's share, the other arguments the same on every rank of the default process
             group of torch.distributed (n_samples counts the share). Every rank returns the result over all samples.
+        timeout: seconds after which a rank that has counted no more samples is taken for dead.
 
     Raises:
         ValueError: an argument is wrong or does not fit the others, or values are NaN, infinite or beyond 1e150; the
-            message names which. MemoryError: the queries do not fit; it says how many would.
+            message names which. MemoryError: the queries do not fit; it says how many would. RuntimeError: another rank
+            failed. OSError: the state cannot be written. What the samples raise passes through.
     """
     where = find_device(device) if device is not None else getattr(queries, "device", torch.device("cpu"))
     x = _array("queries", queries)
@@ -113,7 +129,9 @@ def parzen_log_likelihood(
         if value is not None and (isinstance(value, bool) or not (isinstance(value, Integral) and 0 < value < 2**53)):
             raise ValueError(f"{name}={value!r}: expected a positive integer below 2**53")
     if distributed and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        raise ValueError("distributed=True: call torch.distributed.init_process_group first")
+        raise ValueError(f"{distributed=}: expected torch.distributed.init_process_group to have been called before")
+    if isinstance(timeout, bool) or not (isinstance(timeout, Real) and 0 < timeout < 1e9):
+        raise ValueError(f"timeout={timeout!r}: expected a positive number of seconds")
     if choosing:
         chooser = _array("validation", validation, x.shape[1])
         x = torch.cat([chooser, x]) if chooser.dtype == x.dtype else torch.cat([double(chooser), double(x)])
@@ -121,25 +139,58 @@ def parzen_log_likelihood(
     _check_memory(len(x), x.shape[1], len(grid), torch.device(where))
 
     sums = PairSums(x.to(where), torch.tensor(grid, dtype=torch.float64, device=where), choosing, tolerance, method)
+    sums.block = size = block or sums.block
     if isinstance(samples, np.ndarray | Tensor):
         if not isinstance(samples, np.memmap):  # which may be too large to read twice
             samples = _array("samples", samples, x.shape[1])
-        samples, given = [samples], len(samples)
-        if n_samples not in (None, given):
-            raise ValueError(f"n_samples={n_samples}, but there are {given} samples")
-        n_samples = given
-    with tqdm(total=n_samples, unit=" samples", disable=None if progress is None else not progress) as bar:
-        for part in _blocks(samples, x.shape[1], block or sums.block):
-            sums.add(part.to(where))
-            bar.update(len(part))
-            if n_samples is not None and sums.n > n_samples:
-                raise ValueError(f"samples: there are more than n_samples={n_samples}")
-    if n_samples not in (None, sums.n):
-        raise ValueError(f"samples ended after {sums.n}, expected n_samples={n_samples}")
-    if distributed:
-        sums.merge()
+        if n_samples not in (None, len(samples)):
+            raise ValueError(f"n_samples={n_samples}: expected {len(samples)}, as many as there are samples")
+        array, n_samples = samples, len(samples)
+        samples = lambda k: [array[k:]]  # noqa: E731
+    peers = _Peers(timeout) if distributed else None
+    saved = None
+    if state is not None:
+        told = {"sigmas": grid, "validation": choosing, "tolerance": tolerance, "method": method, "block": size}
+        told |= {"device": str(sums.x.device), "n_samples": n_samples, "queries": checkpoint.digest({"": x})}
+        told |= {"ranks": [peers.rank, peers.world] if peers else None}
+        saved = _State(Path(f"{state}.{peers.rank}" if peers else state), told)
+    try:
+        parts = _blocks(samples(0) if callable(samples) else samples, x.shape[1], size)
+        if saved:
+            parts = saved.resumed(parts, sums, samples)
+        hidden = True if sys.stderr is None else None if progress is None else not progress
+        with tqdm(total=n_samples, initial=sums.n, unit=" samples", disable=hidden) as bar:
+            for part in parts:
+                if n_samples is not None and sums.n + len(part) > n_samples:
+                    raise ValueError(f"samples: expected n_samples={n_samples}, there are more")
+                sums.add(part)
+                bar.update(len(part))
+                if saved:
+                    saved.write(sums, SAVE_EVERY)
+                if peers:
+                    peers.look(sums.n)
+        if n_samples not in (None, sums.n):
+            raise ValueError(f"samples ended after {sums.n}, expected n_samples={n_samples}")
+        if saved:
+            saved.write(sums)
+    except BaseException as error:
+        if hasattr(error, "add_note"):  # from Python 3.11 on
+            error.add_note(f"{sums.n} samples had been scored")
+        with contextlib.suppress(OSError, RuntimeError):  # the error is more important
+            if saved and sums.n and sums.n % size == 0:
+                saved.write(sums)
+            if peers:
+                peers.tell(f"failed after {sums.n} samples: {type(error).__name__}: {error}")
+        raise
+    if peers:
+        peers.wait(sums.n)
+        try:
+            sums.merge(timeout)
+        except RuntimeError as error:
+            where = f"rank {peers.rank}, after {sums.n} samples"
+            raise RuntimeError(f"{where}: joining the sums of {peers.world} ranks failed ({error})") from error
     if not sums.n:
-        raise ValueError("samples: there are none")
+        raise ValueError(f"samples: there are {sums.n}, expected at least one")
 
     value, bound = (t.cpu().numpy() for t in sums.result())
     best, curve = 0, None
@@ -164,14 +215,98 @@ def parzen_log_likelihood(
     )
 
 
+class _State:
+    """A file of partial sums, and what tells that they belong to this evaluation."""
+
+    def __init__(self, path: Path, told: dict[str, Any]):
+        self.path, self.told, self.written = path, told, time.monotonic()
+
+    def resumed(self, parts: Iterator[Tensor], sums: PairSums, samples: Any) -> Iterator[Tensor]:
+        """The blocks that `sums` has not counted yet, once the file's sums, if there is one, are in it."""
+        first = next(parts, None)
+        if first is None:
+            return parts
+        self.told["samples"] = checkpoint.digest({"": first})
+        if not self.path.exists():
+            return itertools.chain([first], parts)
+        tensors, info = checkpoint.load(self.path)
+        for name, value in self.told.items():
+            if info.get(name) != value:
+                raise ValueError(f"state={str(self.path)!r}: of an evaluation with other {name}, expected one of this")
+        sums.restore(tensors["sums"], first)
+        if callable(samples):
+            return _blocks(samples(sums.n), first.shape[1], sums.block, sums.n)
+        left = sums.n - len(first)
+        while left > 0 and (part := next(parts, None)) is not None:
+            left -= len(part)
+        if left:
+            raise ValueError(f"state={str(self.path)!r}: of {sums.n} samples and more, expected the same")
+        return parts
+
+    def write(self, sums: PairSums, least: float = 0.0) -> None:
+        """Save the sums, if `least` seconds have passed since the last time."""
+        if time.monotonic() - self.written >= least:
+            checkpoint.save(self.path, {"sums": sums.packed()}, self.told)
+            self.written = time.monotonic()
+
+
+class _Peers:
+    """What the ranks of torch.distributed tell each other while each scores its share, through the store that they met
+    at: one that fails or falls silent stops the others, who would wait for it."""
+
+    calls = itertools.count()  # the same on every rank
+
+    def __init__(self, timeout: float):
+        meeting = torch.distributed.distributed_c10d._get_default_store()
+        self.store = torch.distributed.PrefixStore(f"fastaae-parzen-{next(self.calls)}", meeting)
+        self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        self.timeout, self.looked = timeout, time.monotonic()
+        self.heard = {k: ("0", self.looked) for k in range(self.world) if k != self.rank}
+
+    def tell(self, word: str) -> None:
+        """How many samples this rank has scored, "done", or how it failed."""
+        self.store.set(str(self.rank), word)
+
+    def look(self, n: int) -> None:
+        """Tell that n samples are scored and hear from the others, every second.
+
+        Raises:
+            RuntimeError: one has failed, or has told nothing new for too long.
+        """
+        if time.monotonic() - self.looked >= LOOK_EVERY:
+            self.tell(str(n))
+            self._hear()
+
+    def wait(self, n: int) -> None:
+        """Until all are done. Raises as look()."""
+        self.tell("done")
+        while not self._hear():
+            time.sleep(0.05)
+
+    def _hear(self) -> bool:
+        """Whether all others are done."""
+        self.looked = now = time.monotonic()
+        for k, (before, since) in self.heard.items():
+            word = self.store.get(str(k)).decode() if self.store.check([str(k)]) else "0"
+            if word.startswith("failed"):
+                raise RuntimeError(f"rank {k} {word}")
+            if word != before:
+                self.heard[k] = word, now
+            elif word != "done" and now - since > self.timeout:
+                raise RuntimeError(
+                    f"rank {k} has scored {word} samples and no more for timeout={self.timeout:g} s, expected some"
+                )
+        return all(word == "done" for word, _ in self.heard.values())
+
+
 def _bandwidths(sigma: Any, sigmas: Any, validation: Any, d: int) -> tuple[list[float], bool]:
     """The bandwidths to score, ascending, and whether one is to be chosen."""
     if sigma is not None:
         if sigmas is not None or validation is not None:
-            raise ValueError("sigma is given: validation and sigmas would choose it")
+            raise ValueError(f"sigma={sigma!r} is given, expected neither validation nor sigmas, which would choose it")
         values = [sigma.item() if getattr(sigma, "ndim", None) == 0 else sigma]
     elif validation is None:
-        raise ValueError("give sigma, or validation data to choose it on")
+        raise ValueError(f"{sigma=}: expected a bandwidth, or validation data to choose it on")
     elif sigmas is not None:
         values = np.asarray(sigmas.detach().cpu() if isinstance(sigmas, Tensor) else sigmas).ravel().tolist()
     else:  # near its top the curve falls by D (ln sigma - ln best)² nats
@@ -183,10 +318,10 @@ def _bandwidths(sigma: Any, sigmas: Any, validation: Any, d: int) -> tuple[list[
     return sorted({float(s) for s in values}), sigma is None
 
 
-def _array(name: str, values: Any, d: int | None = None) -> Tensor:
-    """Checked values as a tensor [n, D] of floats or bytes."""
+def _array(name: str, values: Any, d: int | None = None, first: int | None = None) -> Tensor:
+    """Checked values as a tensor [n, D] of floats or bytes; of a stream, the samples from `first` on."""
     if isinstance(values, np.ma.MaskedArray):
-        raise ValueError(f"{name} is a masked array: fill it or leave rows out first")
+        raise ValueError(f"{name} is a masked array, expected a plain one: fill it or leave rows out first")
     try:
         t = torch.as_tensor(plain(values) if isinstance(values, np.ndarray) else values).detach()
     except (TypeError, ValueError, RuntimeError) as error:
@@ -196,35 +331,36 @@ def _array(name: str, values: Any, d: int | None = None) -> Tensor:
         kind += str(t.dtype).removeprefix("torch.")
         raise ValueError(f"{name} is {kind} {list(t.shape)}: expected floats or uint8, [n, ...]")
     if not len(t) or not t[0].numel():
-        raise ValueError(f"{name} is empty: {list(t.shape)}")
+        raise ValueError(f"{name} is empty: {list(t.shape)}, expected at least one value")
     t = t.flatten(1)
     if d is not None and t.shape[1] != d:
-        raise ValueError(f"{name} has {t.shape[1]} values per row, the queries have {d}")
+        raise ValueError(f"{name} has {t.shape[1]} values per row, expected {d} as in the queries")
     if not t.is_floating_point() or (t.is_cuda and t.dtype != torch.float64 and t.sum(dtype=torch.float32).isfinite()):
         return t  # a finite sum has finite terms, and float32 ends below LARGEST
     if extent(t) < LARGEST:
         return t
     row = int((~(t.double().abs() < LARGEST)).any(1).nonzero()[0])
-    raise ValueError(f"{name}: row {row} holds NaN, infinite values or values beyond {LARGEST:g}")
+    where = f"row {row}" if first is None else f"sample {first + row}"
+    raise ValueError(f"{name}: {where} holds NaN, infinite values or values beyond {LARGEST:g}, expected none")
 
 
-def _blocks(parts: Iterable[Any], d: int, size: int) -> Iterator[Tensor]:
-    """The rows of all parts, checked, in blocks of `size` wherever the parts end."""
+def _blocks(parts: Iterable[Any], d: int, size: int, n: int = 0) -> Iterator[Tensor]:
+    """The rows of all parts, of which the first is sample n, checked, in blocks of `size` wherever the parts end."""
     try:
         parts = iter(parts)
     except TypeError:
         kind = type(parts).__name__
         raise ValueError(f"samples: expected an array, a tensor or an iterable of blocks, got {kind}") from None
     held: list[Tensor] = []
-    first, n, waiting = None, 0, 0
+    first, waiting = None, 0
     for k, part in enumerate(parts):
         if not getattr(part, "ndim", 1) or not hasattr(part, "__len__"):
             raise ValueError(f"samples: block {k} is {part!r}, expected an array or tensor [n, ...]")
         for start in range(0, len(part), size):
-            t = _array(f"samples: block {k}, from sample {n}", part[start : start + size], d)
+            t = _array(f"samples: block {k}", part[start : start + size], d, n)
             first = first or t.dtype
             if t.dtype != first:
-                raise ValueError(f"samples: block {k} is {t.dtype}, the blocks before {first}")
+                raise ValueError(f"samples: block {k} is {t.dtype}, expected {first} as the blocks before")
             n, waiting = n + len(t), waiting + len(t)
             if waiting < size:
                 held.append(t.clone())  # a stream may fill the same memory again

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import http.client
 import math
@@ -19,8 +18,12 @@ import numpy as np
 
 from . import matfiles
 from .errors import DataError, DataUnavailable
+from .files import check_regular, shown
 
-MAX_NPZ_BYTES = 8 * 2**30  # what a .npz file may declare as its uncompressed size
+MAX_NPZ_ARRAYS = 100
+MAX_NPZ_BYTES = 8 * 2**30  # what a .npz file may declare as its uncompressed size, and
+MAX_NPZ_RATIO = 100  # how many times its own size, where that is more than
+SMALL_NPZ_BYTES = 64 * 2**20
 MAX_MAT_BYTES = 4 * 2**30  # what a .mat file may declare for its arrays; SVHN's largest has 1.6e9
 MAX_DOWNLOAD_BYTES = 64 * 2**20
 
@@ -30,25 +33,28 @@ MIRRORS = "https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.goo
 def digits() -> tuple[np.ndarray, ...]:
     try:
         from sklearn.datasets import load_digits
-    except ImportError:
-        raise DataError("the digits data set needs scikit-learn: pip install 'fastaae[demo]'") from None
+    except ImportError as error:
+        raise DataError(f"the digits data set needs scikit-learn ({error}): pip install 'fastaae[demo]'") from None
     digits = load_digits()
     x, y = (digits.images / 16).astype(np.float32), digits.target
     return x[:-297], y[:-297], x[-297:], y[-297:]
 
 
 def read_npz(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
     try:
+        check_regular(path, MAX_NPZ_BYTES)
         with zipfile.ZipFile(path) as archive:
-            declared = sum(member.file_size for member in archive.infolist())
-        if declared > MAX_NPZ_BYTES:
-            raise ValueError(f"{declared} bytes when uncompressed, at most {MAX_NPZ_BYTES} are accepted")
+            members = archive.infolist()
+        if len(members) > MAX_NPZ_ARRAYS:
+            raise ValueError(f"{len(members)} arrays, expected at most {MAX_NPZ_ARRAYS}")
+        declared = sum(member.file_size for member in members)
+        most = min(MAX_NPZ_BYTES, max(SMALL_NPZ_BYTES, MAX_NPZ_RATIO * path.stat().st_size))
+        if declared > most:
+            raise ValueError(f"{declared} bytes when uncompressed, expected at most {most}: save it with np.savez")
         with np.load(path, allow_pickle=False) as arrays:
             return {key: arrays[key] for key in arrays.files}
     except Exception as error:  # a damaged archive can raise nearly anything
-        raise DataError(f"{path}: not a readable .npz file of plain numeric arrays ({error})") from error
+        raise DataError(f"{path}: not a readable .npz file, expected plain numeric arrays ({shown(error)})") from error
 
 
 class _IdxFile(NamedTuple):
@@ -104,7 +110,7 @@ def _listing(folder: Path, what: str) -> set[str]:
     except (FileNotFoundError, NotADirectoryError):
         return set()
     except OSError as error:
-        raise DataError(f"{folder}: cannot look for {what} here ({error})") from error
+        raise DataError(f"{folder}: cannot look for {what} here, expected a readable folder ({error})") from error
 
 
 def _find(folder: Path) -> list[Path]:
@@ -113,7 +119,7 @@ def _find(folder: Path) -> list[Path]:
     found = {file: folder / name for file in _MNIST for name in file.names() if name in present}
     missing = [file.names()[0] for file in _MNIST if file not in found]
     if found and missing:
-        raise DataError(f"{folder}: holds a part of MNIST, but not {', '.join(missing)}")
+        raise DataError(f"{folder}: holds a part of MNIST, but not {', '.join(missing)}, expected all")
     return [found[file] for file in _MNIST if found]
 
 
@@ -122,12 +128,15 @@ def _read_idx(path: Path, file: _IdxFile) -> np.ndarray:
     header = 4 + 4 * len(file.shape)
     size, magic = header + math.prod(file.shape), 2048 + len(file.shape)
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            content = stream.read(size + 1)
-    except EOFError as error:
-        raise DataError(f"{path}: truncated gzip file") from error
-    except (OSError, zlib.error) as error:  # BadGzipFile is an OSError
-        raise DataError(f"{path}: corrupt or unreadable file ({error})") from error
+        check_regular(path, 2 * size)
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            unpacker = zlib.decompressobj(31)  # gzip's format; its own module is slow at a million empty members
+            content = unpacker.decompress(content, size + 1)
+            if not unpacker.eof and len(content) <= size:
+                raise ValueError(f"truncated gzip file after {len(content)} bytes, expected {size}")
+    except (OSError, ValueError, zlib.error) as error:
+        raise DataError(f"{path}: corrupt or unreadable file ({error}), expected one of MNIST") from error
     found = int.from_bytes(content[:4], "big")
     if len(content) >= 4 and found != magic:
         raise DataError(f"{path}: magic number {found}, expected {magic}")
@@ -152,7 +161,7 @@ def _download(folder: Path, searched: Sequence[Path]) -> list[Path]:
     except (OSError, DataError) as error:
         raise DataUnavailable(
             f"MNIST is in none of {', '.join(map(str, searched))}, and it could not be downloaded ({error}). "
-            f"Put {', '.join(names)} in a folder, and name it as data_dir or in FASTAAE_DATA=DIR."
+            f"Put {', '.join(names)} in a folder, and name it as data_dir or in FASTAAE_DATA=DIR"
         ) from error
     return [folder / name for name in names]
 
@@ -182,15 +191,15 @@ def svhn(data_dir: str | None) -> tuple[Any, ...]:
             if not present.intersection(names):
                 continue
             if missing := [name for name in names[:2] if name not in present]:
-                raise DataError(f"{folder}: holds a part of SVHN, but not {', '.join(missing)}")
+                raise DataError(f"{folder}: holds a part of SVHN, but not {', '.join(missing)}, expected all")
             paths = [folder / name for name in names if name in present]
             train, test, *extra = (_mat(path, ("X", "y"), _svhn_arrays) for path in paths)
             x, y = (np.concatenate([train[key], extra[0][key]]) if extra else train[key] for key in "xy")
             return f"svhn{' subset' if prefix else ''}", x, y, test["x"], test["y"]
     raise DataUnavailable(
         f"SVHN is in none of {', '.join(map(str, folders))}. Put train_32x32.mat, test_32x32.mat and, if wanted, "
-        "extra_32x32.mat in a folder, and name it as data_dir or in FASTAAE_DATA=DIR. They are the cropped digits "
-        "(format 2) of http://ufldl.stanford.edu/housenumbers."
+        "extra_32x32.mat, the cropped digits (format 2) of http://ufldl.stanford.edu/housenumbers, in a folder, and "
+        "name it as data_dir or in FASTAAE_DATA=DIR"
     )
 
 
@@ -212,7 +221,7 @@ def tfd(data_dir: str | None) -> tuple[Any, ...]:
     else:
         raise DataUnavailable(
             f"TFD is in none of {', '.join(map(str, folders))}. Its authors give it out on request: put TFD_48x48.mat "
-            "in a folder, and name it as data_dir or in FASTAAE_DATA=DIR."
+            "in a folder, and name it as data_dir or in FASTAAE_DATA=DIR"
         )
     file = min(found, key=lambda name: (name != "TFD_48x48.mat", name))
     stem = file.removesuffix("_48x48.mat")

@@ -140,14 +140,15 @@ def _train(
             raise checkpoint.CheckpointError(f"{path}: holds a model, expected the checkpoint of a run")
         cfg = _resumed_config(cfg, Config.from_dict(saved[1].get("config")), str(resume))
     elif cfg is None:
-        raise ValueError("train: expected a Config, or resume=DIR")
+        raise ValueError(f"train: {cfg=}, expected a Config, or resume=DIR")
     device = find_device(cfg.device)
     if data is None:
         loaded = datasets.load(cfg.dataset, cfg.data_dir, cfg.n_validation)
     else:
         loaded = datasets.from_arrays(data, cfg.n_validation)
     if saved and saved[1]["data_sha256"] != loaded.sha256:
-        raise ValueError(f"resume={str(resume)!r}: its data had another SHA-256 than the {loaded.name} given now")
+        given = f"this {loaded.name} of SHA-256 {loaded.sha256}"
+        raise ValueError(f"resume={str(resume)!r}: expected the data it had, not {given}")
     if saved is None and cfg.out_dir is None:
         stem = f"runs/{cfg.name}-{provenance.now()}"
         names = (f"{stem}-{k}" if k > 1 else stem for k in itertools.count(1))  # runs may start in the same second
@@ -156,7 +157,9 @@ def _train(
     if saved is None:
         _check_empty(directory)
     if saved and saved[1]["device"] != device.type:
-        raise ValueError(f"device={cfg.device!r}: the run began on {saved[1]['device']}, whose random numbers differ")
+        raise ValueError(
+            f"device={cfg.device!r}: expected {saved[1]['device']!r}, where the run began and random numbers differ"
+        )
     step = Step(cfg, loaded, device, prior)
     if (n := len(step.state())) > checkpoint.MAX_TENSORS:
         raise ValueError(f"replicas={cfg.replicas}: {n} tensors, expected at most {checkpoint.MAX_TENSORS}")
@@ -188,7 +191,7 @@ def _check_state(saved: tuple[dict[str, torch.Tensor], dict[str, Any]], expected
     versions = f"written by fastaae {saved[1].get('fastaae')}, this is {__version__}"
     for what, odd in (("no", kinds(expected) - kinds(saved[0])), ("unknown", kinds(saved[0]) - kinds(expected))):
         if odd:
-            raise checkpoint.CheckpointError(f"{path}: {what} {min(odd)}; {versions}")
+            raise checkpoint.CheckpointError(f"{path}: {what} {min(odd)}, expected what its config makes; {versions}")
 
 
 def _check_empty(directory: Path) -> None:

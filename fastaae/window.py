@@ -38,7 +38,9 @@ except ImportError:
         def set_params(self, **params: Any):
             for name, value in params.items():
                 if name not in self.get_params():
-                    raise ValueError(f"{type(self).__name__} has no parameter {name!r}")
+                    raise ValueError(
+                        f"{type(self).__name__} has no parameter {name!r}, expected one of {list(self.get_params())}"
+                    )
                 setattr(self, name, value)
             return self
 
@@ -47,11 +49,11 @@ except ImportError:
         if X.ndim != 2 or not X.size:
             raise ValueError(f"X has shape {list(X.shape)}: expected [n, D], not empty")
         if not np.isfinite(X).all():
-            raise ValueError("X holds NaN or infinite values")
+            raise ValueError(f"X of shape {list(X.shape)} holds NaN or infinite values, expected none")
         if reset:
             estimator.n_features_in_ = X.shape[1]
         elif X.shape[1] != estimator.n_features_in_:
-            raise ValueError(f"X has {X.shape[1]} features, fit was given {estimator.n_features_in_}")
+            raise ValueError(f"X has {X.shape[1]} features, expected {estimator.n_features_in_} as fit was given")
         return X
 
 
@@ -138,8 +140,7 @@ class ParzenWindow(BaseEstimator):
         # The float32 bounds that prune are of no use among vectors so long.
         sums = PairSums(torch.from_numpy(queries), sigma, 0, TOLERANCE, "auto" if far < LIMIT else "dense")
         points = np.require(self._points, requirements="W")  # torch warns of read-only memory
-        for block in torch.from_numpy(points).split(sums.block):
-            sums.add(block)
+        sums.add(torch.from_numpy(points))
         return sums.result()[0][0].numpy() + self._shift
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -185,7 +186,7 @@ class ParzenWindow(BaseEstimator):
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "bandwidth_"):
-            raise NotFittedError(f"this {type(self).__name__} is not fitted yet: call fit first")
+            raise NotFittedError(f"this {type(self).__name__} is not fitted yet, expected a fit: call fit first")
 
     def _is_euclidean(self) -> bool:
         params = self.metric_params or {}
@@ -219,11 +220,11 @@ def _weights(values: Any, n: int) -> np.ndarray:
     if weights.ndim == 0:
         weights = np.full(n, weights)
     if weights.shape != (n,):
-        raise ValueError(f"sample_weight has shape {list(weights.shape)}, X has {n} rows")
+        raise ValueError(f"sample_weight has shape {list(weights.shape)}, X has {n} rows: expected as many")
     with np.errstate(over="ignore"):
         total = weights.sum()
     if not (weights >= 0).all() or not 0 < total < math.inf:
-        raise ValueError("sample_weight: expected numbers from zero, not all zero, with a finite sum")
+        raise ValueError(f"sample_weight: expected numbers from zero, not all zero, of a finite sum, not {total:g}")
     return weights
 
 
@@ -231,5 +232,5 @@ def _extent(points: np.ndarray) -> float:
     """Largest magnitude in points [n, D]. Raises ValueError where squared distances could overflow."""
     extent = max(points.max(), -points.min())
     if not extent * math.sqrt(points.shape[1]) < FARTHEST:
-        raise ValueError(f"X holds a value of magnitude {extent:g}: squared distances overflow")
+        raise ValueError(f"X holds a value of magnitude {extent:g}: squared distances overflow, expected less")
     return float(extent)

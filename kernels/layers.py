@@ -244,7 +244,9 @@ def _fits(*tensors: Tensor) -> None:
     """Offsets within a replica are 32-bit numbers."""
     for t in tensors:
         if t.shape[1] * t.stride(1) >= 2**31:
-            raise ValueError(f"a batch of {t.shape[1]} rows, {t.stride(1)} apart, is too large for 16-bit precision")
+            raise ValueError(
+                f"a batch of {t.shape[1]} rows, {t.stride(1)} apart, is too large for 16-bit precision, expected less"
+            )
 
 
 def tiling(r: int, m: int, n: int, k: int) -> dict[str, int]:

@@ -22,9 +22,11 @@ Where the cancellation in that expansion could be felt (data far apart compared 
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cached_property
 from importlib.util import find_spec
 from types import ModuleType
@@ -77,20 +79,57 @@ class PairSums:
         self.bounds: Bounds | None = None
         self.cores = tensor_cores(self.x.device)
         self.tile = m if self.cores else TILE
-        self.block = block_size(m, d, self.x.device)  # samples that add() takes at most
+        self.block = block_size(m, d, self.x.device)  # samples that are counted at a time
 
     def add(self, samples: Tensor) -> None:
-        """Count samples [n, D], n <= block, finite, of a dtype as the queries may have."""
-        if self.cores and len(samples) > (head := max(7 * self.n, FIRST)):
-            self.add(samples[:head])  # at first minima fall fast, and with them the number of pairs that may matter
-            return self.add(samples[head:])
+        """Count samples [n, D], finite, of a dtype as the queries may have, on any device: all of them or, where it
+        raises, none of the last block. Where memory runs out, blocks are halved."""
+        start = 0
+        while start < len(samples):
+            stop, before = min(start + self.block, len(samples)), self.packed()
+            if self.cores:  # at first minima fall fast, and with them the number of pairs that may matter
+                stop = min(stop, start + max(7 * self.n, FIRST))
+            try:
+                self._add(samples[start:stop].to(self.x.device))
+                start = stop
+            except BaseException as error:
+                self.restore(before)
+                if not (ran_out_of_memory(error) and stop > start + 1):
+                    raise
+                self.block = (stop - start + 1) // 2
+
+    def packed(self) -> Tensor:
+        """What has been counted, float64 [4 + 2 S + 2 M + S M], for restore()."""
+        counts = self.minimum.new_tensor([self.n, self.reach, self.retry, self.bytes, *self.live])
+        return torch.cat([counts, self.dropped, self.inexact, self.minimum, self.sums.flatten()])
+
+    def restore(self, packed: Tensor, first: Tensor | None = None) -> None:
+        """Go back to what packed() gave; or on from it, given the first block of samples that was counted then."""
+        counts, live, dropped, inexact, minimum, sums = self._parts(packed.to(self.x.device, copy=True))
+        n, self.reach, retry, self.bytes = counts.tolist()
+        self.n, self.retry, self.live = int(n), int(retry), live.bool().tolist()
+        self.dropped, self.inexact, self.minimum, self.sums = dropped, inexact, minimum, sums.view_as(self.sums)
+        if first is not None and self.method != "dense":
+            with exact_arithmetic():
+                self._bound_by(first[:FIRST] if self.cores else first)
+        elif not self.n:
+            self.bounds = None
+
+    def _parts(self, packed: Tensor) -> tuple[Tensor, ...]:
+        s, m = self.sums.shape
+        return packed.split([4, s, s, m, m, s * m])
+
+    def _bound_by(self, samples: Tensor) -> None:
+        self.bounds = Bounds(self.x, double(some(samples, 2048)) - self.center, self.cores)
+
+    def _add(self, samples: Tensor) -> None:
         self.bytes = self.bytes or samples.dtype == torch.uint8
         with exact_arithmetic():
             block = Block(samples, self.center)
             features = None
             if self.method != "dense" and self.n >= self.retry:
                 if self.bounds is None:
-                    self.bounds = Bounds(self.x, double(some(samples, 2048)) - self.center, self.cores)
+                    self._bound_by(samples)
                 features = self.bounds.features(samples, self.center)
             if self.n == 0:
                 self._seed(block, features)
@@ -117,27 +156,25 @@ class PairSums:
         if features is not None and 2 * missed > len(self.x):
             self.retry = 2 * self.n
 
-    def merge(self) -> None:
+    def merge(self, timeout: float) -> None:
         """Join the sums of all ranks of torch.distributed, in the order of their ranks: each then holds the whole.
 
-        What a rank has left out is small beside its own nearest sample, hence beside the nearest of all.
+        What a rank has left out is small beside its own nearest sample, hence beside the nearest of all. Raises
+        RuntimeError where that takes more than `timeout` seconds.
         """
-        counts = self.minimum.new_tensor([self.n, self.reach, self.bytes, *self.live])
-        held = torch.cat([counts, self.dropped, self.inexact, self.minimum, self.sums.flatten()])
+        held = self.packed()
         ranks = [torch.empty_like(held) for _ in range(distributed.get_world_size())]
-        distributed.all_gather(ranks, held)
-        s, m = self.sums.shape
-        parts = [rank.split([3, s, s, m, m, s * m]) for rank in ranks]
-        self.n = int(sum(counts[0] for counts, *_ in parts))
-        self.reach = max(counts[1].item() for counts, *_ in parts)
-        self.bytes = any(counts[2] for counts, *_ in parts)
-        self.live = torch.stack([live for _, live, *_ in parts]).amin(0).bool().tolist()
-        self.dropped = torch.stack([dropped for _, _, dropped, *_ in parts]).sum(0)
-        self.inexact = torch.stack([inexact for *_, inexact, _, _ in parts]).amax(0)
-        self.minimum = torch.stack([minimum for *_, minimum, _ in parts]).amin(0)
+        distributed.all_gather(ranks, held, async_op=True).wait(timedelta(seconds=timeout))
+        counts, live, dropped, inexact, minima, sums = zip(*map(self._parts, ranks), strict=True)
+        self.n = int(sum(n for n, *_ in counts))
+        self.reach = max(reach.item() for _, reach, *_ in counts)
+        self.bytes = any(as_bytes for *_, as_bytes in counts)
+        self.live = torch.stack(live).amin(0).bool().tolist()
+        self.dropped, self.inexact = torch.stack(dropped).sum(0), torch.stack(inexact).amax(0)
+        self.minimum = torch.stack(minima).amin(0)
         self.sums = torch.zeros_like(self.sums)
-        for *_, minimum, sums in parts:
-            self.sums += sums.view(s, m) * torch.exp((self.minimum - minimum) * self.weights[:, None])
+        for minimum, terms in zip(minima, sums, strict=True):
+            self.sums += terms.view_as(self.sums) * torch.exp((self.minimum - minimum) * self.weights[:, None])
 
     def result(self) -> tuple[Tensor, Tensor]:
         """Log-likelihoods [S, M] in nats and a bound on their distance from the exact ones, [S, M]."""
@@ -357,6 +394,12 @@ def block_size(m: int, d: int, device: torch.device) -> int:
         return min(max(2 ** int(math.log2(4e6 / d)), 512), 4096)
     memory = torch.cuda.get_device_properties(device).total_memory
     return min(max(2 ** int(math.log2(min(memory / 256 / d, memory / 16 / m, 2**32 / m))), 512), 2**18)
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was refused: by a GPU, by the system, or to oneDNN, which says no more than "could not create"."""
+    refused = isinstance(error, RuntimeError) and re.match(".*can't allocate memory|could not create a ", str(error))
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or bool(refused)
 
 
 def tensor_cores(device: torch.device) -> ModuleType | None:

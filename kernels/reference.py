@@ -375,7 +375,7 @@ def batch_norm(
     """
     b = x.shape[1]
     if b < 2:
-        raise ValueError("batch_norm of 1 row: expected at least 2")
+        raise ValueError(f"batch_norm of {b} row: expected at least 2")
     mean = x.mean(1, keepdim=True)
     torch.sub(x, mean, out=normalized)
     variance = normalized.square().mean(1, keepdim=True)  # torch.var_mean takes ten times as long along this axis

@@ -50,31 +50,13 @@ def bench_step():
     return module
 
 
-FORKING_READER = """
-import json, os, signal, sys, scipy.io
-from fastaae import matfiles
-for line in sys.stdin:
-    folder, arguments = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        signal.alarm(20)
-        os.chdir(folder)
-        os.dup2(os.open("stderr", os.O_WRONLY | os.O_CREAT), 2)
-        try:
-            matfiles._main(*arguments)
-        except SystemExit as error:
-            os.write(2, str(error).encode())
-            os._exit(1)
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-
-
 @pytest.fixture(scope="session")
 def forking_reader():
-    """A process that has imported SciPy and forks once for each .mat file: 0.4 s faster than a new interpreter."""
+    """The process of bench/forking_reader.py."""
+    command = [sys.executable, ROOT / "bench" / "forking_reader.py"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
-        [sys.executable, "-c", FORKING_READER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         yield process
         process.stdin.close()

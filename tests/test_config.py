@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from fastaae.config import Config, preset, presets
+from fastaae.files import shown
 
 HUGE = 10**400  # more than a float holds
 
@@ -184,8 +185,8 @@ REFUSED = [
 def test_a_wrong_value_is_refused_by_name(field, value, expected):
     with pytest.raises(ValueError) as error:
         Config(**SEMI | {field: value})
-    shown = tuple(value) if isinstance(value, list) else value
-    assert str(error.value).startswith(f"{field}={shown!r}: expected ")
+    given = tuple(value) if isinstance(value, list) else value
+    assert str(error.value).startswith(f"{field}={shown(given)}: expected ")
     assert expected in str(error.value)
 
 
@@ -292,7 +293,7 @@ def test_from_json_reads_plain_fields_and_the_config_of_a_run(tmp_path):
         (b'{"sead": 1}', "unknown field 'sead'; did you mean 'seed'"),
         (b'{"config": {"sead": 1}}', "unknown field 'sead'"),
         (b'{"momentum": NaN}', "momentum=nan: expected"),
-        (b'{"momentum": 1%s}' % (b"0" * 400), "momentum=10+: expected"),
+        (b'{"momentum": 1%s}' % (b"0" * 400), r"momentum=10{199}\.\.\.: expected"),
         (b'{"momentum": 1%s}' % (b"0" * 9000), "4300"),
         (b'{"seed": 1, "seed": 2}', "'seed' is given twice"),
         (b"[" * 100_000, "decoding a JSON array"),
@@ -310,7 +311,7 @@ def test_from_json_refuses_with_the_name_of_the_file(tmp_path, content, message)
 
 
 def test_from_json_refuses_a_folder(tmp_path):
-    with pytest.raises(ValueError, match="directory"):
+    with pytest.raises(ValueError, match="not a regular file, expected one"):
         Config.from_json(tmp_path)
 
 

@@ -74,8 +74,8 @@ def test_other_files(tmp_path, monkeypatch, content, message):
 
 
 def test_no_file(tmp_path):
-    fails(tmp_path / "absent.mat", "no such file")
-    fails(tmp_path, "no such file")
+    fails(tmp_path / "absent.mat", "No such file or directory, expected a file")
+    fails(tmp_path, "not a regular file")
 
 
 # Refused by the reading process

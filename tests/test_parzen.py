@@ -1,8 +1,10 @@
 """The Parzen estimator against float64 differences, its certificate, its bandwidth choice and its errors."""
 
 import math
+import re
 import subprocess
 import sys
+import time
 import tracemalloc
 from fractions import Fraction
 from types import SimpleNamespace
@@ -435,6 +437,195 @@ def test_two_ranks_agree_with_one_process(tmp_path):
         assert abs(mean - one.mean) <= bound + one.error_bound and bound < 1e-3
 
 
+RANK_FAILS = """
+import os, sys, time
+import numpy as np
+import torch
+from fastaae import parzen_log_likelihood
+
+torch.distributed.init_process_group("gloo")
+rank = torch.distributed.get_rank()
+
+
+def stream():
+    for k in range(40):
+        if rank == 1 and k == 5:
+            if sys.argv[1] == "raise":
+                raise OSError("the disk is gone")
+            time.sleep(600 if sys.argv[1] == "hang" else 0)
+        if rank == 1 and k > 5 and sys.argv[1] == "exit":
+            os._exit(0)
+        yield np.full((512, 3), k, np.float32)
+        time.sleep(0.1)
+
+
+try:
+    parzen_log_likelihood(np.zeros((4, 3)), stream(), 1.0, block=512, distributed=True, timeout=3)
+except BaseException as error:
+    open(f"{rank}.txt", "w").write(f"{type(error).__name__}: {error}")
+    time.sleep(3 * rank)  # torchrun stops the others when one exits
+    os._exit(1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("raise", r"RuntimeError: rank 1 failed after 2560 samples: OSError: the disk is gone"),
+        ("hang", r"RuntimeError: rank 1 has scored \d+ samples and no more for timeout=3 s, expected"),
+        ("exit", r"RuntimeError: rank 1 has scored \d+ samples and no more for timeout=3 s, expected"),
+    ],
+)
+def test_a_rank_that_fails_stops_the_others(tmp_path, fault, message):
+    (tmp_path / "rank.py").write_text(RANK_FAILS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    start = time.monotonic()
+    done = subprocess.run([*command, "rank.py", fault], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode and time.monotonic() - start < 60
+    assert re.match(message, (tmp_path / "0.txt").read_text())
+    if fault == "raise":
+        assert (tmp_path / "1.txt").read_text() == "OSError: the disk is gone"
+
+
+class Stopped(Exception):
+    pass
+
+
+def stopping(array, blocks, size=300):
+    """Parts of an array, and after so many an error."""
+    for k, start in enumerate(range(0, len(array), size)):
+        if k == blocks:
+            raise Stopped("enough")
+        yield array[start : start + size]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_resumed_from_its_partial_sums_with_the_same_bits(tmp_path, method):
+    queries, samples, validation = images(40, 96, 1), images(5000, 96), images(30, 96, 2)
+    choose = {"validation": validation, "sigmas": np.geomspace(0.01, 1, 12)}
+    for k, options in enumerate(({"sigma": 0.2}, {"sigma": 3.0}, choose)):
+        options |= {"method": method, "block": 512}
+        whole = parzen_log_likelihood(queries, samples, **options)
+        ways = {
+            "stream": lambda: stopping(samples, 99),
+            "function": lambda: lambda skip: stopping(samples[skip:], 99),
+        }
+        for name, way in ways.items():
+            file = tmp_path / f"{name}-{k}"
+            for stop in (0, 1, 7, 7, 11, 99, 99):
+                parts = way() if stop == 99 else stopping(samples, stop)
+                if stop < 99:
+                    with pytest.raises(Stopped) as caught:
+                        parzen_log_likelihood(queries, parts, state=file, **options)
+                    if sys.version_info >= (3, 11):
+                        assert caught.value.__notes__ == [f"{stop * 300 // 512 * 512} samples had been scored"]
+                    continue
+                result = parzen_log_likelihood(queries, parts, state=str(file), **options)
+                assert np.array_equal(result.per_query, whole.per_query) and result.sigma == whole.sigma
+                assert (result.error_bound, result.n_samples) == (whole.error_bound, 5000)
+
+
+def test_a_model_goes_on_without_decoding_again(tmp_path, monkeypatch):
+    cfg = fastaae.preset("digits", epochs=1, out_dir=str(tmp_path / "run"))
+    model = fastaae.train(cfg, progress=False).model
+    queries, decoded, decode = images(20, 64, 1), [], model.decoded
+    whole = model.log_likelihood(queries, 30_000, 0.3)
+    monkeypatch.setattr(parzen, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(model, "decoded", lambda code: decoded.append(len(code)) or decode(code))
+    add = pairs.PairSums.add
+
+    def interrupted(sums, samples):
+        if sums.n == 5 * 4096:
+            raise KeyboardInterrupt
+        add(sums, samples)
+
+    monkeypatch.setattr(pairs.PairSums, "add", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.log_likelihood(queries, 30_000, 0.3, state=tmp_path / "state")
+    monkeypatch.setattr(pairs.PairSums, "add", add)
+    decoded.clear()
+    result = model.log_likelihood(queries, 30_000, 0.3, state=tmp_path / "state")
+    assert decoded == [4096, 4096, 4096, 30_000 - 7 * 4096]  # the first to be compared, the last three
+    assert np.array_equal(result.per_query, whole.per_query)
+    with pytest.raises(ValueError, match="state='.*': of an evaluation with other samples, expected"):
+        model.log_likelihood(queries, 30_000, 0.3, seed=1, state=tmp_path / "state")
+
+
+def test_a_state_of_another_evaluation_is_refused(tmp_path):
+    queries, samples = images(20, 30, 1), images(900, 30)
+    given = {"queries": queries, "samples": samples, "sigma": 0.2, "state": tmp_path / "s"}
+    parzen_log_likelihood(**given)
+    parzen_log_likelihood(**given)
+    other = samples.copy()
+    other[0, 0] += 1e-7
+    for name, changed in (
+        ("queries", {"queries": queries[:10]}),
+        ("samples", {"samples": other}),
+        ("n_samples", {"samples": samples[:899]}),
+        ("sigmas", {"sigma": 0.21}),
+        ("sigmas", {"sigma": None, "validation": queries}),
+        ("tolerance", {"tolerance": 1e-3}),
+        ("method", {"method": "dense"}),
+        ("block", {"block": 100}),
+    ):
+        with pytest.raises(ValueError, match=f"state='.*s': of an evaluation with other {name}, expected"):
+            parzen_log_likelihood(**given | changed)
+    content = bytearray((tmp_path / "s").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "s").write_bytes(content)
+    with pytest.raises(ValueError, match="SHA-256"):
+        parzen_log_likelihood(**given)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), torch.OutOfMemoryError("x"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+    + [RuntimeError("could not create a primitive")],
+)
+def test_out_of_memory_halves_the_block(monkeypatch, method, error):
+    """The error comes late, when a block has been counted already, and to the first block as to others."""
+    queries, samples, tried = images(40, 96, 1), images(3000, 96), []
+    expected = parzen_log_likelihood(queries, samples, 0.3, block=128, method=method)
+    counted = pairs.PairSums._add
+
+    def exhausting(sums, block):
+        tried.append(len(block))
+        counted(sums, block)
+        if len(block) > 200:
+            raise error
+
+    monkeypatch.setattr(pairs.PairSums, "_add", exhausting)
+    result = parzen_log_likelihood(queries, samples, 0.3, block=512, method=method)
+    assert tried[:4] == [512, 256, 128, 128] and max(tried[2:]) == 128
+    assert np.array_equal(result.per_query, expected.per_query) and result.error_bound == expected.error_bound
+
+
+def test_memory_for_not_even_one_sample_is_an_error(monkeypatch):
+    def exhausted(*_):
+        raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+
+    monkeypatch.setattr(pairs.PairSums, "_add", exhausted)
+    with pytest.raises(torch.OutOfMemoryError, match="2 GiB"):
+        parzen_log_likelihood(X, S, 1.0)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("some other"), KeyboardInterrupt()])
+def test_what_a_block_added_before_an_error_is_taken_back(monkeypatch, error):
+    sums = pairs.PairSums(torch.tensor(X), torch.tensor([1.0], dtype=torch.float64), 0, 1e-4, "auto")
+    sums.add(torch.tensor(S))
+    before, counted = sums.packed(), pairs.PairSums._add
+
+    def fails(self, block):
+        counted(self, block)
+        raise error
+
+    monkeypatch.setattr(pairs.PairSums, "_add", fails)
+    with pytest.raises(type(error)):
+        sums.add(torch.tensor(S) / 2)
+    assert torch.equal(sums.packed(), before) and sums.n == 5
+
+
 X, S = np.zeros((4, 3)), np.ones((5, 3))
 
 
@@ -449,22 +640,22 @@ X, S = np.zeros((4, 3)), np.ones((5, 3))
         (dict(queries="x"), "queries: expected an array"),
         (dict(queries=np.array([[0, 0, 0], [0, np.nan, 0]])), "queries: row 1 holds NaN"),
         (dict(samples=np.array([[0, 0, 0], [0, np.inf, 0]])), "samples: row 1 holds NaN"),
-        (dict(samples=[S, np.full((1, 3), 1e200)]), "samples: block 1, from sample 5: row 0 holds"),
-        (dict(samples=np.zeros((5, 4))), "has 4 values per row, the queries have 3"),
-        (dict(samples=[S, np.ones((5, 4))]), "samples: block 1, from sample 5 has 4 values per row"),
-        (dict(samples=[S, S.astype(np.float32)]), "block 1 is torch.float32, the blocks before torch.float64"),
+        (dict(samples=[S, np.full((1, 3), 1e200)]), "samples: block 1: sample 5 holds NaN, infinite"),
+        (dict(samples=np.zeros((5, 4))), "has 4 values per row, expected 3 as in the queries"),
+        (dict(samples=[S, np.ones((5, 4))]), "samples: block 1 has 4 values per row, expected 3"),
+        (dict(samples=[S, S.astype(np.float32)]), "block 1 is torch.float32, expected torch.float64 as"),
         (dict(samples=np.zeros((0, 3))), "is empty"),
-        (dict(samples=[]), "samples: there are none"),
+        (dict(samples=[]), "samples: there are 0, expected at least one"),
         (dict(samples=3), "samples: expected an array, a tensor or an iterable of blocks, got int"),
         (dict(samples=iter([S]), n_samples=6), "ended after 5, expected n_samples=6"),
-        (dict(samples=iter([S, S]), n_samples=6), "there are more than n_samples=6"),
-        (dict(samples=S, n_samples=4), "n_samples=4, but there are 5"),
+        (dict(samples=iter([S, S]), n_samples=6), "samples: expected n_samples=6, there are more"),
+        (dict(samples=S, n_samples=4), "n_samples=4: expected 5"),
         (dict(sigma=0), "bandwidth 0: expected positive"),
         (dict(sigma=-1.0), "bandwidth -1.0"),
         (dict(sigma=math.nan), "bandwidth nan"),
         (dict(sigma="scott"), "bandwidth 'scott'"),
-        (dict(sigma=None), "give sigma, or validation"),
-        (dict(validation=X), "sigma is given"),
+        (dict(sigma=None), "sigma=None: expected a bandwidth, or validation"),
+        (dict(validation=X), "sigma=1.0 is given, expected neither"),
         (dict(sigma=None, validation=np.zeros((4, 2))), "validation has 2 values per row"),
         (dict(sigma=None, validation=X, sigmas=[]), r"bandwidth \[\]"),
         (dict(sigma=None, validation=X, sigmas=[1, 0]), "bandwidth 0"),
@@ -484,7 +675,8 @@ X, S = np.zeros((4, 3)), np.ones((5, 3))
         (dict(block=True), "block=True"),
         (dict(n_samples=True), "n_samples=True"),
         (dict(tolerance=1e-320), "tolerance=1e-320"),
-        (dict(distributed=True), "distributed=True: call torch.distributed.init_process_group"),
+        (dict(distributed=True), "distributed=True: expected torch.distributed.init_process_group"),
+        (dict(timeout=0), "timeout=0: expected a positive"),
     ],
 )
 def test_bad_arguments(arguments, message):

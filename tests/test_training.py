@@ -307,7 +307,9 @@ def test_a_newer_checkpoint_never_gives_way_to_the_one_before(tmp_path, undistur
         patch.setattr(checkpoint, "FORMAT", 2)
         checkpoint.save(run / "checkpoint.safetensors", tensors, info)
     for use in (load, lambda run: train(resume=run, data=DATA, progress=False)):
-        with pytest.raises(checkpoint.CheckpointError, match="format 2, this version of fastaae reads format 1"):
+        with pytest.raises(
+            checkpoint.CheckpointError, match="format '2', expected 1, which this version of fastaae reads"
+        ):
             use(run)
 
 
@@ -327,7 +329,7 @@ def test_one_process_trains_in_a_directory(tmp_path, undisturbed, resume):
 
     with during_step(8, second):
         fit(tmp_path)
-    who = f"process {os.getpid()} on {platform.node()} is training there; stop it first, or wait"
+    who = f"process {os.getpid()} on {platform.node()} trains there, expected none: wait or stop it"
     assert said == [f"{tmp_path}: {who}" if resume else f"out_dir='{tmp_path}': expected a new or empty directory; to "
                     "go on with the run in it use resume"]  # fmt: skip
     assert result(tmp_path) == result(undisturbed())
