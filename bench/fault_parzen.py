@@ -246,7 +246,7 @@ def memory(rng: np.random.Generator, case: int, folder: Path) -> str | Outcome |
         return None if what == "scored" else f"{BUDGETS[case]}: {value}"
     case -= len(BUDGETS)
     if case < 3:  # more elements than 31 bits count, in a sparse file; the last row is the only one that is near
-        d, dtype = ((784, np.uint8), (3072, np.uint8), (2**20, np.float32))[case]
+        d, dtype = ((784, np.uint8), (3072, np.uint8), (2**16, np.float32))[case]
         n, path = 2**31 // d + 5, folder / "samples"
         with path.open("wb") as file:
             file.truncate(n * d * np.dtype(dtype).itemsize)
@@ -254,7 +254,7 @@ def memory(rng: np.random.Generator, case: int, folder: Path) -> str | Outcome |
             file.write(np.ones(d, dtype).tobytes())
         samples = np.memmap(path, dtype, "r", shape=(n, d))
         queries, h = np.ones((2, d), dtype), 0.001 if dtype == np.uint8 else 0.1
-        result = parzen_log_likelihood(queries, samples, h, block=4096 if d < 10_000 else 16)
+        result = parzen_log_likelihood(queries, samples, h, method="auto" if d < 10_000 else "dense")
         wrong = beyond_bound(result, [-math.log(n) - d * math.log(h * math.sqrt(2 * math.pi))] * 2, 1e-12)
         return wrong and Outcome(f"d={d}: {wrong.error}", wrong=True)
     if case == 3:  # refused before any sample is asked for

@@ -145,7 +145,8 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         damaged = DamagedError if error.errno in (errno.ENOENT, errno.EIO) else CheckpointError
         raise damaged(f"{path}: {error.strerror or error}, expected a checkpoint") from None
     except ValueError as error:
-        raise (DamagedError if isinstance(error, DamagedError) else CheckpointError)(f"{path}: {error}") from None
+        damaged = isinstance(error, DamagedError) or not os.path.lexists(path)
+        raise (DamagedError if damaged else CheckpointError)(f"{path}: {error}") from None
     if metadata["format"] != str(FORMAT):
         found = shown(metadata["format"])
         raise CheckpointError(f"{path}: format {found}, expected {FORMAT}, which this version of fastaae reads")
@@ -189,7 +190,7 @@ def _read(file: BinaryIO) -> tuple[bytes, dict[str, Any]]:
     while block := file.read(1 << 20):
         sha.update(block)
     if sha.hexdigest() != digest:
-        raise DamagedError(f"SHA-256 {sha.hexdigest()}, expected {shown(digest)}: the file is damaged")
+        raise DamagedError(f"SHA-256 differs from the one written with it, expected {shown(digest)}: damaged")
     file.seek(0)
     return file.read(), metadata
 

@@ -147,8 +147,8 @@ def _train(
     else:
         loaded = datasets.from_arrays(data, cfg.n_validation)
     if saved and saved[1]["data_sha256"] != loaded.sha256:
-        given = f"this {loaded.name} of SHA-256 {loaded.sha256}"
-        raise ValueError(f"resume={str(resume)!r}: expected the data it had, not {given}")
+        now = f"the {loaded.name} given now"
+        raise ValueError(f"resume={str(resume)!r}: its data had another SHA-256 than {now}, expected the same")
     if saved is None and cfg.out_dir is None:
         stem = f"runs/{cfg.name}-{provenance.now()}"
         names = (f"{stem}-{k}" if k > 1 else stem for k in itertools.count(1))  # runs may start in the same second
