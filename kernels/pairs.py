@@ -94,8 +94,11 @@ class PairSums:
                 start = stop
             except BaseException as error:
                 self.restore(before)
-                if not (ran_out_of_memory(error) and stop > start + 1):
+                if not ran_out_of_memory(error):
                     raise
+                if stop == start + 1:
+                    hint = f"expected more, or fewer than {len(self.x)} queries at a time"
+                    raise MemoryError(f"memory ran out at a block of {stop - start} sample: {hint}") from error
                 self.block = (stop - start + 1) // 2
 
     def packed(self) -> Tensor:
