@@ -43,8 +43,13 @@ def digits() -> tuple[np.ndarray, ...]:
 def read_npz(path: Path) -> dict[str, Any]:
     try:
         check_regular(path, MAX_NPZ_BYTES)
-        with zipfile.ZipFile(path) as archive:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             members = archive.infolist()
+            file.seek(-22, os.SEEK_END)
+            end = file.read(22)
+        told = int.from_bytes(end[10:12], "little")
+        if not end.startswith(b"PK\5\6") or told not in (len(members), 0xFFFF):  # a damaged entry may hide the next
+            raise ValueError(f"{len(members)} arrays, expected the {told} that its last bytes tell of")
         if len(members) > MAX_NPZ_ARRAYS:
             raise ValueError(f"{len(members)} arrays, expected at most {MAX_NPZ_ARRAYS}")
         declared = sum(member.file_size for member in members)

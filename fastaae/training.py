@@ -535,6 +535,7 @@ class _Progress:
     def __init__(self, total: int, done: int, shown: bool):
         from tqdm.auto import tqdm
 
+        shown = shown and sys.stderr is not None  # as in a process without a terminal
         self.screen = _Screen()
         self.bar = tqdm(total=total, initial=done, unit="step", disable=None if shown else True, file=self.screen)
         self.lines = shown and self.bar.disable

@@ -239,6 +239,12 @@ def test_npz_errors_name_the_file(tmp_path, monkeypatch):
         archive.writestr("x.npy", header.getvalue())
     fails("not a readable .npz file")
 
+    np.savez(path, x=X, y=Y)
+    hidden = bytearray(path.read_bytes())
+    hidden[hidden.index(b"PK\1\2") + 32] = 46 + len("y.npy")  # the first one's comment takes in what says of the second
+    path.write_bytes(hidden)
+    fails("1 arrays, expected the 2 that its last bytes tell of")
+
     path.write_bytes(content)
     monkeypatch.setattr(sources, "MAX_NPZ_BYTES", 1000)
     fails("bytes, expected at most 1000")

@@ -199,6 +199,12 @@ def test_a_stream_may_fill_the_same_memory_again():
     assert np.array_equal(parzen_log_likelihood(queries, refilled(), 0.2).per_query, expected)
 
 
+def test_without_a_place_for_the_bar(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)  # as in a process without a terminal
+    assert parzen_log_likelihood(images(20, 30, 1), images(500, 30), 0.2).n_samples == 500
+    assert parzen_log_likelihood(images(20, 30, 1), images(500, 30), 0.2, progress=True).n_samples == 500
+
+
 def test_unusual_but_harmless_arguments():
     queries, samples = images(20, 30, 1), images(500, 30)
     plain = parzen_log_likelihood(queries, samples, 0.2).per_query

@@ -399,6 +399,12 @@ def test_metrics_that_cannot_be_written_end_the_run(tmp_path, monkeypatch):
         fit(tmp_path)
 
 
+def test_training_without_a_place_for_its_progress(tmp_path, monkeypatch, undisturbed):
+    monkeypatch.setattr(sys, "stderr", None)  # as in a process without a terminal
+    fit(tmp_path / "run", progress=True)
+    assert weights(tmp_path / "run") == weights(undisturbed())
+
+
 @pytest.mark.filterwarnings("default")
 def test_training_goes_on_where_nobody_reads_its_progress(tmp_path, monkeypatch, undisturbed):
     class Closed(io.StringIO):
