@@ -5,6 +5,7 @@ Cases beyond the listed ones of a check are random: --times makes a longer campa
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import gzip
@@ -569,7 +570,9 @@ def hostile_array(rng: np.random.Generator, case: int, folder: Path) -> str | Ou
 @functools.cache
 def reader() -> subprocess.Popen:
     command = [sys.executable, str(ROOT / "bench" / "forking_reader.py")]
-    return subprocess.Popen(command, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(process.__exit__, None, None, None)  # closes its input, and waits for its end
+    return process
 
 
 def forked(command: list[str], cwd: str, **options: Any) -> subprocess.CompletedProcess:

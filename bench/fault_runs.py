@@ -81,7 +81,7 @@ class Forks:
         command = [sys.executable, "-c", FORKS]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen(command, env=env, start_new_session=True, **pipes)
-        atexit.register(self.process.stdin.close)
+        atexit.register(self.process.__exit__, None, None, None)  # closes its input, and waits for its end
 
     def start(self, folder: Path, name: str, *arguments: Any) -> int:
         """Start a function of this module, or "cli" with a list of arguments, in a folder. Returns: the process id."""
