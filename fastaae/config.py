@@ -455,7 +455,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lr_adversarial": 0.01,
         "epochs": 1000,
     },
-    "mnist-style": {"task": "supervised", "style_dim": 15, "prior_std": 1.0, "epochs": 1000},
+    "mnist-style": {  # where the code is fast to learn, it carries the class as well, and the label is ignored
+        **_ADAM,
+        "task": "supervised",
+        "style_dim": 15,
+        "prior_std": 1.0,
+        "lr_reconstruction": 1e-4,
+        "lr_adversarial": 5e-4,
+    },
     "svhn-style": {
         **_SVHN,
         "task": "supervised",
