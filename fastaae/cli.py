@@ -157,11 +157,12 @@ def _trained(cfg: Config | None = None, resume: str | None = None) -> Run:
 
 def _evaluate(arguments: list[str]) -> int:
     from . import checkpoint, evaluation
-    from .model import load
+    from .model import from_tensors
 
     directory = _directory("evaluate", arguments)
-    info = checkpoint.load_run(directory)[1]
-    models = [load(directory, r) for r in range(Config.from_dict(info.get("config")).replicas)]
+    tensors, info = checkpoint.load_run(directory)
+    path, replicas = Path(directory, checkpoint.NEWEST), range(Config.from_dict(info.get("config")).replicas)
+    models = [from_tensors(tensors, info, path, r) for r in replicas]
     dataset = _same_data(models[0].config, info.get("data_sha256"), directory)
     for split in ("valid", "test"):
         for name, values in evaluation.evaluate(models, dataset, split).items():
@@ -263,10 +264,10 @@ def _options(command: str, flags: type, arguments: list[str]) -> tuple[str, Any]
 def _model_and_data(directory: str, replica: int) -> tuple[Model, Data]:
     """A run's model, and the data that it was trained on."""
     from . import checkpoint
-    from .model import load
+    from .model import from_tensors
 
-    info = checkpoint.load_run(directory)[1]
-    model = load(directory, replica)
+    tensors, info = checkpoint.load_run(directory)
+    model = from_tensors(tensors, info, Path(directory, checkpoint.NEWEST), replica)
     return model, _same_data(model.config, info.get("data_sha256"), directory)
 
 

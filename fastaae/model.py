@@ -311,6 +311,14 @@ def load(path: str | Path, replica: int = 0, device: str = "cpu", prior: priors.
         path = path / checkpoint.NEWEST  # in messages
     else:
         tensors, info = checkpoint.load(path)
+    return from_tensors(tensors, info, path, replica, where, prior)
+
+
+def from_tensors(
+    tensors: dict[str, Tensor], info: dict[str, Any], path: Path, replica: int, device: torch.device | str = "cpu",
+    prior: priors.Custom | None = None,
+) -> Model:  # fmt: skip
+    """Replica `replica` of what checkpoint.load has read from path; the rest as in load()."""
     try:
         config = Config.from_dict(info["config"])
         shape, classes = tuple(int(s) for s in info["shape"]), int(info["n_classes"])
@@ -346,7 +354,7 @@ def load(path: str | Path, replica: int = 0, device: str = "cpu", prior: priors.
     if not 0 <= replica < replicas:
         raise checkpoint.CheckpointError(f"{path}: replica={replica}, the file holds {replicas}: expected less")
     parts = (encoder, decoder, heads, standard)
-    copied = [p and p.replica(replica).mapped(lambda t: t.to(where, copy=True)) for p in parts]
+    copied = [p and p.replica(replica).mapped(lambda t: t.to(device, copy=True)) for p in parts]
     return Model(config, shape, classes, *copied, prior)
 
 

@@ -409,11 +409,8 @@ class _Training:
         self._save()
         directory, cfg = str(self.directory), self.cfg
         command = f"fastaae resume {shlex.quote(directory)}"
-        passed = {
-            "data": cfg.dataset == "arrays",
-            "prior": cfg.prior == "custom",
-        }  # what the command line does not have
-        if any(passed.values()):
+        passed = {"data": cfg.dataset == "arrays", "prior": cfg.prior == "custom"}
+        if any(passed.values()):  # which the command line does not have
             again = "".join(f", {name}=..." for name, was in passed.items() if was)
             command = f"train(resume={directory!r}{again})"
         raise Interrupted(f"stopped after step {self.done}; go on with: {command}", self.signum)
