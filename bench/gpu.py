@@ -6,18 +6,23 @@ parzen   the tests of the kernels and of the estimator; compute-sanitizer's memc
          ten, auto and dense, in 784 and 2,304 dimensions, drawing included, and bytes from memory; what others take
          beside a million.
 
+agree    the same comparison alone, of 500 queries under ten million samples in bytes, in a minute; prints it.
+
 step     the tests of the step's kernels, among them captured against eager steps; compute-sanitizer's memcheck and
          racecheck on a few small steps; then bench/step.py: replicas 1, 4, 16 and 64, the precisions, and PyTorch
          eager, compiled and captured.
 
-Nothing is written if a check fails. --dry-run takes every step on a CPU: the kernels in Triton's interpreter, few and
-small samples, a file that is removed.
+Checks run side by side, those of two parts, too; timings alone. Nothing is written if a test fails or memcheck finds an
+error. What racecheck says is kept beside the times: it cannot tell a race from threads that hold one value and all
+write it, as Triton's changes of layout do. --dry-run takes every step on a CPU: the kernels in Triton's interpreter,
+few and small samples, a file that is removed.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import importlib.util
 import io
 import json
@@ -27,7 +32,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import parzen as bench
@@ -40,6 +47,7 @@ from fastaae.phases import Step
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = Path(fastaae.__file__).parent.parent  # made by gpu.sh; the checkout's own folder fastaae/ lacks kernels/
+LOCK: list[IO[str]] = []
 GRID = [f"{sigma:.4g}" for sigma in np.logspace(-1, 0, 10)]
 
 
@@ -73,15 +81,26 @@ def sanitized(dry: bool, touch: str) -> dict[str, str]:
         require(right, f"every kernel once: {said}")
         print("compute-sanitizer is not installed: the kernels ran without it")
         return {"sanitizer": "not installed"}
-    verdicts = {}
-    for check in ("memcheck", "racecheck"):
-        right, said = run(
-            [tool, "--tool", check, "--error-exitcode", "1", *script], 90, PYTORCH_NO_CUDA_MEMORY_CACHING="1"
-        )
-        require(right is not False, f"{check}: {said}")
-        verdicts[check] = said.splitlines()[-1]
-        print(f"{check}: {verdicts[check]}", flush=True)
-    return verdicts
+    right, said = run(script, 120)  # compiles
+    require(right, f"every kernel once: {said}")
+
+    def verdict(check: str) -> str:
+        command = [tool, "--tool", check, "--error-exitcode", "1", *script]
+        right, said = run(command, 150, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+        require(right is not False or check == "racecheck", f"{check}: {said}")
+        print(f"{check}: {said.splitlines()[-1]}", flush=True)
+        return said.splitlines()[-1]
+
+    checks = ("memcheck", "racecheck")
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(checks, pool.map(verdict, checks), strict=True))
+
+
+def checked(dry: bool, names: list[str], some: str, touch: str) -> dict[str, str]:
+    """Tests and sanitizers, side by side."""
+    with ThreadPoolExecutor() as pool:
+        parts = pool.submit(tests, dry, names, some), pool.submit(sanitized, dry, touch)
+        return parts[0].result() | parts[1].result()
 
 
 def touch(device: str) -> None:
@@ -113,7 +132,8 @@ def touch_step(device: str) -> None:
 
 def compared(device: str, images: data.Data, n: int, m: int, sigma: float) -> dict[str, float]:
     """The largest difference between a GPU and a CPU, and between two runs on the GPU, of both methods."""
-    samples = torch.cat(list(bench.mixtures(images, torch.device("cpu"))(n, 1, (0, 1))))
+    stream = bench.mixtures(images, torch.device("cpu"))(n, 1, (0, 1))
+    samples = torch.cat([part if n < 10**6 else (255 * part).round().byte() for part in stream])
     queries, found = images.x_test[:m], {}
     with on_cpu():
         right = fastaae.parzen_log_likelihood(queries, samples, sigma)
@@ -156,6 +176,12 @@ def timed(device: str, options: list[str]) -> dict:
     return {"options": " ".join(options)} | {k: v for k, v in report.items() if k != "machine"}
 
 
+def alone() -> None:
+    """Wait until no other part is being timed, and keep them waiting until this process ends."""
+    LOCK.append(open(Path(tempfile.gettempdir()) / "fastaae-timing.lock", "w", encoding="utf-8"))
+    fcntl.flock(LOCK[0], fcntl.LOCK_EX)
+
+
 def require(right: bool, message: str) -> None:
     if not right:
         raise SystemExit(f"{message}\nnothing is written")
@@ -172,7 +198,7 @@ def clocks() -> dict[str, str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["parzen", "step", "touch", "touch-step"])
+    parser.add_argument("part", choices=["parzen", "step", "agree", "touch", "touch-step"])
     parser.add_argument("--dry-run", action="store_true")
     options = parser.parse_args()
     dry, device = options.dry_run, "cpu" if options.dry_run else "cuda"
@@ -180,6 +206,9 @@ def main() -> int:
         pairs.tensor_cores = lambda device: parzen
     if options.part.startswith("touch"):
         (touch if options.part == "touch" else touch_step)(device)
+        return 0
+    if options.part == "agree":
+        print(compared(device, data.load("mnist"), *((2_000, 20) if dry else (10_000_000, 500)), 0.2))
         return 0
 
     require(Path(parzen.__file__).resolve() == ROOT / "kernels" / "parzen.py", f"{parzen.__file__}: not this checkout")
@@ -198,7 +227,8 @@ def main() -> int:
 
 def step(dry: bool, device: str) -> dict:
     """Checks and times of the training step."""
-    report = tests(dry, ["step_kernels", "phases"], "finish or philox") | sanitized(dry, "touch-step")
+    report = checked(dry, ["step_kernels", "phases"], "finish or philox", "touch-step")
+    alone()
     command = [sys.executable, str(ROOT / "bench" / "step.py"), "--device", device, "--rounds"]
     rounds, replicas = (["1", "--rehearse"], ["1"]) if dry else (["5"], ["1", "4", "16", "64"])
     report["rows"] = []
@@ -217,9 +247,10 @@ def estimator(dry: bool, device: str) -> dict:
     sizes = [300, 400, 500] if dry else [100_000, 1_000_000, 10_000_000]
     others = ["--others", "logsumexp", "block-skip", *([] if dry else ["compiled", "broadcast"])]
     rounds, one, grid = ["--rounds", "1" if dry else "3"], ["--sigma", "0.05" if dry else "0.2"], ["--sigma", *GRID]
-    report = tests(dry, ["parzen_kernels", "parzen"], "distances or quantize") | sanitized(dry, "touch")
+    report = checked(dry, ["parzen_kernels", "parzen"], "distances or quantize", "touch")
     report["agreement"] = compared(device, images, *((1500, 20, 0.05) if dry else (200_000, 1000, 0.2)))
-    print(report["agreement"])
+    print(report["agreement"], flush=True)
+    alone()
     report["rows"] = [
         timed(device, [*small, *rounds, "--samples", str(n), *bandwidths, "--method", method, *rest])
         for n in sizes

@@ -113,7 +113,9 @@ def machine_code(fn, args: tuple, config: dict, arch: int, counts: tuple = ()) -
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    options = {"num_warps": 4, "num_stages": 3} | {k: config[k] for k in ("num_warps", "num_stages") if k in config}
+    options = {"num_warps": 4, "num_stages": 3} | {
+        k: config[k] for k in ("num_warps", "num_stages", "maxnreg") if k in config
+    }
     given = dict(zip(fn.arg_names, args, strict=False)) | {k: v for k, v in config.items() if k not in options}
     signature, constants, attributes = {}, {}, {}
 
@@ -222,6 +224,7 @@ def step(preset: str, replicas: int, precision: str, arch: int) -> list[dict]:
             for name, fn in list(vars(module).items()):
                 if name.endswith("_kernel"):
                     setattr(module, name, Recorder(fn))
+        one.start_epoch(0)
         one()
     rows = []
     for key, (fn, grid, args, options) in launches.items():

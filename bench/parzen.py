@@ -59,7 +59,7 @@ def mixtures(images: data.Data, device: torch.device) -> Callable[[int, int, tup
     order, size = y.argsort(stable=True), torch.bincount(y)
     first = size.cumsum(0) - size
     mean, basis, codes, y, order, size, first = (t.to(device) for t in (mean, basis, codes, y, order, size, first))
-    most = 2**18 if device.type == "cuda" else 4096
+    most = 2**19 if device.type == "cuda" else 4096
 
     def stream(n: int, seed: int, share: tuple[int, int]) -> Iterator[Tensor]:
         g = torch.Generator(device).manual_seed(seed)
@@ -192,7 +192,7 @@ def source(options: argparse.Namespace, images: data.Data) -> Callable[[tuple[in
         rows = np.load(name, mmap_mode="r")
         if len(rows) < n:
             raise SystemExit(f"{name} holds {len(rows)} samples: give --samples {len(rows)} or fewer")
-        most = 2**18 if options.device == "cuda" else 4096
+        most = 2**19 if options.device == "cuda" else 4096
         starts = range(0, n, most)
         return lambda share: (torch.tensor(rows[k : min(k + most, n)]) for k in starts[share[0] :: share[1]])
     model = fastaae.load(name, device=options.device)

@@ -519,10 +519,14 @@ def on_gpu(
                 with torch.autocast(device.type, torch.bfloat16, enabled=autocast, cache_enabled=False):
                     model(*batch)
 
-            if "graph" in label:
+            try:
                 for _ in range(3):  # compiles
                     run()
-                run = partial(Replay(run, [], [], device, size=1), 1)
+                if "graph" in label:
+                    run = partial(Replay(run, [], [], device, size=1), 1)
+            except RuntimeError as error:
+                print(f"{label}: {error}", file=sys.stderr)
+                continue
             contenders[label] = (run, 1)
     times = {label: [] for label in contenders}
     for k in range(rounds + 1):

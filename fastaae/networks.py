@@ -118,7 +118,10 @@ class MLP:
         self.added = [torch.zeros_like(b) for b in biases] if norms else self.biases  # by the product itself
         self.sizes = [*(w.shape[2] for w in weights), weights[-1].shape[1]]
         self.outputs = [w.shape[1] for w in weights]
-        self.shadows = [w if compute in (None, w.dtype) else w.to(compute) for w in weights]
+        self.shadows = list(weights)
+        if compute not in (None, weights[0].dtype):
+            self.shadows = [kernels.zeros(w.new_empty(0, dtype=compute), *w.shape) for w in weights]
+            self.refresh()
 
     @staticmethod
     def initialize(
@@ -150,11 +153,11 @@ class MLP:
         """Fresh buffers for a pass over `rows` rows, but for its input, its output and the gradients of both where
         those are given. Made here, what flows between layers has the dtype of products, and the output the weights'."""
         r, inner = self.weights[0].shape[0], self.shadows[0]
-        x, g = ([inner.new_zeros(r, rows, size) for size in self.sizes] for _ in range(2))
+        x, g = ([kernels.zeros(inner, r, rows, size) for size in self.sizes] for _ in range(2))
         x[-1] = self.weights[0].new_zeros(r, rows, self.sizes[-1]) if last is None else last
-        x[0] = x[0] if first is None else first
-        g[0] = g[0] if first_gradient is None else first_gradient
-        g[-1] = g[-1] if last_gradient is None else last_gradient
+        x[0] = inner.new_zeros(r, rows, self.sizes[0]) if first is None else first
+        g[0] = inner.new_zeros(r, rows, self.sizes[0]) if first_gradient is None else first_gradient
+        g[-1] = inner.new_zeros(r, rows, self.sizes[-1]) if last_gradient is None else last_gradient
         normalized = [
             Normalized(torch.zeros_like(self.made(x, i)), *(torch.zeros_like(n.scale) for _ in range(3)))
             for i, n in enumerate(self.norms)

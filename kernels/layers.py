@@ -34,15 +34,34 @@ def _dot(a, b, acc):
 
 
 @triton.jit
+def _second(a, b):
+    return b
+
+
+@triton.jit
+def _as_loaded(acc):
+    """A product [M, N] in the layout in which tensors are loaded.
+
+    Left alone, the compiler brings everything that meets a product to the layout of the tensor core, and waits for it
+    as soon as it is loaded. It does not carry that layout through a scan, and one along an axis of one element changes
+    nothing: so what was loaded early stays as it is and the product is moved, once, as its store needs anyhow.
+    """
+    moved = tl.associative_scan(tl.reshape(acc, [acc.shape[0], acc.shape[1], 1]), 2, _second)
+    return tl.reshape(moved, [acc.shape[0], acc.shape[1]])
+
+
+@triton.jit
 def _forward_kernel(
     x_ptr,  # [R, M, K], 16-bit or float32
     w_ptr,  # [R, N, K], 16-bit
     b_ptr,  # float32 [R, N]
     out_ptr,  # [R, M, N]
     x_r,
+    w_r,
     out_r,
     M,
     X_M: tl.constexpr,
+    W_N: tl.constexpr,
     OUT_M: tl.constexpr,
     N: tl.constexpr,
     K: tl.constexpr,
@@ -55,13 +74,14 @@ def _forward_kernel(
     tiles: tl.constexpr = (N + BN - 1) // BN
     m, n, k = pid // tiles * BM + tl.arange(0, BM), pid % tiles * BN + tl.arange(0, BN), tl.arange(0, BK)
     x_ptr = x_ptr + r * x_r + (m[:, None] * X_M + k[None, :])
-    w_ptr = w_ptr + r * N * K + (n[:, None] * K + k[None, :])
+    w_ptr = w_ptr + r * w_r + (n[:, None] * W_N + k[None, :])
+    bias = tl.load(b_ptr + r * N + n, mask=n < N, other=0)  # on its way during the product
     acc = tl.zeros([BM, BN], tl.float32)
     for start in range(0, K, BK):
         x = tl.load(x_ptr + start, mask=(m < M)[:, None] & (k < K - start)[None, :], other=0)
         w = tl.load(w_ptr + start, mask=(n < N)[:, None] & (k < K - start)[None, :], other=0)
         acc = _dot(x.to(w.dtype), w.T, acc)
-    acc += tl.load(b_ptr + r * N + n, mask=n < N, other=0)[None, :]
+    acc += bias[None, :]
     if RELU:
         acc = tl.where(acc < 0, 0, acc)  # NaN stays
     out_ptr = out_ptr + r * out_r + (m[:, None] * OUT_M + n[None, :])
@@ -75,10 +95,12 @@ def _backward_kernel(
     a_ptr,  # [R, M, N], the layer's input, or None
     out_ptr,  # [R, M, N]
     g_r,
+    w_r,
     a_r,
     out_r,
     M,
     G_M: tl.constexpr,
+    W_K: tl.constexpr,
     A_M: tl.constexpr,
     OUT_M: tl.constexpr,
     N: tl.constexpr,
@@ -92,13 +114,18 @@ def _backward_kernel(
     m, n, k = pid // tiles * BM + tl.arange(0, BM), pid % tiles * BN + tl.arange(0, BN), tl.arange(0, BK)
     mask = (m < M)[:, None] & (n < N)[None, :]
     g_ptr = g_ptr + r * g_r + (m[:, None] * G_M + k[None, :])
-    w_ptr = w_ptr + r * N * K + (k[:, None] * N + n[None, :])
+    w_ptr = w_ptr + r * w_r + (k[:, None] * W_K + n[None, :])
+    early: tl.constexpr = a_ptr is not None and BM * BN <= 4096  # a larger tile has no registers left for it
+    if early:
+        a = tl.load(a_ptr + r * a_r + (m[:, None] * A_M + n[None, :]), mask=mask, other=0)
     acc = tl.zeros([BM, BN], tl.float32)
     for start in range(0, K, BK):
         g = tl.load(g_ptr + start, mask=(m < M)[:, None] & (k < K - start)[None, :], other=0)
-        w = tl.load(w_ptr + start * N, mask=(k < K - start)[:, None] & (n < N)[None, :], other=0)
+        w = tl.load(w_ptr + start * W_K, mask=(k < K - start)[:, None] & (n < N)[None, :], other=0)
         acc = _dot(g.to(w.dtype), w, acc)
-    if a_ptr is not None:
+    if early:
+        acc = tl.where(a > 0, _as_loaded(acc), 0)
+    elif a_ptr is not None:
         a = tl.load(a_ptr + r * a_r + (m[:, None] * A_M + n[None, :]), mask=mask, other=0)
         acc = tl.where(a > 0, acc, 0)
     out_ptr = out_ptr + r * out_r + (m[:, None] * OUT_M + n[None, :])
@@ -108,91 +135,99 @@ def _backward_kernel(
 @triton.jit
 def _update_kernel(
     tensors,  # of each layer: x, grad, weight, bias, shadow, and the state of weight and bias: one or two tensors each
-    strides,  # of each layer: from one replica to the next in x and grad
+    strides,  # of each layer: from one replica to the next in x, grad and shadow
     rate_ptr,  # float32 [R]
     correction_ptr,  # float32 [3], Adam's, or None
     scale_ptr,  # float32 [3]: of the gradients, whether one was not finite, a counter; or None
     momentum,
     M,
-    SHAPES: tl.constexpr,  # of each layer: O, I, row pitch of grad and of x, first program
+    SHAPES: tl.constexpr,  # of each layer: O, I, pitch of grad, x and shadow, first program, programs for the weight
     BO: tl.constexpr,
     BI: tl.constexpr,
     BM: tl.constexpr,
+    ROWS: tl.constexpr,  # M to a multiple of BM
     POLICY: tl.constexpr,
 ):
     pid, r = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    rate = tl.load(rate_ptr + r)
+    how = tl.load(rate_ptr + r), correction_ptr, scale_ptr, momentum
     for j in tl.static_range(len(SHAPES)):
-        tile = pid - SHAPES[j][4]
-        if (tile >= 0) & (tile < tl.cdiv(SHAPES[j][0], BO) * tl.cdiv(SHAPES[j][1], BI)):
-            _update_tile(
-                tile,
-                r,
-                tensors[j],
-                strides[j],
-                rate,
-                correction_ptr,
-                scale_ptr,
-                momentum,
-                M,
-                *SHAPES[j][:4],
-                BO,
-                BI,
-                BM,
-                POLICY,
-            )
+        tile = pid - SHAPES[j][5]
+        if (tile >= 0) & (tile < SHAPES[j][6]):
+            _update_weight(tile, r, tensors[j], strides[j], how, M, *SHAPES[j][:5], BO, BI, BM, ROWS, POLICY)
+        if (tile >= SHAPES[j][6]) & (tile < SHAPES[j][6] + (SHAPES[j][0] + BO - 1) // BO):
+            _update_bias(tile - SHAPES[j][6], r, tensors[j], strides[j], how, M, *SHAPES[j][:3], BO, BM, ROWS, POLICY)
 
 
 @triton.jit
-def _update_tile(
-    tile, r, tensors, strides, rate, correction_ptr, scale_ptr, momentum, M,
-    N_O: tl.constexpr, N_I: tl.constexpr, G_M: tl.constexpr, X_M: tl.constexpr,
-    BO: tl.constexpr, BI: tl.constexpr, BM: tl.constexpr, POLICY: tl.constexpr,
+def _update_weight(
+    tile, r, tensors, strides, how, M, N_O: tl.constexpr, N_I: tl.constexpr,
+    G_M: tl.constexpr, X_M: tl.constexpr, S_O: tl.constexpr,
+    BO: tl.constexpr, BI: tl.constexpr, BM: tl.constexpr, ROWS: tl.constexpr, POLICY: tl.constexpr,
 ):  # fmt: skip
-    x_ptr, g_ptr, w_ptr, b_ptr, s_ptr, state, bias_state = tensors
+    x_ptr, g_ptr, w_ptr, _, s_ptr, state, _ = tensors
     tiles: tl.constexpr = (N_I + BI - 1) // BI
     o, i, b = tile // tiles * BO + tl.arange(0, BO), tile % tiles * BI + tl.arange(0, BI), tl.arange(0, BM)
+    at, mask = o[:, None] * N_I + i[None, :], (o < N_O)[:, None] & (i < N_I)[None, :]
+    before = _loaded(w_ptr, state, r * N_O * N_I, at, mask, POLICY)  # on its way while the gradient is computed
     x_ptr += r * strides[0] + b[:, None] * X_M + i[None, :]
     g_ptr += r * strides[1] + b[:, None] * G_M + o[None, :]
     acc = tl.zeros([BO, BI], tl.float32)
-    for start in range(0, M, BM):
+    for start in range(0, ROWS, BM):
         x = tl.load(x_ptr + start * X_M, mask=(b < M - start)[:, None] & (i < N_I)[None, :], other=0)
         g = tl.load(g_ptr + start * G_M, mask=(b < M - start)[:, None] & (o < N_O)[None, :], other=0)
         acc = _dot(g.T, x.to(g.dtype), acc)
-    at, mask = o[:, None] * N_I + i[None, :], (o < N_O)[:, None] & (i < N_I)[None, :]
-    w, mask = _stepped(acc, w_ptr, state, r * N_O * N_I, at, mask, rate, correction_ptr, scale_ptr, momentum, POLICY)
-    tl.store(s_ptr + r * N_O * N_I + at, w.to(s_ptr.dtype.element_ty), mask=mask)
-    if tile % tiles == 0:
-        total = tl.zeros([BO], tl.float32)
-        for start in range(0, M, BM):
-            g = tl.load(g_ptr + start * G_M, mask=(b < M - start)[:, None] & (o < N_O)[None, :], other=0)
-            total += tl.sum(g.to(tl.float32), 0)
-        _stepped(total, b_ptr, bias_state, r * N_O, o, o < N_O, rate, correction_ptr, scale_ptr, momentum, POLICY)
+    w, mask = _stepped(_as_loaded(acc), before, w_ptr, state, r * N_O * N_I, at, mask, how, POLICY)
+    s_ptr += r * strides[2] + (o[:, None] * S_O + i[None, :])
+    tl.store(s_ptr, w.to(s_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def _stepped(grad, w_ptr, state, start, at, mask, rate, correction_ptr, scale_ptr, momentum, POLICY: tl.constexpr):
-    """Write new parameters and their state: SGD's momentum, or Adam's two moments. Returns: the new ones, and where."""
-    w_ptr += start + at
-    first_ptr = state[0] + start + at
+def _update_bias(
+    block, r, tensors, strides, how, M, N_O: tl.constexpr, N_I: tl.constexpr, G_M: tl.constexpr,
+    BO: tl.constexpr, BM: tl.constexpr, ROWS: tl.constexpr, POLICY: tl.constexpr,
+):  # fmt: skip
+    _, g_ptr, _, b_ptr, _, _, state = tensors
+    o, b = block * BO + tl.arange(0, BO), tl.arange(0, BM)
+    before = _loaded(b_ptr, state, r * N_O, o, o < N_O, POLICY)
+    g_ptr += r * strides[1] + b[:, None] * G_M + o[None, :]
+    total = tl.zeros([BO], tl.float32)
+    for start in range(0, ROWS, BM):
+        g = tl.load(g_ptr + start * G_M, mask=(b < M - start)[:, None] & (o < N_O)[None, :], other=0)
+        total += tl.sum(g.to(tl.float32), 0)
+    _stepped(total, before, b_ptr, state, r * N_O, o, o < N_O, how, POLICY)
+
+
+@triton.jit
+def _loaded(w_ptr, state, start, at, mask, POLICY: tl.constexpr):
+    """Parameters and their state: SGD's momentum, or Adam's two moments."""
+    w = tl.load(w_ptr + start + at, mask=mask, other=0, eviction_policy=POLICY)
+    first = tl.load(state[0] + start + at, mask=mask, other=0, eviction_policy=POLICY)
+    second = first
+    if len(state) > 1:
+        second = tl.load(state[1] + start + at, mask=mask, other=0, eviction_policy=POLICY)
+    return w, first, second
+
+
+@triton.jit
+def _stepped(grad, before, w_ptr, state, start, at, mask, how, POLICY: tl.constexpr):
+    """Write new parameters and their state. Returns: the new ones, and where."""
+    w, first, second = before
+    rate, correction_ptr, scale_ptr, momentum = how
     if scale_ptr is not None:
         grad = grad / tl.load(scale_ptr)
         finite = tl.abs(grad) < float("inf")
         tl.store(scale_ptr + 1 + 0 * at, 1.0, mask=mask & ~finite)
         mask = mask & finite
-    w = tl.load(w_ptr, mask=mask, other=0, eviction_policy=POLICY)
-    first = tl.load(first_ptr, mask=mask, other=0, eviction_policy=POLICY)
     if correction_ptr is None:
         first = momentum * first + grad
         w -= rate * first
     else:
-        second_ptr = state[1] + start + at
         first += 0.1 * (grad - first)
-        second = 0.999 * tl.load(second_ptr, mask=mask, other=0, eviction_policy=POLICY) + 0.001 * grad * grad
-        tl.store(second_ptr, second, mask=mask, eviction_policy=POLICY)
+        second = 0.999 * second + 0.001 * grad * grad
+        tl.store(state[1] + start + at, second, mask=mask, eviction_policy=POLICY)
         w -= rate / tl.load(correction_ptr) * first / (tl.sqrt(second / tl.load(correction_ptr + 1)) + 1e-8)
-    tl.store(first_ptr, first, mask=mask, eviction_policy=POLICY)
-    tl.store(w_ptr, w, mask=mask, eviction_policy=POLICY)
+    tl.store(state[0] + start + at, first, mask=mask, eviction_policy=POLICY)
+    tl.store(w_ptr + start + at, w, mask=mask, eviction_policy=POLICY)
     return w, mask
 
 
@@ -202,7 +237,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, relu: bool, con
     _fits(x, out)
     config = config or tiling(r, m, n, k)
     grid = (triton.cdiv(m, config["BM"]) * triton.cdiv(n, config["BN"]), r)
-    args = (x.stride(0), out.stride(0), m, x.stride(1), out.stride(1), n, k, relu)
+    replica, row, _ = zip(*(t.stride() for t in (x, weight, out)), strict=True)
+    args = (*replica, m, *row, n, k, relu)
     _forward_kernel[grid](x, weight, bias, out, *args, **config)
 
 
@@ -214,7 +250,8 @@ def linear_backward(
     _fits(grad, a, out)
     config = config or tiling(r, m, n, k)
     grid = (triton.cdiv(m, config["BM"]) * triton.cdiv(n, config["BN"]), r)
-    args = (grad.stride(0), a.stride(0), out.stride(0), m, grad.stride(1), a.stride(1), out.stride(1), n, k)
+    replica, row, _ = zip(*(t.stride() for t in (grad, weight, a, out)), strict=True)
+    args = (*replica, m, *row, n, k)
     _backward_kernel[grid](grad, weight, activation, out, *args, **config)
 
 
@@ -229,13 +266,16 @@ def update(
     """As reference.update."""
     r, m, _ = layers[0][0].shape
     _fits(*(t for x, grad, *_ in layers for t in (x, grad)))
-    config = config or updating(m, correction is not None or scale is not None)
+    config = config or updating(r, m, correction is not None or scale is not None)
     for start in range(0, len(layers), 3):
         some, shapes, first = layers[start : start + 3], [], 0
-        for x, grad, *_ in some:
-            shapes.append((grad.shape[2], x.shape[2], grad.stride(1), x.stride(1), first))
-            first += triton.cdiv(grad.shape[2], config["BO"]) * triton.cdiv(x.shape[2], config["BI"])
-        strides = tuple((x.stride(0), grad.stride(0)) for x, grad, *_ in some)
+        for x, grad, _, _, shadow, *_ in some:
+            blocks = triton.cdiv(grad.shape[2], config["BO"])
+            tiles = blocks * triton.cdiv(x.shape[2], config["BI"])
+            pitches = (grad.stride(1), x.stride(1), shadow.stride(1))
+            shapes.append((grad.shape[2], x.shape[2], *pitches, first, tiles))
+            first += tiles + blocks
+        strides = tuple((x.stride(0), grad.stride(0), shadow.stride(0)) for x, grad, _, _, shadow, *_ in some)
         args = (tuple(some), strides, rate, correction, scale, momentum, m, tuple(shapes))
         _update_kernel[(first, r)](*args, **config)
 
@@ -257,14 +297,19 @@ def tiling(r: int, m: int, n: int, k: int) -> dict[str, int]:
     elif k <= 32:
         bm, bn, bk, stages = (32, 128, 32, 1) if r > 4 else (16, 64, 32, 1)
     elif r > 4:
-        bm, bn, warps, stages = 128, 128, 8, 3
+        bm, bn, warps = 128, 128, 8
+        programs = r * triton.cdiv(m, bm) * triton.cdiv(n, bn)
+        stages = 6 if programs <= 132 else 3  # all at once, one to a multiprocessor; or two, of half the shared memory
     elif r > 1:
         bn = 64
     least = max(16, triton.next_power_of_2(k))
     return {"BM": bm, "BN": bn, "BK": min(bk, least), "num_warps": warps, "num_stages": stages if k > bk else 1}
 
 
-def updating(m: int, wide: bool) -> dict[str, int]:
+def updating(r: int, m: int, wide: bool) -> dict[str, int | str]:
     """Tile of an update from m rows; wide: with more to hold than SGD has."""
-    rows = min(128, triton.next_power_of_2(max(m, 16)))
-    return {"BO": 64, "BI": 64, "BM": rows, "POLICY": "evict_first", "num_warps": 8 if wide else 4, "num_stages": 1}
+    rows, stages = (min(128, triton.next_power_of_2(max(m, 16))), 1) if m <= 128 else (64, 2)
+    policy = "evict_first" if r == 1 else ""  # of a single replica, weights and activations stay in the L2 cache
+    config = {"BO": 64, "BI": 64, "BM": rows, "ROWS": triton.cdiv(m, rows) * rows, "POLICY": policy}
+    config |= {"num_warps": 8, "num_stages": stages}
+    return config if wide else config | {"maxnreg": 80}  # three programs fit a multiprocessor

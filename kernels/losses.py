@@ -60,9 +60,12 @@ def _judge_kernel(
     below_ptr,  # [R, M, H], gradient of the hidden layer before its ReLU
     terms_ptr,  # float32, rows [R, M]
     h_r,
+    w_r,
     grad_r,
     below_r,
     terms_r,
+    h_m,
+    below_m,
     M,
     REAL,
     scale_ptr,
@@ -71,8 +74,8 @@ def _judge_kernel(
 ):
     m, r = tl.program_id(0), tl.program_id(1).to(tl.int64)
     k = tl.arange(0, BLOCK)
-    h = tl.load(h_ptr + r * h_r + m * H + k, mask=k < H, other=0).to(tl.float32)
-    w = tl.load(w_ptr + r * H + k, mask=k < H, other=0).to(tl.float32)
+    h = tl.load(h_ptr + r * h_r + m * h_m + k, mask=k < H, other=0).to(tl.float32)
+    w = tl.load(w_ptr + r * w_r + k, mask=k < H, other=0).to(tl.float32)
     logit = tl.sum(h * w, 0) + tl.load(b_ptr + r)
     real = (m < REAL).to(tl.float32)
     scale = 1 / M if scale_ptr is None else tl.load(scale_ptr) / M
@@ -80,7 +83,7 @@ def _judge_kernel(
     tl.store(grad_ptr + r * grad_r + m, grad)
     tl.store(terms_ptr + r * terms_r + m, _softplus((1 - 2 * real) * logit) / M)
     below = tl.where(h > 0, grad.to(tl.float32) * w, 0)
-    tl.store(below_ptr + r * below_r + m * H + k, below.to(below_ptr.dtype.element_ty), mask=k < H)
+    tl.store(below_ptr + r * below_r + m * below_m + k, below.to(below_ptr.dtype.element_ty), mask=k < H)
 
 
 @triton.jit
@@ -142,8 +145,8 @@ def judge(
 ) -> None:  # fmt: skip
     """As reference.judge, but logits are not written."""
     (r, m, h), block = hidden.shape, triton.next_power_of_2(hidden.shape[2])
-    strides = (hidden.stride(0), grad.stride(0), below.stride(0), terms.stride(0))
-    args = (hidden, weight, bias, grad, below, terms, *strides, m, real, scale, h)
+    strides = (t.stride(0) for t in (hidden, weight, grad, below, terms))
+    args = (hidden, weight, bias, grad, below, terms, *strides, hidden.stride(1), below.stride(1), m, real, scale, h)
     _judge_kernel[(m, r)](*args, BLOCK=block, num_warps=4)
 
 

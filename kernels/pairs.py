@@ -255,6 +255,11 @@ class PairSums:
         return self.codes.near(samples, self.minimum + radius, m * len(samples) / SPARSE)
 
     @cached_property
+    def exact_queries(self) -> Tensor:
+        """In float64: a kernel that divided bytes by 255 would do so for every pair."""
+        return double(self.queries)
+
+    @cached_property
     def codes(self) -> Codes:
         return Codes(self.queries, self.cores)
 
@@ -267,7 +272,7 @@ class PairSums:
     def _distances(self, rows: Tensor, columns: Tensor, block: Block) -> Tensor:
         """d² of the given pairs, float64; rows ascending."""
         if self.cores:
-            return self.cores.distances(self.queries, block.samples, rows, columns)
+            return self.cores.distances(self.exact_queries, block.samples, rows, columns)
         used, columns = columns.unique(return_inverse=True)
         expands = self._distance_error()[1][rows]
         d2 = self.x.new_empty(len(rows))
@@ -388,7 +393,7 @@ class Pairs:
 
 
 def block_size(m: int, d: int, device: torch.device) -> int:
-    """Samples to take at a time: few enough for a CPU's cache; as many as a GPU has room for, up to 2^18.
+    """Samples to take at a time: few enough for a CPU's cache; as many as a GPU has room for, up to 2^19.
 
     A GPU takes up to a quarter of its memory for what becomes of all pairs of a block, 4 bytes each, and for each copy
     of a block in float64 about 1/32. No tensor comes to have 2^31 elements, which nonzero() refuses.
@@ -396,7 +401,7 @@ def block_size(m: int, d: int, device: torch.device) -> int:
     if device.type != "cuda":
         return min(max(2 ** int(math.log2(4e6 / d)), 512), 4096)
     memory = torch.cuda.get_device_properties(device).total_memory
-    return min(max(2 ** int(math.log2(min(memory / 256 / d, memory / 16 / m, 2**32 / m))), 512), 2**18)
+    return min(max(2 ** int(math.log2(min(memory / 256 / d, memory / 16 / m, 2**33 / m))), 512), 2**19)
 
 
 def ran_out_of_memory(error: BaseException) -> bool:

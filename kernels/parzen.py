@@ -55,7 +55,7 @@ NEAR = {
 }
 WIDE = {
     8: {"BM": 128, "BN": 128, "BK": 64, "TMA": False, "num_warps": 8, "num_stages": 4},
-    9: {"BM": 128, "BN": 256, "BK": 128, "TMA": True, "num_warps": 8, "num_stages": 3},
+    9: {"BM": 128, "BN": 256, "BK": 128, "TMA": True, "num_warps": 8, "num_stages": 4},
     10: {"BM": 128, "BN": 128, "BK": 64, "TMA": False, "num_warps": 8, "num_stages": 4},
 }
 PROJECT = {8: {"BM": 64, "BK": 32, "num_warps": 4, "num_stages": 2}}
@@ -123,7 +123,7 @@ def _wide_kernel(
     offs_m = row + tl.arange(0, BM)
     limit = tl.load(limit_ptr + offs_m)
     words_ptr += offs_m.to(tl.int64)[:, None] * W + tl.arange(0, BN // 32)[None, :]
-    for column in range(first, min(first + run, N), BN):
+    for column in tl.range(first, min(first + run, N), BN, flatten=True):
         acc = tl.zeros([BM, BN], tl.int32)
         for k in range(0, K, BK):
             s = _tile(s_ptr, column, k, N, K, BN, BK, TMA)

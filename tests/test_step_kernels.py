@@ -345,9 +345,11 @@ def dataset():
 @VALUES
 @pytest.mark.parametrize(("task", "optimizer", "precision"), KINDS)
 def test_whole_steps_equal_those_of_plain_torch(task, optimizer, precision, monkeypatch):
+    """Once with rows of 72, which kernels.zeros() spreads over 128."""
     if INTERPRETED and precision == "bf16":
         pytest.skip("the interpreter rounds to bf16 toward zero, torch to nearest")
-    cfg = config(task, optimizer=optimizer, precision=precision)
+    padded = {"hidden": (72, 12)} if (task, optimizer, precision) == ("unsupervised", "sgd", "fp16") else {}
+    cfg = config(task, optimizer=optimizer, precision=precision, **padded)
     ours, theirs = (Step(cfg, dataset(), DEVICE) for _ in range(2))
     for step in (ours, theirs):
         step.start_epoch(0)
