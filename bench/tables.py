@@ -44,7 +44,7 @@ def steps(report: dict) -> str:
 
 def likelihoods(report: dict) -> str:
     """Seconds for the whole log-likelihood, by samples, bandwidths and method."""
-    found: dict[str, dict[str, float]] = {}
+    found: dict[tuple[str, str], dict[str, float]] = {}
     for row in report["rows"]:
         words = row["options"].split()
         given = dict(zip(words, words[1:], strict=False))
@@ -54,13 +54,14 @@ def likelihoods(report: dict) -> str:
         what += ", bytes from memory" if source.endswith(".npy") else f", from {source}" if source else ""
         what += ", decoded in TF32" if "--tf32" in words else ""
         column = f"{row['bandwidths']} bandwidths" if row["bandwidths"] > 1 else given["--method"]
-        found.setdefault(what, {})[column] = row["whole_seconds"]
-        found[what].setdefault("drawing", row["drawing_seconds"])
+        times = found.setdefault((what, row.get("commit", commit(report))), {})
+        times[column] = row["whole_seconds"]
+        times.setdefault("drawing", row["drawing_seconds"])
     columns = ["auto", "dense", "10 bandwidths", "drawing"]
-    lines = [f"| samples | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
-    for what, times in found.items():
+    lines = [f"| samples | commit | {' | '.join(columns)} |", "|---" * (2 + len(columns)) + "|"]
+    for key, times in found.items():
         cells = (f"{times[c]:.3f}" if c in times else UNKNOWN for c in columns)
-        lines.append(f"| {what} | {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join([*key, *cells])} |")
     return "\n".join(lines)
 
 

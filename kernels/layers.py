@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -266,7 +267,7 @@ def update(
     """As reference.update."""
     r, m, _ = layers[0][0].shape
     _fits(*(t for x, grad, *_ in layers for t in (x, grad)))
-    config = config or updating(r, m, correction is not None or scale is not None)
+    config = config or updating(r, m, correction is not None or scale is not None, major(rate))
     for start in range(0, len(layers), 3):
         some, shapes, first = layers[start : start + 3], [], 0
         for x, grad, _, _, shadow, *_ in some:
@@ -306,10 +307,15 @@ def tiling(r: int, m: int, n: int, k: int) -> dict[str, int]:
     return {"BM": bm, "BN": bn, "BK": min(bk, least), "num_warps": warps, "num_stages": stages if k > bk else 1}
 
 
-def updating(r: int, m: int, wide: bool) -> dict[str, int | str]:
-    """Tile of an update from m rows; wide: with more to hold than SGD has."""
+def updating(r: int, m: int, wide: bool, generation: int) -> dict[str, int | str]:
+    """Tile of an update from m rows; wide: with more to hold than SGD has. generation: see major()."""
     rows, stages = (min(128, triton.next_power_of_2(max(m, 16))), 1) if m <= 128 else (64, 2)
     policy = "evict_first" if r == 1 else ""  # of a single replica, weights and activations stay in the L2 cache
     config = {"BO": 64, "BI": 64, "BM": rows, "ROWS": triton.cdiv(m, rows) * rows, "POLICY": policy}
     config |= {"num_warps": 8, "num_stages": stages}
-    return config if wide else config | {"maxnreg": 80}  # three programs fit a multiprocessor
+    return config if wide or generation < 9 else config | {"maxnreg": 80}  # three programs fit a multiprocessor
+
+
+def major(t: Tensor) -> int:
+    """The first number of the compute capability of the device of t; on the CPU (Triton's interpreter) 9."""
+    return torch.cuda.get_device_capability(t.device)[0] if t.is_cuda else 9

@@ -46,6 +46,7 @@ from torch.nn.functional import pad
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from .bounds import U32
+from .layers import major
 
 # By major compute capability. A newer one takes the last that is not above it.
 NEAR = {
@@ -560,9 +561,8 @@ def cost(kernel: str, m: int, n: int, d: int, s: int, pairs: int, k: int = 128) 
 
 
 def _pinned(table: dict[int, dict], t: Tensor) -> dict:
-    """The configuration for the device of t; on the CPU (Triton's interpreter) that of sm_90."""
-    major = torch.cuda.get_device_capability(t.device)[0] if t.is_cuda else 9
-    return table[max(key for key in table if key <= major)]
+    """The configuration for the device of t."""
+    return table[max(key for key in table if key <= major(t))]
 
 
 def _source(t: Tensor, rows: int, columns: int, config: dict) -> Tensor | TensorDescriptor:

@@ -532,7 +532,7 @@ def test_resumed_from_its_partial_sums_with_the_same_bits(tmp_path, method):
 
 
 def test_a_model_goes_on_without_decoding_again(tmp_path, monkeypatch):
-    cfg = fastaae.preset("digits", epochs=1, out_dir=str(tmp_path / "run"))
+    cfg = fastaae.preset("digits", epochs=1, out_dir=str(tmp_path / "run"), device="cpu")  # blocks of 4,096
     model = fastaae.train(cfg, progress=False).model
     queries, decoded, decode = images(20, 64, 1), [], model.decoded
     whole = model.log_likelihood(queries, 30_000, 0.3)

@@ -378,6 +378,7 @@ def test_whole_steps_equal_those_of_plain_torch(task, optimizer, precision, monk
 
 @pytest.mark.skipif(INTERPRETED or not torch.cuda.is_available(), reason="captures on a CUDA device")
 @pytest.mark.parametrize(("task", "optimizer", "precision"), KINDS)
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_captured_steps_equal_eager_ones(task, optimizer, precision):
     """200 steps over several epochs, with the rates changed in between; no synchronisation while replaying."""
     states = []
