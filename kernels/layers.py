@@ -10,8 +10,9 @@ is learned stays float32; `shadow`, its 16-bit copy that products read, is writt
 
 Programs are tiles of the output. Sizes and row pitches are constants of the compiled code: Triton knows of an argument
 only whether 16 divides it, and widths like 1000 are multiples of 8, so that as arguments they cost 16-bit loads and
-spills. Tiles were chosen by time on an H200. Slower there (bench/LOG.md): programmatic dependent launch, and updating a
-strip of tiles with the next one's state on its way.
+spills. Rows of 16-bit numbers start at cache lines: see kernels.zeros. What meets a product at its end, a bias, a mask,
+the optimiser's state, is loaded before it. Tiles were chosen by time on an H200. Slower there (bench/LOG.md):
+programmatic dependent launch, updates by strips of tiles, with or without the next one's state on its way.
 """
 
 from __future__ import annotations
