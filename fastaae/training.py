@@ -10,7 +10,6 @@ import shlex
 import signal
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import __version__, checkpoint, evaluation, priors, profiling, provenance, ranks
+from . import __version__, checkpoint, evaluation, history, priors, profiling, provenance, ranks
 from . import data as datasets
 from .config import Config
 from .data import Data
@@ -30,6 +29,7 @@ from .graph import Replay
 from .model import Model, model_info
 from .networks import find_device
 from .phases import Step
+from .progress import Progress
 
 RESUMABLE = tuple("epochs out_dir data_dir device graph checkpoint_every log_every profile on_divergence".split())
 """Fields that may differ between a checkpoint and the config it is resumed with."""
@@ -235,7 +235,7 @@ class _Training:
         total = self.cfg.epochs * self.step.steps_per_epoch
         with (
             self._signals(),
-            _Progress(total, self.done, self.shown) as self.progress,
+            Progress(total, self.done, self.shown) as self.progress,
             contextlib.ExitStack() as self.profiling,
         ):
             if saved is None and self.cfg.on_divergence == "restart":
@@ -424,7 +424,7 @@ class _Training:
         digest = checkpoint.digest(self.step.parameters())
         summary = {"metrics": metrics, "steps": self.done, "weights_sha256": digest}
         checkpoint.write_atomic(self.directory / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
-        return Run(self.cfg, self.directory, metrics, read_history(self.directory), self.models)
+        return Run(self.cfg, self.directory, metrics, history.read(self.directory), self.models)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -457,7 +457,7 @@ class _Training:
     def _truncate_metrics(self) -> None:
         """Drop what a killed or diverged run logged after its last checkpoint."""
         path = self.directory / "metrics.jsonl"
-        steps = [(_parsed(line, path).get("step"), line) for line in _read_lines(path)]
+        steps = [(history.parsed(line, path).get("step"), line) for line in history.lines(path)]
         if not all(isinstance(step, int) for step, _ in steps):
             raise ValueError(f"{path}: damaged (a row without a step); move it away to go on without it")
         kept = [line for step, line in steps if step <= self.done]
@@ -470,47 +470,10 @@ class _Training:
         data = {"name": self.data.name, "sha256": self.data.sha256}
         content = {"config": self.cfg.to_dict(), "data": data, **now}
         if self.saved_at is not None and path.exists():
-            before = _parsed(path.read_text(encoding="utf-8"), path)
+            before = history.parsed(path.read_text(encoding="utf-8"), path)
             resumed = [*before.get("resumed", []), {"step": self.done, **now}]
             content = {**before, "config": content["config"], "resumed": resumed}
         checkpoint.write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
-
-
-def read_history(directory: str | Path) -> dict[str, np.ndarray]:
-    """A run's metrics.jsonl as arrays: "step" [L] and the losses [L, R] at those steps; "epoch" [E] and the validation
-    metrics [E, R] after those epochs (1-based). Warnings are left out."""
-    path = Path(directory) / "metrics.jsonl"
-    rows = [_parsed(line, path) for line in _read_lines(path)]
-    rows = [r for r in rows if "warning" not in r]
-    after = ("step", "epoch", "valid_", "told_apart_", "code_")
-    epochs = [r for r in rows if all(name.startswith(after) for name in r)]
-    losses = [r for r in rows if r not in epochs]
-    try:
-        columns = {"step": [r["step"] for r in losses], "epoch": [r["epoch"] + 1 for r in epochs]}
-        for part in (losses, epochs):
-            for name in part[0] if part else ():
-                if name not in ("step", "epoch"):
-                    columns[name] = [r[name] for r in part]
-        return {name: np.array(values) for name, values in columns.items()}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: damaged (rows that do not fit each other: {error})") from None
-
-
-def _parsed(text: str, path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{path}: damaged ({error}); move it away to go on without it") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: damaged (no JSON object); move it away to go on without it")
-    return value
-
-
-def _read_lines(path: Path) -> list[str]:
-    """The complete lines of a file: what a kill left half written is dropped."""
-    if not path.exists():
-        return []
-    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
 
 
 def _resumed_config(cfg: Config | None, saved: Config, directory: str) -> Config:
@@ -524,55 +487,3 @@ def _resumed_config(cfg: Config | None, saved: Config, directory: str) -> Config
     if cfg.out_dir is not None and Path(cfg.out_dir).resolve() != Path(directory).resolve():
         raise ValueError(f"out_dir={cfg.out_dir!r}: expected None or the directory to resume, {directory!r}")
     return replace(cfg, out_dir=directory)
-
-
-class _Progress:
-    """A tqdm bar on a terminal; elsewhere a line every 30 s."""
-
-    def __init__(self, total: int, done: int, shown: bool):
-        from tqdm.auto import tqdm
-
-        shown = shown and sys.stderr is not None  # as in a process without a terminal
-        self.screen = _Screen()
-        self.bar = tqdm(total=total, initial=done, unit="step", disable=None if shown else True, file=self.screen)
-        self.lines = shown and self.bar.disable
-        self.total, self.first = total, done
-        self.started = self.printed = time.monotonic()
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.bar.close()
-
-    def advance(self, steps: int) -> None:
-        """So many more steps were launched."""
-        self.bar.update(steps)
-
-    def show(self, done: int, epoch: int, losses: dict[str, float]) -> None:
-        """The mean losses of the last steps, by phase."""
-        now = time.monotonic()
-        if self.lines and now - self.printed >= 30:
-            self.printed = now
-            rate = (done - self.first) / (now - self.started)
-            text = " ".join(f"{name} {value:.4g}" for name, value in losses.items())
-            line = f"epoch {epoch + 1}: step {done}/{self.total}, {rate:.1f} steps/s, {text}"
-            print(line, file=self.screen, flush=True)
-        elif not self.bar.disable:  # initials, so that the bar keeps its room: R, D, G, C
-            text = " ".join(f"{name[0].upper()} {value:.3g}" for name, value in losses.items())
-            self.bar.set_postfix_str(text, refresh=False)
-
-
-class _Screen:
-    """Standard error, whose reader may go away without ending the training."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(sys.stderr, name)
-
-    def write(self, text: str) -> None:
-        with contextlib.suppress(OSError):
-            sys.stderr.write(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            sys.stderr.flush()

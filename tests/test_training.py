@@ -25,7 +25,9 @@ import pytest
 import torch
 
 from fastaae import Config, Interrupted, NonFiniteError, WriteError, checkpoint, load, phases, train, training
+from fastaae import progress as shown_progress
 from fastaae.data import from_arrays
+from fastaae.history import read as read_history
 from fastaae.phases import Step
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,7 +80,7 @@ def saved_step(directory):
 
 def total_losses(directory):
     """The logged means times the steps they are over, summed: the same however often they are logged."""
-    history = training.read_history(directory)
+    history = read_history(directory)
     steps = np.diff(history["step"], prepend=0)
     return [steps @ history[phase.__name__] for phase in phases.PHASES["unsupervised"]]
 
@@ -265,7 +267,7 @@ def test_half_written_last_line_is_dropped(tmp_path, undisturbed):
     fit(tmp_path, epochs=1)
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 5, "epo')
-    assert list(training.read_history(tmp_path)["step"]) == [2, 4, 5]
+    assert list(read_history(tmp_path)["step"]) == [2, 4, 5]
     fit(tmp_path, resume=True)
     assert (tmp_path / "metrics.jsonl").read_text() == (undisturbed() / "metrics.jsonl").read_text()
 
@@ -414,7 +416,7 @@ def test_training_goes_on_where_nobody_reads_its_progress(tmp_path, monkeypatch,
         flush = isatty = lambda self: True
 
     clock = itertools.count(1000, 70)
-    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(shown_progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     monkeypatch.setattr(sys, "stderr", Closed())
     fit(tmp_path / "bar", progress=True)
     monkeypatch.setattr(Closed, "isatty", lambda self: False)
@@ -454,12 +456,12 @@ def test_history_holds_losses_at_logged_steps_and_validation_after_epochs(tmp_pa
     assert {run.history[name].shape for name in ("valid_reconstruction", "valid_error", *GAME)} == {(2, 2)}
     for name in ("valid_reconstruction", "valid_error"):
         assert list(run.history[name][-1]) == run.metrics[name]["replicas"]
-    reread = training.read_history(tmp_path)
+    reread = read_history(tmp_path)
     assert all(np.array_equal(reread[name], values) for name, values in run.history.items())
 
 
 def test_logged_loss_is_the_mean_since_the_line_before(tmp_path, undisturbed):
-    every, some = fit(tmp_path, log_every=1).history, training.read_history(undisturbed())
+    every, some = fit(tmp_path, log_every=1).history, read_history(undisturbed())
     assert list(every["step"]) == list(range(1, 11))
     for phase in phases.PHASES["unsupervised"]:
         losses = every[phase.__name__]
@@ -767,7 +769,7 @@ def test_a_diverged_run_goes_on_from_its_last_checkpoint_with_half_the_rates(tmp
         run(tmp_path / "b", send(signal.SIGINT))
     fit(tmp_path / "b", **RESTART, resume=True, log_every=1)
     assert result(tmp_path / "a") == result(tmp_path / "b")  # the rates are part of what is resumed, the NaN is not
-    history = training.read_history(tmp_path / "a")
+    history = read_history(tmp_path / "a")
     assert list(history["step"]) == list(range(1, 11)) and list(history["epoch"]) == [1, 2]
     (row,) = [row for row in rows(tmp_path / "a") if "warning" in row]
     assert (row["step"], row["epoch"]) == (start, start // 5) and re.search(said, row["warning"])
@@ -877,7 +879,7 @@ def test_training_works_outside_the_main_thread(tmp_path, undisturbed):
 @pytest.mark.parametrize(("progress", "steps"), [(True, [5, 10]), (False, [])], ids=["shown", "hidden"])
 def test_progress_without_terminal_is_a_line_every_30_s(tmp_path, monkeypatch, capsys, progress, steps):
     clock = itertools.count(1000, 7)  # seconds between looks at it
-    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(shown_progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     fit(tmp_path, log_every=1, progress=progress)
     printed = capsys.readouterr()
     lines = printed.err.splitlines()
