@@ -5,7 +5,6 @@ Cases beyond the listed ones of a check are random: --times makes a longer campa
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import gzip
@@ -28,6 +27,7 @@ from unittest import mock
 import numpy as np
 import torch
 from fault_case import Check, Outcome, Skip
+from forks import Forks
 
 import fastaae
 from fastaae import checkpoint, config, data, matfiles, sources
@@ -568,18 +568,14 @@ def hostile_array(rng: np.random.Generator, case: int, folder: Path) -> str | Ou
 
 
 @functools.cache
-def reader() -> subprocess.Popen:
-    command = [sys.executable, str(ROOT / "bench" / "forking_reader.py")]
-    process = subprocess.Popen(command, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    atexit.register(process.__exit__, None, None, None)  # closes its input, and waits for its end
-    return process
+def reader() -> Forks:
+    return Forks("scipy.io", "fastaae.matfiles")
 
 
 def forked(command: list[str], cwd: str, **options: Any) -> subprocess.CompletedProcess:
     """What subprocess.run does for matfiles.read, by a fork of a process that has SciPy."""
-    reader().stdin.write(json.dumps([cwd, command[3:]]) + "\n")
-    reader().stdin.flush()
-    status = int(reader().stdout.readline())
+    reader().start(cwd, "fastaae.matfiles", "_main", *command[3:], seconds=20)
+    status = reader().wait()
     return subprocess.CompletedProcess(command, status, None, Path(cwd, "stderr").read_bytes())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import ctypes
 import dataclasses
@@ -29,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 from fault_case import Check, Outcome, Skip
+from forks import Forks
 
 import fastaae
 from fastaae import Config, checkpoint, phases
@@ -40,71 +40,24 @@ ROOT = Path(__file__).resolve().parent.parent
 # Processes to kill
 # --------------------------------------------------------------------------------------------------------------------
 
-FORKS = """
-import contextlib, json, os, signal, sys, traceback
-import torch, tqdm.auto, tyro
-torch.set_num_threads(1)
-import fault_runs
-from fastaae import cli, data, training
-data.load("digits")
-for line in sys.stdin:
-    folder, name, arguments = json.loads(line)
-    pid = os.fork()
-    if pid == 0:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.chdir(folder)
-        for descriptor, file in ((0, os.devnull), (1, "stdout"), (2, "stderr")):
-            flags = os.O_RDONLY if descriptor == 0 else os.O_RDWR | os.O_CREAT | os.O_APPEND
-            os.dup2(os.open(file, flags, 0o666), descriptor)
-        status = 70
-        try:
-            status = (cli.main if name == "cli" else getattr(fault_runs, name))(*arguments) or 0
-        except SystemExit as error:
-            status = error.code
-        except BaseException:
-            traceback.print_exc()
-        with contextlib.suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(status)
-    print(pid, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
-
-
-class Forks:
-    """A process that has imported everything, and forks for each command: a second faster than a new interpreter."""
-
-    def __init__(self) -> None:
-        paths = os.pathsep.join([str(ROOT), str(ROOT / "bench")])
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "PYTHONWARNINGS": "default"}
-        command = [sys.executable, "-c", FORKS]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen(command, env=env, start_new_session=True, **pipes)
-        atexit.register(self.process.__exit__, None, None, None)  # closes its input, and waits for its end
-
-    def start(self, folder: Path, name: str, *arguments: Any) -> int:
-        """Start a function of this module, or "cli" with a list of arguments, in a folder. Returns: the process id."""
-        self.process.stdin.write(json.dumps([str(folder), name, arguments]) + "\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
-
-    def wait(self) -> int:
-        """Its exit status, negative for a signal."""
-        return int(self.process.stdout.readline())
-
 
 @functools.cache
 def forks(k: int = 0) -> Forks:
     """The k-th such process."""
     if not hasattr(os, "fork"):
         raise Skip("no os.fork")
-    return Forks()
+    return Forks("torch", "tqdm.auto", "tyro", "sklearn.datasets", "fault_runs", "fastaae.cli")
+
+
+def start(folder: Path, name: str, *arguments: Any, k: int = 0) -> int:
+    """Start a function of this module, or "cli" with a list of arguments, in a folder. Returns: the process id."""
+    where = ("fastaae.cli", "main") if name == "cli" else ("fault_runs", name)
+    return forks(k).start(folder, *where, *arguments)
 
 
 def call(folder: Path, name: str, *arguments: Any) -> int:
     """Run a function, or "cli", in a process of its own. Returns: its exit status."""
-    forks().start(folder, name, *arguments)
+    start(folder, name, *arguments)
     return forks().wait()
 
 
@@ -187,7 +140,7 @@ def crash_and_resume(rng: np.random.Generator, case: int, folder: Path) -> Outco
     arguments, run = write_config(folder, **VARIANTS[variant]), folder / "run"
     command = arguments
     for _ in range(1 + int(rng.integers(3))):
-        pid = forks().start(folder, "cli", command)
+        pid = start(folder, "cli", command)
         time.sleep(rng.uniform(0.0, 1.0) * seconds)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -214,7 +167,7 @@ def signalled(rng: np.random.Generator, case: int, folder: Path) -> Outcome:
         status = call(folder, "train_into_closed_pipe", arguments)
         require(status == 0, f"status {status} where nobody reads the progress: {said(folder)}")
         return Outcome(None if result(run) == expected else "another result", wrong=result(run) != expected)
-    pid = forks().start(folder, "cli", arguments)
+    pid = start(folder, "cli", arguments)
     deadline = time.monotonic() + 30
     while not last_step(run) and time.monotonic() < deadline:
         time.sleep(0.002)
@@ -393,7 +346,7 @@ def saved_step_or(nothing: int) -> int:
 def killed_while_saving(rng: np.random.Generator, case: int, folder: Path) -> Outcome | None:
     """R3: kill -9 while checkpoints are saved, 0.5 to 30 ms after one was acknowledged, and start again."""
     for _ in range(2):
-        pid = forks().start(folder, "saver", int(rng.integers(1, 4)))
+        pid = start(folder, "saver", int(rng.integers(1, 4)))
         out, deadline = folder / "stdout", time.monotonic() + 20
         while (not out.exists() or out.stat().st_size == 0) and time.monotonic() < deadline:
             time.sleep(0.0005)
@@ -579,7 +532,7 @@ def failing_system_call(rng: np.random.Generator, case: int, folder: Path) -> Ou
     variant, run = 0, folder / "run"
     changes = {**VARIANTS[variant], "log_every": 25}
     arguments = write_config(folder, **changes)
-    pid = forks().start(folder, "train_once_told", arguments)
+    pid = start(folder, "train_once_told", arguments)
     inject = [f"inject={name}:error={code}:when={k}" for name in call_name.split(",")]
     command = ["strace", "-f", "-qq", "-o", str(folder / "trace"), *(f"-e{i}" for i in inject), "-p", str(pid)]
     command.insert(5, f"-etrace={call_name}")
@@ -1085,7 +1038,7 @@ def two_ranks(folder: Path, arguments: list[str]) -> None:
     """Both ranks, undisturbed."""
     port = free_port()
     for k in range(2):
-        forks(k).start(folder, "rank_of_two", k, port, arguments)
+        start(folder, "rank_of_two", k, port, arguments, k=k)
     statuses = [forks(k).wait() for k in range(2)]
     require(statuses == [0, 0], f"exit status {statuses}: {said(folder)[-300:]}")
 

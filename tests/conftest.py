@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -41,25 +40,24 @@ def interpreted():
     return run
 
 
-@pytest.fixture(scope="session")
-def bench_step():
-    """The module bench/step.py, whose idiomatic training step is the reference of ours."""
-    spec = importlib.util.spec_from_file_location("bench_step", ROOT / "bench" / "step.py")
-    module = sys.modules["bench_step"] = importlib.util.module_from_spec(spec)
+def bench(name: str):
+    """A module of bench/, under the name bench_..."""
+    spec = importlib.util.spec_from_file_location(f"bench_{name}", ROOT / "bench" / f"{name}.py")
+    module = sys.modules[f"bench_{name}"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 @pytest.fixture(scope="session")
-def forking_reader():
-    """The process of bench/forking_reader.py."""
-    command = [sys.executable, ROOT / "bench" / "forking_reader.py"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        yield process
-        process.stdin.close()
+def bench_step():
+    """The module bench/step.py, whose idiomatic training step is the reference of ours."""
+    return bench("step")
+
+
+@pytest.fixture(scope="session")
+def forks():
+    """A process that forks for each .mat file."""
+    return bench("forks").Forks("scipy.io", "fastaae.matfiles")
 
 
 @pytest.fixture
@@ -69,13 +67,12 @@ def fast_reader(monkeypatch, request):
 
     def run(command: list[str], cwd: str, **options):
         assert command[:3] == [sys.executable, "-m", "fastaae.matfiles"] and options["timeout"] > 0
-        process.stdin.write(json.dumps([cwd, command[3:]]) + "\n")
-        process.stdin.flush()
-        statuses.append(int(process.stdout.readline()))
+        process.start(cwd, "fastaae.matfiles", "_main", *command[3:], seconds=20)
+        statuses.append(process.wait())
         return subprocess.CompletedProcess(command, statuses[-1], None, Path(cwd, "stderr").read_bytes())
 
     if not hasattr(os, "fork"):
         pytest.skip("needs os.fork")
-    process = request.getfixturevalue("forking_reader")
+    process = request.getfixturevalue("forks")
     monkeypatch.setattr(subprocess, "run", run)
     return statuses

@@ -624,10 +624,3 @@ def test_headers_beyond_the_limits(tmp_path, change, message):
     (tmp_path / "c").write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
     with pytest.raises(CheckpointError, match=message):
         checkpoint.load(tmp_path / "c")
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
-def test_a_pipe_is_no_checkpoint(tmp_path):
-    os.mkfifo(tmp_path / "c")
-    with pytest.raises(CheckpointError, match="not a regular file, expected one"):
-        checkpoint.load(tmp_path / "c")
