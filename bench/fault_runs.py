@@ -42,7 +42,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @functools.cache
-def forks(k: int = 0) -> Forks:
+def forks(k: int) -> Forks:
     """The k-th such process."""
     if not hasattr(os, "fork"):
         raise Skip("no os.fork")
@@ -58,7 +58,7 @@ def start(folder: Path, name: str, *arguments: Any, k: int = 0) -> int:
 def call(folder: Path, name: str, *arguments: Any) -> int:
     """Run a function, or "cli", in a process of its own. Returns: its exit status."""
     start(folder, name, *arguments)
-    return forks().wait()
+    return forks(0).wait()
 
 
 def said(folder: Path) -> str:
@@ -144,7 +144,7 @@ def crash_and_resume(rng: np.random.Generator, case: int, folder: Path) -> Outco
         time.sleep(rng.uniform(0.0, 1.0) * seconds)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        if forks().wait() == 0:
+        if forks(0).wait() == 0:
             break
         command = go_on(folder, arguments)
         lost += last_step(run) - (saved_step(run) if command != arguments else 0)
@@ -177,7 +177,7 @@ def signalled(rng: np.random.Generator, case: int, folder: Path) -> Outcome:
     for _ in range(2 if kind == "twice" else 1):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signum)
-    status, took = forks().wait(), time.monotonic() - sent
+    status, took = forks(0).wait(), time.monotonic() - sent
     err, lost = said(folder), 0
     if status:
         require(status == 128 + signum, f"exit status {status} after {kind}, expected {128 + signum}: {err}")
@@ -352,7 +352,7 @@ def killed_while_saving(rng: np.random.Generator, case: int, folder: Path) -> Ou
             time.sleep(0.0005)
         time.sleep(rng.uniform(0.0005, 0.03))
         os.kill(pid, signal.SIGKILL)
-        require(forks().wait() == -signal.SIGKILL, f"the saver ended by itself: {said(folder)}")
+        require(forks(0).wait() == -signal.SIGKILL, f"the saver ended by itself: {said(folder)}")
         acknowledged = int(out.read_text().splitlines()[-1]) if out.read_text().endswith("\n") else -1
         if loaded(folder) < acknowledged:
             return Outcome(f"{acknowledged} was acknowledged, {loaded(folder)} is there", wrong=True)
@@ -541,11 +541,11 @@ def failing_system_call(rng: np.random.Generator, case: int, folder: Path) -> Ou
         while f"TracerPid:\t{tracer.pid}" not in Path(f"/proc/{pid}/status").read_text():
             if tracer.poll() is not None or time.monotonic() > deadline:
                 (folder / "go").touch()
-                forks().wait()
+                forks(0).wait()
                 raise Skip(f"strace cannot attach: {tracer.stderr.read().strip()}")
             time.sleep(0.01)
         (folder / "go").touch()
-        status = forks().wait()
+        status = forks(0).wait()
         tracer.wait(10)
     injected, err = "(INJECTED)" in (folder / "trace").read_text(errors="replace"), said(folder)
     require(injected, f"no {call_name} was the {k}th")
