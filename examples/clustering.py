@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import sys
 
-import tyro
-
 import fastaae
-from fastaae import data, figures
+from fastaae import cli, data, figures
 
 
 def main() -> int:
-    name = sys.argv[1] if len(sys.argv) > 1 else "mnist-clusters-16"
-    cfg = tyro.cli(fastaae.Config, default=fastaae.preset(name, epochs=50), args=sys.argv[2:])
+    cfg = cli.chosen(sys.argv[1:], "mnist-clusters-16", epochs=50)
     run = fastaae.train(cfg)
     for metric in ("cluster_error", "majority_error", "nmi", "clusters"):
         values = run.metrics[f"test_{metric}"]

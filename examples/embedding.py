@@ -1,21 +1,18 @@
 """Figures 10 and 11: representations y W_C + z of test images in the plane, some or no images labelled.
 
-python examples/embedding.py [mnist-embedding-2d-1000 | -2d-100 | -2d-unsupervised | -10d-100] [--FIELD VALUE ...]
+python examples/embedding.py [mnist-embedding-2d-1000 | mnist-embedding-2d-100 | ...] [--FIELD VALUE ...]
 """
 
 from __future__ import annotations
 
 import sys
 
-import tyro
-
 import fastaae
-from fastaae import data, figures
+from fastaae import cli, data, figures
 
 
 def main() -> int:
-    name = sys.argv[1] if len(sys.argv) > 1 else "mnist-embedding-2d-1000"
-    cfg = tyro.cli(fastaae.Config, default=fastaae.preset(name, epochs=50), args=sys.argv[2:])
+    cfg = cli.chosen(sys.argv[1:], "mnist-embedding-2d-1000", epochs=50)
     run = fastaae.train(cfg)
     metric = "test_error" if cfg.classifies else "test_cluster_error"
     print(f"{metric} {run.metrics[metric]['mean']:.2f} %")

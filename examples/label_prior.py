@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import sys
 
-import tyro
-
 import fastaae
-from fastaae import data, figures
+from fastaae import cli, data, figures
 
 
 def main() -> int:
-    name = sys.argv[1] if len(sys.argv) > 1 else "mnist-2d-labels"
-    cfg = tyro.cli(fastaae.Config, default=fastaae.preset(name, epochs=50), args=sys.argv[2:])
+    cfg = cli.chosen(sys.argv[1:], "mnist-2d-labels", epochs=50)
     run = fastaae.train(cfg)
     print(f"test reconstruction error {run.metrics['test_reconstruction']['mean']:.2f}")
     digits = data.load(cfg.dataset, cfg.data_dir, cfg.n_validation)

@@ -100,6 +100,17 @@ def _presets(arguments: list[str]) -> int:
     return 0
 
 
+def chosen(arguments: list[str], default: str, **changes: Any) -> Config:
+    """The config of the arguments `[PRESET] [--FIELD VALUE ...]` of a script: what is changed of its preset, if not by
+    a flag."""
+    import tyro
+
+    name, flags = default, arguments
+    if arguments and not arguments[0].startswith("-"):
+        name, *flags = arguments
+    return tyro.cli(Config, default=preset(name, **changes), args=flags)
+
+
 def _train(arguments: list[str]) -> int:
     import tyro
 

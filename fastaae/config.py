@@ -184,7 +184,7 @@ class Config:
                 raise _error(name, getattr(self, name), "True or False")
         for name in ("n_validation", "n_labeled", "n_clusters"):
             if getattr(self, name) is not None:
-                _integer(name, getattr(self, name), 1)
+                _integer(name, getattr(self, name), 2 if name == "n_clusters" else 1)
         _integer("seed", self.seed, 0)
         for name, least in (("hidden", 1), ("lr_decay_epochs", 1)):
             if not isinstance(getattr(self, name), tuple):
@@ -256,6 +256,19 @@ class Config:
                 )
         if self.task == "embedding" and self.precision == "fp16":
             raise _error("precision", self.precision, "'fp32', 'bf16' or 'fp64' in the task 'embedding'")
+        for name, used, where in (
+            ("noise_dim", self.posterior == "universal", "posterior='universal'"),
+            ("noise_layer", self.posterior == "universal", "posterior='universal'"),
+            ("components", self.prior in ("mixture", "swiss_roll"), "prior='mixture' or 'swiss_roll'"),
+            (
+                "separation",
+                self.task == "embedding" and self.fixed_heads is None,
+                "the task 'embedding' that learns heads",
+            ),
+        ):
+            default = type(self).__dataclass_fields__[name].default
+            if not used and getattr(self, name) != default:
+                raise _error(name, getattr(self, name), f"{default!r}: it has a meaning with {where} alone")
         if self.n_labeled is not None and not self.classifies and not self.label_prior:
             used = "all" if self.task == "supervised" else "no"
             raise _error("n_labeled", self.n_labeled, f"None: the task {self.task!r} uses {used} labels")
@@ -429,10 +442,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "mnist-gan": {
         "task": "gan",
-        "dropout": 0.2,
-        "init_std": 0.03,
-        "optimizer": "adam",
-        "lr_adversarial": 2e-4,
+        "style_dim": 100,
+        "prior": "uniform",
+        "prior_std": 1.0,
+        "dropout": 0.5,
+        "init_std": 0.05,
+        "momentum_adversarial": 0.5,
+        "lr_adversarial": 0.02,
         "lr_decay_epochs": (),
         "epochs": 60,
     },

@@ -11,6 +11,7 @@ from torch.nn.functional import binary_cross_entropy, one_hot
 
 from .data import Data
 from .model import BATCH, Model
+from .priors import component_of
 
 
 def score(model: Model, x: Tensor, y: Tensor | None = None) -> dict[str, float]:
@@ -18,13 +19,15 @@ def score(model: Model, x: Tensor, y: Tensor | None = None) -> dict[str, float]:
 
     Returns:
         {"reconstruction": the config's reconstruction loss (summed over dimensions, mean over examples) without input
-        noise, "error": percent of examples whose predicted class is not y, given y and a head of classes}. Nothing for
-        a supervised autoencoder without y and a GAN, which cannot reconstruct.
+        noise, "error": percent of examples whose predicted class is not y, given y and a head of classes,
+        "component_error": where labels chose the component of the prior, percent of examples whose code lies in
+        another component than that of y}. Nothing for a supervised autoencoder without y and a GAN, which cannot
+        reconstruct.
     """
     supervised = model.config.task == "supervised"
     if model.encoder is None or (supervised and y is None):
         return {}
-    loss, wrong = 0.0, 0
+    cfg, loss, wrong, elsewhere = model.config, 0.0, 0, 0
     with torch.inference_mode():
         for k, block in enumerate(x.split(BATCH)):
             target = model.scaled(block)
@@ -37,11 +40,16 @@ def score(model: Model, x: Tensor, y: Tensor | None = None) -> dict[str, float]:
                 loss += binary_cross_entropy(output, target.double(), reduction="sum").item()
             else:
                 loss += 0.5 * (output - target).square().sum().item()
-            if model.config.classifies and y is not None:
+            if cfg.classifies and y is not None:
                 wrong += (code[1].argmax(-1).cpu() != y[k * BATCH : k * BATCH + len(block)]).sum().item()
+            if cfg.label_prior and y is not None:
+                found = component_of(cfg.prior, code[0], components=cfg.components, scale=cfg.prior_std)
+                elsewhere += (found.cpu() != y[k * BATCH : k * BATCH + len(block)]).sum().item()
     metrics = {"reconstruction": loss / len(x)}
-    if model.config.classifies and y is not None:
+    if cfg.classifies and y is not None:
         metrics["error"] = 100 * wrong / len(x)
+    if cfg.label_prior and y is not None:
+        metrics["component_error"] = 100 * elsewhere / len(x)
     return metrics
 
 

@@ -227,7 +227,8 @@ class Model:
     def _stream(
         self, n: int, g: torch.Generator, labels: Tensor | None, share: tuple[int, int], skip: int
     ) -> Iterator[Tensor]:
-        codes, prior = [], priors.chosen(self.config.prior, self.prior)
+        like = self.decoder.weights[0].new_empty(min(DRAWN, n), self.config.style_dim)
+        codes, prior = [], priors.chosen(self.config.prior, self.prior, like)
         for start in range(0, n, DRAWN):
             rows = min(DRAWN, n - start)
             cfg, component = self.config, torch.empty(rows, dtype=torch.int64, device=self.device)
@@ -269,16 +270,11 @@ class Model:
         y = self._tensor(labels)
         if tuple(y.shape) == (n, self.n_classes) and ((y >= 0) & (y <= 1)).all():
             return y.to(dtype)
-        if (
-            y.shape != (n,)
-            or y.dtype == torch.bool
-            or y.is_floating_point()
-            or not all(0 <= k < self.n_classes for k in y.tolist())
-        ):
-            raise ValueError(
-                f"labels of shape {tuple(y.shape)}: expected [{n}] integers in [0, {self.n_classes}) "
-                f"or [{n}, {self.n_classes}] probabilities"
-            )
+        expected = f"expected [{n}] integers in [0, {self.n_classes}) or [{n}, {self.n_classes}] probabilities"
+        if y.shape != (n,) or y.dtype == torch.bool or y.is_floating_point():
+            raise ValueError(f"labels of shape {tuple(y.shape)} and type {str(y.dtype)[6:]}: {expected}")
+        if wrong := [k for k in y.tolist() if not 0 <= k < self.n_classes]:
+            raise ValueError(f"label {wrong[0]}: {expected}")
         return torch.nn.functional.one_hot(y.long(), self.n_classes).to(dtype)
 
     def _batched(self, f: Callable[[Tensor], Tensor], rows: Tensor, like: Any) -> Any:

@@ -149,9 +149,9 @@ class Step:
         self.cfg, self.batch, self.device = cfg, cfg.batch_size, torch.device(device)
         self.steps_per_epoch = n // cfg.batch_size
         self.phases = _phases(cfg)
-        self.source = priors.chosen(cfg.prior, prior)
         dtype = torch.float64 if cfg.precision == "fp64" else torch.float32
         floats = {"device": device, "dtype": dtype}
+        self.source = priors.chosen(cfg.prior, prior, torch.empty(cfg.batch_size, cfg.style_dim, **floats))
         r, b, hidden = cfg.replicas, self.batch, cfg.hidden
         self.replica_seeds = [cfg.seed + k for k in range(r)]
         if cfg.task == "supervised" and data.y_train is None:

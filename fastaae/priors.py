@@ -46,18 +46,29 @@ def draw(
         swiss_roll(out, component, generator, labels, components=components, scale=std)
 
 
-def chosen(name: str, custom: Custom | None) -> str | Custom:
-    """What draw() takes, of Config.prior and the function that a caller passed.
+def chosen(name: str, custom: Custom | None, like: Tensor) -> str | Custom:
+    """What draw() takes, of Config.prior and the function that a caller passed, tried on a buffer [B, D] like the one
+    given.
 
     Raises:
-        ValueError: one calls for the other.
+        ValueError: one calls for the other, or the function does not fill the buffer with finite numbers.
     """
     if custom is None and name != "custom":
         return name
     if name != "custom":
         raise ValueError(f"prior={custom!r}: expected None where the config has prior={name!r}, not 'custom'")
     if not callable(custom):
-        raise ValueError(f"prior={custom!r}: expected a function of (out, generator), since the config's is 'custom'")
+        raise ValueError(
+            f"prior={custom!r}: the config's is 'custom', expected a function of (out, generator) from Python beside it"
+        )
+    out = torch.full_like(like, math.nan)
+    draw(custom, out, 1.0, out, torch.Generator(like.device).manual_seed(0))
+    if not out.isfinite().all():
+        left = out.isfinite().logical_not_().sum().item()
+        raise ValueError(
+            f"prior={custom!r} left {left} of {out.numel()} numbers unset or not finite: expected it to fill its first "
+            f"argument, {list(out.shape)}"
+        )
     return custom
 
 
@@ -86,7 +97,8 @@ def mixture(
     Args:
         out: [B, 2].
         component, labels: [B] int64, see above.
-        scale: factor on all lengths; the whole mixture has standard deviation 1.054 * scale in both dimensions.
+        scale: factor on all lengths; three components or more together have standard deviation 1.054 * scale in both
+            dimensions.
     """
     _choose(component, components, generator, labels)
     out.normal_(generator=generator)
@@ -113,6 +125,18 @@ def swiss_roll(
     position = torch.rand(len(out), generator=generator, device=out.device, dtype=out.dtype)
     out.normal_(0, scale * ROLL_STD, generator=generator)
     out.add_(roll((component + position) / components, scale=scale))
+
+
+def component_of(prior: str, z: Tensor, *, components: int = 10, scale: float = 1.0) -> Tensor:
+    """The component, int64 [N], of a "mixture" under which each z [N, 2] is likeliest; or of a "swiss_roll" the one
+    whose piece of the axis is nearest."""
+    if prior == "swiss_roll":
+        position = torch.linspace(0, 1, 200 * components + 1, dtype=z.dtype, device=z.device)[1::2]  # 100 of each
+        return torch.cdist(z, roll(position, scale=scale)).argmin(1) // 100
+    angle = torch.arange(components, dtype=z.dtype, device=z.device) * (2 * math.pi / components)
+    x, y = z[:, :1] / scale, z[:, 1:] / scale
+    radial, tangential = x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
+    return (((radial - RADIUS) / RADIAL_STD).square() + (tangential / TANGENTIAL_STD).square()).argmin(1)
 
 
 # Figure 2b in public code: petals at radius 1.4, 0.5 long and 0.05 or 0.1 wide; the paper gives no numbers. With 0.1,

@@ -67,7 +67,8 @@ class Run:
         history: {"step": [L], "reconstruction": [L, R], ...}: training losses at the logged steps, and {"epoch": [E],
             "valid_error": [E, R], ...} after each epoch. Among the latter is how the game goes: "told_apart_z", percent
             of the last batch's prior samples and codes that the discriminator of z tells apart (50: by chance), and
-            "code_mean", "code_std": the codes' largest mean, and their standard deviation, in units of the prior's.
+            "code_mean", "code_std": the codes' largest mean, and their standard deviation, in units of the prior's
+            (with a Gaussian posterior, of its means: samples would hide a collapse).
         models: one Model per replica.
     """
 
@@ -365,7 +366,7 @@ class _Training:
         x, moments = self.data.x_valid[:CODES], []
         with torch.inference_mode():
             for model in self.models:
-                g = torch.Generator(step.device).manual_seed(cfg.seed)
+                g = None if cfg.posterior == "gaussian" else torch.Generator(step.device).manual_seed(cfg.seed)
                 z = model.code(model.scaled(x), g)[0].double() / self.prior_std
                 moments.append((z.mean(0).abs().max().item(), z.var(0, correction=0).mean().sqrt().item()))
         return game | dict(zip(("code_mean", "code_std"), map(list, zip(*moments, strict=True)), strict=True))

@@ -167,6 +167,18 @@ def test_regression_cases_run():
     assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout
 
 
+def test_bench_reproduce_keeps_what_others_have_added(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    reproduce = module(ROOT / "bench" / "reproduce.py")
+    path = tmp_path / "results" / "reproduce-x.json"
+    for name in ("a", "b", "a"):
+        reproduce.keep(path, {"run": name, "seen": len(reproduce.kept(path))})
+    assert reproduce.kept(path) == [{"run": "b", "seen": 1}, {"run": "a", "seen": 2}]
+    for wrong in (["mnist-10"], ["mnist-100", "--epochs", "0"]):
+        with pytest.raises((SystemExit, ValueError)):
+            reproduce.main([*wrong, "--results", str(tmp_path), "--out", str(tmp_path)])
+
+
 def test_bench_reproduce_goes_on_where_it_stopped_and_writes_the_table(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "bench")
     reproduce = module(ROOT / "bench" / "reproduce.py")

@@ -550,7 +550,7 @@ PICTURES = [
     ("mnist-2d-swiss-roll", {"n_labeled": 100}, "reconstructions codes manifold"),
     ("mnist-likelihood", {"prior_std": 1.0}, "reconstructions"),
     ("mnist-gan", {}, ""),
-    ("mnist-gan", {"style_dim": 2}, "manifold"),
+    ("mnist-gan", {"style_dim": 2, "prior": "gaussian"}, "manifold"),
     ("mnist-style", {}, "style_content"),
     ("mnist-style", {"style_dim": 2}, "style_content codes"),
     ("mnist-100", {}, "reconstructions style_content"),

@@ -83,6 +83,10 @@ def ring(out, generator):
     torch.stack([3 * angle.cos(), 3 * angle.sin()], 1, out=out)
 
 
+def half_a_prior(out, generator):
+    out[:, 0] = 1.0
+
+
 def test_a_prior_may_be_the_users_own(tmp_path):
     fields = {"prior": "custom", "epochs": 30, "lr_adversarial": 0.05, "seed": 1}
     cfg, data = small("mnist-2d", **fields, out_dir=str(tmp_path / "run")), images()
@@ -93,14 +97,14 @@ def test_a_prior_may_be_the_users_own(tmp_path):
 
     half = replace(cfg, epochs=3, out_dir=str(tmp_path / "half"))
     fastaae.train(half, data, progress=False, prior=ring)
-    with pytest.raises(ValueError, match="prior=None: expected a function of"):
+    with pytest.raises(ValueError, match="prior=None: the config.s is .custom., expected a function of"):
         fastaae.train(resume=tmp_path / "half", data=data, progress=False)
     again = fastaae.train(replace(cfg, out_dir=None), data, tmp_path / "half", progress=False, prior=ring)
     assert again.metrics == run.metrics
 
     alone = fastaae.load(tmp_path / "run")
     np.testing.assert_array_equal(alone.encode(data["x"]), z)
-    with pytest.raises(ValueError, match="prior=None: expected a function of"):
+    with pytest.raises(ValueError, match="prior=None: the config.s is .custom., expected a function of"):
         alone.sample(3)
     drawn = fastaae.load(tmp_path / "run", prior=ring).sample(3, seed=4)
     np.testing.assert_array_equal(drawn, run.model.sample(3, seed=4))
@@ -110,8 +114,10 @@ def test_a_prior_may_be_the_users_own(tmp_path):
     ("name", "prior", "message"),
     [
         ("gaussian", ring, "expected None where the config has prior='gaussian'"),
-        ("custom", None, "prior=None: expected a function of"),
-        ("custom", "ring", "prior='ring': expected a function of"),
+        ("custom", None, "prior=None: the config's is 'custom', expected a function of"),
+        ("custom", "ring", "prior='ring': the config's is 'custom', expected a function of"),
+        ("custom", lambda out, generator: None, r"left 40 of 40 numbers unset or not finite: .* \[20, 2\]"),
+        ("custom", half_a_prior, "left 20 of 40 numbers unset"),
         ("custom", lambda out, generator: out + 1, "returned a Tensor: expected it to fill its first argument"),
     ],
 )
@@ -191,7 +197,8 @@ def test_a_supervised_model_needs_the_label(tmp_path):
 
 @pytest.mark.parametrize("posterior", ["deterministic", "gaussian", "universal"])
 def test_a_seed_samples_the_posterior(posterior, tmp_path):
-    cfg = small("mnist-likelihood", posterior=posterior, noise_layer=1, epochs=1, out_dir=str(tmp_path / "run"))
+    noise = {"noise_layer": 1} if posterior == "universal" else {}
+    cfg = small("mnist-likelihood", posterior=posterior, **noise, epochs=1, out_dir=str(tmp_path / "run"))
     model, x = fastaae.train(cfg, images(), progress=False).model, images()["x"][:1].repeat(2000, 0)
     centre, z = model.encode(x), model.encode(x, seed=3)
     np.testing.assert_allclose(centre, centre[:1].repeat(2000, 0), atol=1e-5)
@@ -238,7 +245,8 @@ def test_a_universal_posterior_fills_a_prior_that_two_images_cannot():
     fields = {"style_dim": 1, "prior_std": 1.0, "hidden": (32, 32), "init_std": 0.2, "regularizer": "mmd"}
     worst = {}
     for posterior in ("deterministic", "universal"):
-        cfg = fastaae.Config(posterior=posterior, noise_dim=2, optimizer="adam", lr_reconstruction=3e-3, **fields)
+        noise = {"noise_dim": 2} if posterior == "universal" else {}
+        cfg = fastaae.Config(posterior=posterior, **noise, optimizer="adam", lr_reconstruction=3e-3, **fields)
         step = Step(cfg, fastaae.data.from_arrays(x, 20), torch.device("cpu"))
         for epoch in range(400):
             step.start_epoch(min(epoch, 40))
