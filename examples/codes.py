@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import sys
 
+import torch
+
 import fastaae
-from fastaae import cli, data, figures
+from fastaae import cli, data, figures, priors
 
 
 def main() -> int:
@@ -18,7 +20,9 @@ def main() -> int:
     run = fastaae.train(cfg)
     digits = data.load(cfg.dataset, cfg.data_dir, cfg.n_validation)
     z = run.model.encode(digits.x_test.numpy())
-    print(f"codes have standard deviations {z.std(0).round(2)}, their prior {cfg.prior_std}")
+    drawn, component = torch.empty(100_000, 2), torch.empty(100_000, dtype=torch.int64)
+    priors.draw(cfg.prior, drawn, cfg.prior_std, component, torch.Generator().manual_seed(0), components=cfg.components)
+    print(f"codes have standard deviations {z.std(0).round(2)}, their prior {drawn.std(0).numpy().round(2)}")
     for path, shows in figures.draw(run.model, digits, run.directory).items():
         print(f"{path}: {shows}")
     return 0

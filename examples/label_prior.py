@@ -14,7 +14,8 @@ from fastaae import cli, data, figures
 def main() -> int:
     cfg = cli.chosen(sys.argv[1:], "mnist-2d-labels", epochs=50)
     run = fastaae.train(cfg)
-    print(f"test reconstruction error {run.metrics['test_reconstruction']['mean']:.2f}")
+    elsewhere = run.metrics["test_component_error"]["mean"]
+    print(f"{elsewhere:.1f} % of the test images have their code in another component than that of their class")
     digits = data.load(cfg.dataset, cfg.data_dir, cfg.n_validation)
     for path, shows in figures.draw(run.model, digits, run.directory).items():
         print(f"{path}: {shows}")
