@@ -1,7 +1,7 @@
 """What the compiler makes of every Triton kernel in kernels/, for three GPUs, without having one: does anything spill?
 
     python bench/kernels.py [--arch 80 90 100]
-    python bench/kernels.py --step mnist-100 [--replicas 16] [--arch 90]
+    python bench/kernels.py --step mnist-100 [--replicas 16] [--arch 90] [--trace runs/profiled/trace.json]
 
 Each kernel is compiled for the launch that its launcher makes of the shipped problem (10,000 queries, 2^18 float32
 samples of 784 coordinates; near: K = 128; 10 bandwidths; 262,144 pairs that may matter), with the arguments specialised
@@ -10,6 +10,9 @@ as at run time. Columns: registers per thread; bytes of stack and local memory, 
 multiprocessor. The last columns are arithmetic, nothing is measured: the bytes and FLOPs of cost(), and the longer of
 their times at peak dense fp16 rate (int8: twice that) and peak bandwidth. Exit status 1 if a kernel fails to compile,
 spills, does not fit or uses no tensor cores though it is there for them. The last line is JSON.
+
+With the trace that `fastaae train --profile` left on a GPU, of the same preset, replicas and bf16, each launch has the
+mean time of those of its kernel and grid beside it, and how many times that is what arithmetic and a launch take.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 from unittest.mock import patch
@@ -237,6 +241,24 @@ def step(preset: str, replicas: int, precision: str, arch: int) -> list[dict]:
     return rows
 
 
+def beside(row: dict, measured: dict[tuple, float]) -> Iterator[str]:
+    """The measured time of a launch, which it keeps, and its ratio to a launch and the fastest roofline."""
+    us = measured.get((row["kernel"], (*row["grid"], 1, 1)[:3]))
+    if us is not None:
+        row["measured_us"] = us
+        yield f"; measured {us:.2f}, {us / (GAP + min(row['roofline_us'].values())):.1f} x"
+
+
+def durations(trace: str) -> dict[tuple, float]:
+    """Microseconds of the launches in a trace of torch.profiler, the mean of each kernel and grid."""
+    found: dict[tuple, list[float]] = {}
+    for event in json.loads(Path(trace).read_text(encoding="utf-8"))["traceEvents"]:
+        if event.get("cat") == "kernel":
+            grid = tuple(event["args"]["grid"])
+            found.setdefault((event["name"].strip("_").removesuffix("_kernel"), grid), []).append(event["dur"])
+    return {key: sum(times) / len(times) for key, times in found.items()}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", nargs="+", type=int, default=[80, 90, 100], choices=[80, 90, 100])
@@ -245,6 +267,7 @@ def main() -> int:
     )
     parser.add_argument("--step", metavar="PRESET", help="every launch of a training step instead, in bf16")
     parser.add_argument("--replicas", type=int, default=1)
+    parser.add_argument("--trace", metavar="FILE", help="of such a step, to be set beside it")
     options = parser.parse_args()
     if options.step:
         rows = [row for arch in options.arch for row in step(options.step, options.replicas, "bf16", arch)]
@@ -252,6 +275,7 @@ def main() -> int:
             f"{'':24}{'times':>6}{'grid':>12}{'reg':>5}{'spill':>10}{'KB':>5}{'tensor':>8}{'SASS':>6}{'fit':>4}"
             f"{'MB':>9}{'MFLOP':>8}  us at peak"
         )
+        measured = durations(options.trace) if options.trace else {}
         for row in rows:  # the cosine's way for large arguments, never taken, keeps a stack
             row["red"] = not row["programs"] or (any(row["spill"]) and row["kernel"] != "draw")
             print(
@@ -260,6 +284,7 @@ def main() -> int:
                 f"{row['tensor']:8}{row['sass']:6}{row['programs']:4}"
                 f"{row['bytes'] / 1e6:9.2f}{row['flops'] / 1e6:8.0f}  "
                 + ", ".join(f"{gpu} {us:.2f}" for gpu, us in row["roofline_us"].items())
+                + "".join(beside(row, measured))
             )
         for arch in options.arch:
             mine = [row for row in rows if row["arch"] == arch]

@@ -40,8 +40,13 @@ def interpreted():
     return run
 
 
-def bench(name: str):
-    """A module of bench/, under the name bench_..."""
+@pytest.fixture(scope="session")
+def bench():
+    """Modules of bench/, by name."""
+    return _bench
+
+
+def _bench(name: str):
     spec = importlib.util.spec_from_file_location(f"bench_{name}", ROOT / "bench" / f"{name}.py")
     module = sys.modules[f"bench_{name}"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -51,13 +56,13 @@ def bench(name: str):
 @pytest.fixture(scope="session")
 def bench_step():
     """The module bench/step.py, whose idiomatic training step is the reference of ours."""
-    return bench("step")
+    return _bench("step")
 
 
 @pytest.fixture(scope="session")
 def forks():
     """A process that forks for each .mat file."""
-    return bench("forks").Forks("scipy.io", "fastaae.matfiles")
+    return _bench("forks").Forks("scipy.io", "fastaae.matfiles")
 
 
 @pytest.fixture

@@ -76,6 +76,22 @@ def test_every_launch_of_a_step_compiles_without_spills(tmp_path, arch):
         assert row["tensor"] > 0 or row["kernel"] not in ("forward", "backward", "update")
 
 
+@pytest.mark.skipif(INTERPRETED, reason="needs no kernel")
+def test_a_trace_is_set_beside_the_arithmetic(tmp_path, bench):
+    bench_kernels = bench("kernels")
+    events = [
+        ("_forward_kernel", [7, 2, 1], 2.0),
+        ("_forward_kernel", [7, 2, 1], 4.0),
+        ("_forward_kernel", [7, 1, 1], 9.0),
+    ]
+    events = [{"cat": "kernel", "name": name, "args": {"grid": grid}, "dur": us} for name, grid, us in events]
+    (tmp_path / "trace.json").write_text(json.dumps({"traceEvents": [*events, {"cat": "cpu_op", "name": "x"}]}))
+    measured = bench_kernels.durations(tmp_path / "trace.json")
+    row = {"kernel": "forward", "grid": (7, 2), "roofline_us": {"H100": 0.4, "H200": 1.5 - bench_kernels.GAP}}
+    assert "".join(bench_kernels.beside(row, measured)) == "; measured 3.00, 2.0 x" and row["measured_us"] == 3
+    assert not list(bench_kernels.beside(row | {"kernel": "finish", "grid": (1,)}, measured))
+
+
 def randn(*shape, dtype=torch.float32):
     return torch.randn(*shape).to(DEVICE, dtype)
 
