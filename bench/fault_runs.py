@@ -787,7 +787,11 @@ VERSIONS: list[tuple[Callable[[dict, dict], Any], int, str | None]] = [  # what 
     (lambda t, i: None, 2, "format '2', expected 1, which this version of fastaae reads"),
     (lambda t, i: None, 99, "format '99', expected 1, which this version of fastaae reads"),
     (lambda t, i: t.pop(KEY), 1, rf"no {KEY} float32 \[2, 8, 16\], .*; written by fastaae 9.9, this is "),
-    (lambda t, i: t.update(extra=torch.ones(1)), 1, r"unknown extra float32 \[1\], .*; written by fastaae 9.9, this is "),
+    (
+        lambda t, i: t.update(extra=torch.ones(1)),
+        1,
+        r"unknown extra float32 \[1\], .*; written by fastaae 9.9, this is ",
+    ),
     (lambda t, i: t.update(other=t.pop(KEY)), 1, f"no {KEY} .*; written by fastaae 9.9, this is "),
     (lambda t, i: t.update({KEY: t[KEY].double()}), 1, f"no {KEY} float32 .*; written by fastaae 9.9, this is "),
     (lambda t, i: t.update({KEY: t[KEY][:1]}), 1, f"no {KEY} float32 .*; written by fastaae 9.9, this is "),

@@ -136,7 +136,8 @@ def machine_code(fn, args: tuple, config: dict, arch: int, counts: tuple = ()) -
                 attributes[path] = [["tt.divisibility", 16]]
             return "i32" if -(2**31) <= value < 2**31 else "i64"
         if isinstance(value, torch.Tensor):
-            attributes[path] = [["tt.divisibility", 16]]
+            if value.device.type == "meta" or value.data_ptr() % 16 == 0:
+                attributes[path] = [["tt.divisibility", 16]]
             return "*" + TYPES[str(value.dtype).removeprefix("torch.")]
         return f"tensordesc<{TYPES[str(value.base.dtype).removeprefix('torch.')]}{list(value.block_shape)}>"
 
@@ -206,16 +207,24 @@ def step(preset: str, replicas: int, precision: str, arch: int) -> list[dict]:
     launches: dict[str, tuple] = {}
     counts: Counter = Counter()
 
+    def described(args: tuple) -> list:
+        """Of tensors what the compiler knows: shape, and whether they start at a multiple of 16 bytes."""
+        return [
+            (tuple(a.shape), a.data_ptr() % 16 == 0)
+            if isinstance(a, torch.Tensor)
+            else described(a)
+            if isinstance(a, tuple)
+            else a
+            for a in args
+        ]
+
     class Recorder:
         def __init__(self, fn):
             self.fn = fn
 
         def __getitem__(self, grid: tuple):
             def record(*args, **options):
-                shapes = [
-                    tuple(a.shape) if isinstance(a, torch.Tensor) else a for a in args if not isinstance(a, tuple)
-                ]
-                key = f"{self.fn.__name__} {grid} {shapes} {options}"
+                key = f"{self.fn.__name__} {grid} {described(args)} {options}"
                 launches.setdefault(key, (self.fn, grid, args, options))
                 counts[key] += 1
 

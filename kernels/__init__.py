@@ -69,8 +69,9 @@ def on_cores(t: Tensor) -> bool:
 def zeros(like: Tensor, *shape: int) -> Tensor:
     """Zeros [..., D] of like's dtype and device.
 
-    Where tensor cores read them, rows start at a cache line. Rows of 1,000 16-bit numbers, one behind the other, would
-    start in the middle of a sector of 32 bytes, every second one, and cost a quarter more of them.
+    Where tensor cores read them, long rows that are no whole number of sectors of 32 bytes are spread to whole cache
+    lines: of rows of 1,000 16-bit numbers, one behind the other, every second one would start in the middle of a sector
+    and cost a quarter more of them.
     """
     d = shape[-1]
     spare = -d % 64 if on_cores(like) and d > 64 and d % 16 else 0

@@ -10,9 +10,10 @@ is learned stays float32; `shadow`, its 16-bit copy that products read, is writt
 
 Programs are tiles of the output. Sizes and row pitches are constants of the compiled code: Triton knows of an argument
 only whether 16 divides it, and widths like 1000 are multiples of 8, so that as arguments they cost 16-bit loads and
-spills. Rows of 16-bit numbers start at cache lines: see kernels.zeros. What meets a product at its end, a bias, a mask,
-the optimiser's state, is loaded before it. Tiles were chosen by time on an H200. Slower there (bench/LOG.md):
-programmatic dependent launch, updates by strips of tiles, with or without the next one's state on its way.
+spills. Rows of weights and hidden layers start at sectors of memory: see kernels.zeros. What meets a product at its
+end, a bias, a mask (where registers allow), the optimiser's state, is loaded before it. Tiles were chosen by time on an
+H200. Slower there (bench/LOG.md): programmatic dependent launch, updates by strips of tiles, with or without the next
+one's state on its way.
 """
 
 from __future__ import annotations
@@ -237,7 +238,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, relu: bool, con
     """As reference.linear."""
     (r, m, k), n = x.shape, weight.shape[1]
     _fits(x, out)
-    config = config or tiling(r, m, n, k)
+    config = config or tiling(r, m, n, k, major(weight))
     grid = (triton.cdiv(m, config["BM"]) * triton.cdiv(n, config["BN"]), r)
     replica, row, _ = zip(*(t.stride() for t in (x, weight, out)), strict=True)
     args = (*replica, m, *row, n, k, relu)
@@ -250,7 +251,7 @@ def linear_backward(
     """As reference.linear_backward."""
     (r, m, k), n, a = grad.shape, weight.shape[2], out if activation is None else activation
     _fits(grad, a, out)
-    config = config or tiling(r, m, n, k)
+    config = config or tiling(r, m, n, k, major(weight))
     grid = (triton.cdiv(m, config["BM"]) * triton.cdiv(n, config["BN"]), r)
     replica, row, _ = zip(*(t.stride() for t in (grad, weight, a, out)), strict=True)
     args = (*replica, m, *row, n, k)
@@ -291,17 +292,19 @@ def _fits(*tensors: Tensor) -> None:
             )
 
 
-def tiling(r: int, m: int, n: int, k: int) -> dict[str, int]:
-    """Tile and pipeline of a product [r, m, k] x [r, k, n], as measured on an H200 (bench/LOG.md)."""
+def tiling(r: int, m: int, n: int, k: int, generation: int) -> dict[str, int]:
+    """Tile and pipeline of a product [r, m, k] x [r, k, n], as measured on an H200 (bench/LOG.md). generation: see
+    major()."""
     bm, bn, bk, warps, stages = 64, 32, 64, 4, 4
     if n <= 64:
-        bm, bn, bk, stages = 16, max(16, triton.next_power_of_2(n)), 256, 3
+        bm, bn, bk, stages = 16, max(16, triton.next_power_of_2(n)), 256 if generation < 10 else 128, 3
     elif k <= 32:
         bm, bn, bk, stages = (32, 128, 32, 1) if r > 4 else (16, 64, 32, 1)
     elif r > 4:
         bm, bn, warps = 128, 128, 8
         programs = r * triton.cdiv(m, bm) * triton.cdiv(n, bn)
-        stages = 6 if programs <= 132 else 3  # all at once, one to a multiprocessor; or two, of half the shared memory
+        # All at once, one to a multiprocessor, or two, of half the shared memory; others than 9 and 10 may have less.
+        stages = 6 if programs <= 132 and generation in (9, 10) else 3
     elif r > 1:
         bn = 64
     least = max(16, triton.next_power_of_2(k))
