@@ -72,7 +72,8 @@ def dataset(dtype=np.uint8, n=120):
 
 def config(task, **fields):
     fields = {"hidden": (16, 12), "style_dim": 3, "prior_std": 2.0, "init_std": 0.3, "batch_size": 10, **fields}
-    fields = {"n_clusters": 4, **fields} if task == "clustering" else {"separation": 50.0, **fields}
+    fields = {"n_clusters": 4, **fields} if task == "clustering" else fields
+    fields = {"separation": 50.0, **fields} if task == "embedding" and "fixed_heads" not in fields else fields
     return Config(**{"task": task, "precision": "fp64", "log_every": 10, **fields})
 
 
