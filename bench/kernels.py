@@ -24,7 +24,6 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 from unittest.mock import patch
@@ -207,16 +206,11 @@ def step(preset: str, replicas: int, precision: str, arch: int) -> list[dict]:
     launches: dict[str, tuple] = {}
     counts: Counter = Counter()
 
-    def described(args: tuple) -> list:
-        """Of tensors what the compiler knows: shape, and whether they start at a multiple of 16 bytes."""
-        return [
-            (tuple(a.shape), a.data_ptr() % 16 == 0)
-            if isinstance(a, torch.Tensor)
-            else described(a)
-            if isinstance(a, tuple)
-            else a
-            for a in args
-        ]
+    def described(a):
+        """Of a tensor what the compiler knows: shape, and whether it starts at a multiple of 16 bytes."""
+        if isinstance(a, tuple):
+            return [described(part) for part in a]
+        return (tuple(a.shape), a.data_ptr() % 16 == 0) if isinstance(a, torch.Tensor) else a
 
     class Recorder:
         def __init__(self, fn):
@@ -250,12 +244,13 @@ def step(preset: str, replicas: int, precision: str, arch: int) -> list[dict]:
     return rows
 
 
-def beside(row: dict, measured: dict[tuple, float]) -> Iterator[str]:
-    """The measured time of a launch, which it keeps, and its ratio to a launch and the fastest roofline."""
+def beside(row: dict, measured: dict[tuple, float]) -> str:
+    """The measured time of a launch, which the row keeps, and its ratio to a launch and the fastest roofline."""
     us = measured.get((row["kernel"], (*row["grid"], 1, 1)[:3]))
-    if us is not None:
-        row["measured_us"] = us
-        yield f"; measured {us:.2f}, {us / (GAP + min(row['roofline_us'].values())):.1f} x"
+    if us is None:
+        return ""
+    row["measured_us"] = us
+    return f"; measured {us:.2f}, {us / (GAP + min(row['roofline_us'].values())):.1f} x"
 
 
 def durations(trace: str) -> dict[tuple, float]:
@@ -293,7 +288,7 @@ def main() -> int:
                 f"{row['tensor']:8}{row['sass']:6}{row['programs']:4}"
                 f"{row['bytes'] / 1e6:9.2f}{row['flops'] / 1e6:8.0f}  "
                 + ", ".join(f"{gpu} {us:.2f}" for gpu, us in row["roofline_us"].items())
-                + "".join(beside(row, measured))
+                + beside(row, measured)
             )
         for arch in options.arch:
             mine = [row for row in rows if row["arch"] == arch]

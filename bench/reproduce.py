@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import fcntl
 import json
 import os
 import re
@@ -29,7 +28,7 @@ from pathlib import Path
 import tables
 
 import fastaae
-from fastaae import data, evaluation, provenance
+from fastaae import checkpoint, data, evaluation, provenance
 from fastaae.networks import find_device
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -105,11 +104,16 @@ def likelihoods(run: fastaae.Run, images: data.Data, samples: list[int]) -> dict
     return found
 
 
+def has_likelihood(preset: str) -> bool:
+    """Whether the paper gives one."""
+    return any(metric.startswith("log_likelihood") for metric in PAPER.get(preset, {}))
+
+
 def entry(run: fastaae.Run, cfg: fastaae.Config, spent: float, samples: list[int]) -> dict:
     """What is kept of a finished run."""
     images = data.load(cfg.dataset, cfg.data_dir, cfg.n_validation)
     metrics = {name: value for name, value in run.metrics.items() if name.startswith("test_")}
-    if any(name.startswith("log_likelihood") for name in PAPER.get(cfg.name, {})):
+    if has_likelihood(cfg.name):
         metrics |= likelihoods(run, images, samples)
     fields = ("epochs", "replicas", "seed", "precision")
     return {f: getattr(cfg, f) for f in fields} | {
@@ -130,14 +134,15 @@ def keep(path: Path, new: dict) -> None:
     """Add an entry to a file, in place of one of the same run, whatever others have added since it was last read."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_suffix(".lock"), "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        if checkpoint.fcntl:  # not on Windows
+            checkpoint.fcntl.flock(lock, checkpoint.fcntl.LOCK_EX)
         rows = [row for row in kept(path) if row["run"] != new["run"]]
         path.write_text(json.dumps([*rows, new], indent=1) + "\n", encoding="utf-8")
 
 
 def results(folder: Path) -> list[dict]:
     """All entries of all machines, in the order of the presets."""
-    found = [row for path in sorted(folder.glob("reproduce-*.json")) for row in json.loads(path.read_text())]
+    found = [row for path in sorted(folder.glob("reproduce-*.json")) for row in kept(path)]
     return sorted(found, key=lambda row: (fastaae.presets().index(row["preset"]), row["epochs"]))
 
 
@@ -191,8 +196,7 @@ def main(arguments: list[str] | None = None) -> int:
         cfg = fastaae.preset(name, **fields, **({} if options.epochs is None else {"epochs": options.epochs}))
         stem = f"{name}-{cfg.epochs}-{cfg.replicas}-{cfg.seed}-{cfg.precision}"
         directory = options.out / stem
-        scores = {name for name in PAPER.get(name, {}) if name.startswith("log_likelihood")} and options.samples
-        wanted = {f"log_likelihood_{n}" for n in scores}
+        wanted = {f"log_likelihood_{n}" for n in options.samples} if has_likelihood(name) else set()
         if any(row["run"] == stem and wanted <= row["metrics"].keys() for row in kept(path)):
             print(f"{stem}: done before")
             continue

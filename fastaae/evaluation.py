@@ -24,27 +24,27 @@ def score(model: Model, x: Tensor, y: Tensor | None = None) -> dict[str, float]:
         another component than that of y}. Nothing for a supervised autoencoder without y and a GAN, which cannot
         reconstruct.
     """
-    supervised = model.config.task == "supervised"
+    cfg, supervised = model.config, model.config.task == "supervised"
     if model.encoder is None or (supervised and y is None):
         return {}
-    cfg, loss, wrong, elsewhere = model.config, 0.0, 0, 0
+    loss, wrong, elsewhere = 0.0, 0, 0
     with torch.inference_mode():
         for k, block in enumerate(x.split(BATCH)):
+            labels = None if y is None else y[k * BATCH : k * BATCH + len(block)].to(model.device)
             target = model.scaled(block)
             code = model.code(target)
             if supervised:
-                given = y[k * BATCH : k * BATCH + len(block)].to(model.device)
-                code = (*code, one_hot(given, model.n_classes).to(target.dtype))
+                code = (*code, one_hot(labels, model.n_classes).to(target.dtype))
             output, target = model.output(model.join(*code)).double(), model.standardized(target)
-            if model.config.reconstruction == "cross_entropy":
+            if cfg.reconstruction == "cross_entropy":
                 loss += binary_cross_entropy(output, target.double(), reduction="sum").item()
             else:
                 loss += 0.5 * (output - target).square().sum().item()
             if cfg.classifies and y is not None:
-                wrong += (code[1].argmax(-1).cpu() != y[k * BATCH : k * BATCH + len(block)]).sum().item()
+                wrong += (code[1].argmax(-1) != labels).sum().item()
             if cfg.label_prior and y is not None:
                 found = component_of(cfg.prior, code[0], components=cfg.components, scale=cfg.prior_std)
-                elsewhere += (found.cpu() != y[k * BATCH : k * BATCH + len(block)]).sum().item()
+                elsewhere += (found != labels).sum().item()
     metrics = {"reconstruction": loss / len(x)}
     if cfg.classifies and y is not None:
         metrics["error"] = 100 * wrong / len(x)

@@ -153,11 +153,13 @@ class MLP:
         """Fresh buffers for a pass over `rows` rows, but for its input, its output and the gradients of both where
         those are given. Made here, what flows between layers has the dtype of products, and the output the weights'."""
         r, inner = self.weights[0].shape[0], self.shadows[0]
-        x, g = ([kernels.zeros(inner, r, rows, size) for size in self.sizes] for _ in range(2))
-        x[-1] = self.weights[0].new_zeros(r, rows, self.sizes[-1]) if last is None else last
-        x[0] = inner.new_zeros(r, rows, self.sizes[0]) if first is None else first
-        g[0] = inner.new_zeros(r, rows, self.sizes[0]) if first_gradient is None else first_gradient
-        g[-1] = inner.new_zeros(r, rows, self.sizes[-1]) if last_gradient is None else last_gradient
+
+        def end(given: Tensor | None, size: int, like: Tensor = inner) -> Tensor:
+            return like.new_zeros(r, rows, size) if given is None else given
+
+        x, g = ([kernels.zeros(inner, r, rows, size) for size in self.sizes[1:-1]] for _ in range(2))
+        x = [end(first, self.sizes[0]), *x, end(last, self.sizes[-1], self.weights[0])]
+        g = [end(first_gradient, self.sizes[0]), *g, end(last_gradient, self.sizes[-1])]
         normalized = [
             Normalized(torch.zeros_like(self.made(x, i)), *(torch.zeros_like(n.scale) for _ in range(3)))
             for i, n in enumerate(self.norms)

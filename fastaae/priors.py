@@ -63,8 +63,7 @@ def chosen(name: str, custom: Custom | None, like: Tensor) -> str | Custom:
         )
     out = torch.full_like(like, math.nan)
     draw(custom, out, 1.0, out, torch.Generator(like.device).manual_seed(0))
-    if not out.isfinite().all():
-        left = out.isfinite().logical_not_().sum().item()
+    if left := out.numel() - out.isfinite().sum().item():
         raise ValueError(
             f"prior={custom!r} left {left} of {out.numel()} numbers unset or not finite: expected it to fill its first "
             f"argument, {list(out.shape)}"

@@ -401,7 +401,7 @@ def block_size(m: int, d: int, device: torch.device) -> int:
     if device.type != "cuda":
         return min(max(2 ** int(math.log2(4e6 / d)), 512), 4096)
     memory = torch.cuda.get_device_properties(device).total_memory
-    return min(max(2 ** int(math.log2(min(memory / 256 / d, memory / 16 / m, 2**33 / m))), 512), 2**19)
+    return min(max(2 ** int(math.log2(min(memory / 256 / d, memory / 16 / m, (2**33 - 1) / m))), 512), 2**19)
 
 
 def ran_out_of_memory(error: BaseException) -> bool:

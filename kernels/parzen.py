@@ -20,8 +20,8 @@ What they need, in one pass over the samples each, and what follows them:
 More precision is a matter of columns: with x = xh + xl and s = sh + sl in fp16, rows [xh, xh, xl] and [sh, sl, sh] give
 the product to 2^-22.
 
-Tiles: chosen by what the compiler reports (bench/kernels.py), not yet by time. Instructions are those of the loop, in
-SASS, per pair; Triton 3.6.0 and 3.7.1.
+Tiles: chosen by what the compiler reports (bench/kernels.py); that of wide on sm_90 by time. Instructions are those of
+the loop, in SASS, per pair; Triton 3.6.0 and 3.7.1.
   near, sm_90   128x128, 4 warps: 5.0 instructions, 1.6 of them on the integer pipe, of half the rate, and two programs
                 fit. With compare, select and add 6.7 and 4.0. 128x256, 8 warps: 4.8, but one program. 128x64: 6.3.
                 With the threshold as the accumulator's start 4.0, but added in the tensor core's rounding.
@@ -124,6 +124,7 @@ def _wide_kernel(
     offs_m = row + tl.arange(0, BM)
     limit = tl.load(limit_ptr + offs_m)
     words_ptr += offs_m.to(tl.int64)[:, None] * W + tl.arange(0, BN // 32)[None, :]
+    # Flattened, so that the next tile's loads begin before the last one's signs are written.
     for column in tl.range(first, min(first + run, N), BN, flatten=True):
         acc = tl.zeros([BM, BN], tl.int32)
         for k in range(0, K, BK):
