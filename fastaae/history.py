@@ -16,8 +16,9 @@ def read(directory: str | Path) -> dict[str, np.ndarray]:
     rows = [parsed(line, path) for line in lines(path)]
     rows = [r for r in rows if "warning" not in r]
     after = ("step", "epoch", "valid_", "told_apart_", "code_")
-    epochs = [r for r in rows if all(name.startswith(after) for name in r)]
-    losses = [r for r in rows if r not in epochs]
+    epochs, losses = [], []
+    for row in rows:
+        (epochs if all(name.startswith(after) for name in row) else losses).append(row)
     try:
         columns = {"step": [r["step"] for r in losses], "epoch": [r["epoch"] + 1 for r in epochs]}
         for part in (losses, epochs):

@@ -28,11 +28,11 @@ from .data import plain
 from .kernels.bounds import double, extent
 from .kernels.pairs import PairSums, block_size
 from .networks import find_device
+from .peers import Peers
 
 METHODS = ("auto", "pruned", "dense")
 LARGEST = 1e150  # magnitude whose square is far from overflow
 SAVE_EVERY = 60.0  # seconds between writes of the partial sums
-LOOK_EVERY = 1.0  # seconds between looks at the other ranks
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8)
 
 
@@ -147,7 +147,7 @@ def parzen_log_likelihood(
             raise ValueError(f"n_samples={n_samples}: expected {len(samples)}, as many as there are samples")
         array, n_samples = samples, len(samples)
         samples = lambda k: [array[k:]]  # noqa: E731
-    peers = _Peers(timeout) if distributed else None
+    peers = Peers("samples", timeout) if distributed else None
     saved = None
     if state is not None:
         told = {"sigmas": grid, "validation": choosing, "tolerance": tolerance, "method": method, "block": size}
@@ -180,10 +180,11 @@ def parzen_log_likelihood(
             if saved and sums.n and sums.n % size == 0:
                 saved.write(sums)
             if peers:
-                peers.tell(f"failed after {sums.n} samples: {type(error).__name__}: {error}")
+                peers.n = sums.n
+                peers.fail(error)
         raise
     if peers:
-        peers.wait(sums.n)
+        peers.wait()
         try:
             sums.merge(timeout)
         except RuntimeError as error:
@@ -248,55 +249,6 @@ class _State:
         if time.monotonic() - self.written >= least:
             checkpoint.save(self.path, {"sums": sums.packed()}, self.told)
             self.written = time.monotonic()
-
-
-class _Peers:
-    """What the ranks of torch.distributed tell each other while each scores its share, through the store that they met
-    at: one that fails or falls silent stops the others, who would wait for it."""
-
-    calls = itertools.count()  # the same on every rank
-
-    def __init__(self, timeout: float):
-        meeting = torch.distributed.distributed_c10d._get_default_store()
-        self.store = torch.distributed.PrefixStore(f"fastaae-parzen-{next(self.calls)}", meeting)
-        self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        self.timeout, self.looked = timeout, time.monotonic()
-        self.heard = {k: ("0", self.looked) for k in range(self.world) if k != self.rank}
-
-    def tell(self, word: str) -> None:
-        """How many samples this rank has scored, "done", or how it failed."""
-        self.store.set(str(self.rank), word)
-
-    def look(self, n: int) -> None:
-        """Tell that n samples are scored and hear from the others, every second.
-
-        Raises:
-            RuntimeError: one has failed, or has told nothing new for too long.
-        """
-        if time.monotonic() - self.looked >= LOOK_EVERY:
-            self.tell(str(n))
-            self._hear()
-
-    def wait(self, n: int) -> None:
-        """Until all are done. Raises as look()."""
-        self.tell("done")
-        while not self._hear():
-            time.sleep(0.05)
-
-    def _hear(self) -> bool:
-        """Whether all others are done."""
-        self.looked = now = time.monotonic()
-        for k, (before, since) in self.heard.items():
-            word = self.store.get(str(k)).decode() if self.store.check([str(k)]) else "0"
-            if word.startswith("failed"):
-                raise RuntimeError(f"rank {k} {word}")
-            if word != before:
-                self.heard[k] = word, now
-            elif word != "done" and now - since > self.timeout:
-                raise RuntimeError(
-                    f"rank {k} has scored {word} samples and no more for timeout={self.timeout:g} s, expected some"
-                )
-        return all(word == "done" for word, _ in self.heard.values())
 
 
 def _bandwidths(sigma: Any, sigmas: Any, validation: Any, d: int) -> tuple[list[float], bool]:

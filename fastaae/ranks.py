@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -16,6 +15,9 @@ from torch import distributed
 
 from . import checkpoint, evaluation, provenance
 from .config import Config
+from .peers import Peers
+
+SILENCE = 1800.0  # seconds without a step, such as an evaluation may take, after which a rank is taken for dead
 
 
 def several() -> bool:
@@ -30,23 +32,24 @@ def launched() -> bool:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("gloo", timeout=timedelta(days=30))  # a rank may train for days after another
+    distributed.init_process_group("gloo", timeout=timedelta(seconds=SILENCE))
     return True
 
 
 def train(
     one: Callable, cfg: Config | None, data: Any, resume: str | Path | None, progress: bool, prior: Callable | None
 ) -> Any:
-    """Train this rank's share of cfg.replicas with one(cfg, data, resume, progress, prior), gather all ranks' metrics.
+    """Train this rank's share of cfg.replicas with one(cfg, data, resume, progress, prior, peers), gather all ranks'
+    metrics.
 
     Rank k of K trains the replicas from k R // K on, seeded as they are in a single process, in the directory rank-k of
-    the run's own. An error on one rank is raised on all.
+    the run's own. Where one fails or makes no step for SILENCE, the others save a checkpoint and stop.
 
     Returns:
         This rank's Run, its models those of its share; directory, metrics and summary.json are those of all replicas.
 
     Raises:
-        ValueError: fewer replicas than ranks. RuntimeError: another rank failed; the message says which and how.
+        ValueError: fewer replicas than ranks. RuntimeError: another rank failed or fell silent; it says which and how.
     """
     rank, world = distributed.get_rank(), distributed.get_world_size()
     if resume is None and cfg is not None and cfg.out_dir is None:
@@ -54,7 +57,7 @@ def train(
         distributed.broadcast_object_list(named)
         cfg = replace(cfg, out_dir=named[0])
     directory = Path(cfg.out_dir if resume is None and cfg is not None else resume)
-    run = failed = None
+    peers = Peers("steps", SILENCE)
     try:
         if resume is not None:
             had = len(list(directory.glob("rank-*")))
@@ -66,23 +69,19 @@ def train(
             first, last = (k * cfg.replicas // world for k in (rank, rank + 1))
             share = {"replicas": last - first, "seed": cfg.seed + first, "out_dir": str(directory / f"rank-{rank}")}
             cfg = replace(cfg, **share)
-        run = one(cfg, data, None if resume is None else Path(resume) / f"rank-{rank}", progress and rank == 0, prior)
+        resume = None if resume is None else Path(resume) / f"rank-{rank}"
+        run = one(cfg, data, resume, progress and rank == 0, prior, peers)
+        peers.wait()
     except KeyboardInterrupt as error:
         again = f"torchrun --nproc-per-node {world} -m fastaae.cli resume {directory}"
         if hasattr(error, "signum"):  # saved at a step; its own hint would go on with one rank alone
             error.args = (f"stopped; go on with: {again}",)
         raise
     except Exception as error:
-        failed = error
-        print(f"rank {rank}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-    gathered: list[Any] = [None] * world
-    distributed.all_gather_object(gathered, (failed and f"{type(failed).__name__}: {failed}", run and run.metrics))
-    if failed is not None:
-        raise failed
-    for k, (message, _) in enumerate(gathered):
-        if message:
-            raise RuntimeError(f"rank {k}: {message}")
-    parts = [metrics for _, metrics in gathered]
+        peers.fail(error)
+        raise
+    parts: list[Any] = [None] * world
+    distributed.all_gather_object(parts, run.metrics)
     metrics = {n: evaluation.summarize([v for part in parts for v in part[n]["replicas"]]) for n in parts[0]}
     if rank == 0:
         summary = {"metrics": metrics, "ranks": world, "steps": int(run.history["step"][-1])}

@@ -28,6 +28,7 @@ from .errors import WriteError
 from .graph import Replay
 from .model import Model, model_info
 from .networks import find_device
+from .peers import Peers
 from .phases import Step
 from .progress import Progress
 
@@ -119,7 +120,12 @@ def train(
 
 
 def _train(
-    cfg: Config | None, data: Any, resume: str | Path | None, progress: bool, prior: priors.Custom | None
+    cfg: Config | None,
+    data: Any,
+    resume: str | Path | None,
+    progress: bool,
+    prior: priors.Custom | None,
+    peers: Peers | None = None,
 ) -> Run:
     """As train(), of one process."""
     saved = None
@@ -169,7 +175,7 @@ def _train(
         raise ValueError(f"resume={str(resume)!r}: epochs={cfg.epochs}, expected at least {trained}, begun already")
     if saved:
         _check_state(saved, step.state(), path)
-    training = _Training(cfg, loaded, step, directory, progress, prior)
+    training = _Training(cfg, loaded, step, directory, progress, prior, peers)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with checkpoint.held(directory):  # another process may have trained here since we looked
@@ -207,9 +213,16 @@ class _Training:
     """The state of one call of train() on the host."""
 
     def __init__(
-        self, cfg: Config, data: Data, step: Step, directory: Path, progress: bool, prior: priors.Custom | None
+        self,
+        cfg: Config,
+        data: Data,
+        step: Step,
+        directory: Path,
+        progress: bool,
+        prior: priors.Custom | None,
+        peers: Peers | None,
     ):
-        self.cfg, self.data, self.step, self.directory = cfg, data, step, directory
+        self.cfg, self.data, self.step, self.directory, self.peers = cfg, data, step, directory, peers
         self.classes = step.n_classes
         parts = (step.encoder, step.decoder, step.heads, step.standard)
         self.models = [
@@ -264,12 +277,12 @@ class _Training:
                 self.progress.advance(ran)
                 if within == step.steps_per_epoch or within % cfg.log_every == 0:
                     self._log(epoch)
-                if self.signum is not None and within < step.steps_per_epoch:
-                    self._stop(epoch)
+                if within < step.steps_per_epoch:
+                    self._pause(epoch)
             within = 0
             self._end_epoch(epoch)
-            if self.signum is not None and epoch + 1 < cfg.epochs:
-                self._stop(epoch)
+            if epoch + 1 < cfg.epochs:
+                self._pause(epoch)
 
     def _restore(self, state: dict[str, torch.Tensor], info: dict[str, Any]) -> None:
         """Go back, or on, to a checkpoint."""
@@ -404,6 +417,18 @@ class _Training:
         self.saved = perf_counter()
         self.saving = self.saved - started
         self.saved_at = self.done
+
+    def _pause(self, epoch: int) -> None:
+        """Between steps: save and stop where a signal says so, or another rank has failed."""
+        if self.signum is not None:
+            self._stop(epoch)
+        if self.peers is not None:
+            try:
+                self.peers.look(self.done)
+            except RuntimeError:
+                self._log(epoch)
+                self._save()
+                raise
 
     def _stop(self, epoch: int) -> None:
         self._log(epoch)

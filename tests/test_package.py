@@ -18,7 +18,7 @@ KERNELS = sorted((ROOT / "kernels").glob("**/*.py"))
 
 # From bottom to top. A module imports from its own layer or a lower one.
 LAYERS = [
-    {"config", "errors", "files", "history", "profiling", "progress", "provenance", "kernels"},
+    {"config", "errors", "files", "history", "peers", "profiling", "progress", "provenance", "kernels"},
     {"networks", "priors", "matfiles", "sources", "data"},
     {"phases", "graph", "checkpoint", "parzen", "window"},
     {"training", "ranks", "evaluation", "figures", "model"},

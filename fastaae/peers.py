@@ -1,0 +1,71 @@
+"""What the ranks of torch.distributed tell each other between collectives, so that none waits for one that is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+
+from torch import distributed
+
+LOOK_EVERY = 1.0  # seconds between looks at the other ranks
+
+
+class Peers:
+    """How far every rank is with its share of something, through the store that they met at: one that fails or falls
+    silent stops the others. All ranks make their Peers in the same order.
+
+    Args:
+        unit: of what they count: "steps", "samples".
+        timeout: seconds after which a rank that has counted no more is taken for dead; as many pass for the others
+            only while they look.
+    """
+
+    made = itertools.count()
+
+    def __init__(self, unit: str, timeout: float):
+        meeting = distributed.distributed_c10d._get_default_store()
+        self.store = distributed.PrefixStore(f"fastaae-{next(self.made)}", meeting)
+        self.rank, self.world = distributed.get_rank(), distributed.get_world_size()
+        self.unit, self.timeout, self.looked, self.n = unit, timeout, time.monotonic(), 0
+        self.heard = {k: ("0", self.looked) for k in range(self.world) if k != self.rank}
+
+    def look(self, n: int) -> None:
+        """Tell that this rank has counted n and hear from the others, every second.
+
+        Raises:
+            RuntimeError: one has failed, or has told nothing new for too long.
+        """
+        self.n = n
+        if time.monotonic() - self.looked >= LOOK_EVERY:
+            self._tell(str(n))
+            self._hear()
+
+    def wait(self) -> None:
+        """Until all are done. Raises as look()."""
+        self._tell("done")
+        while not self._hear():
+            time.sleep(0.05)
+
+    def fail(self, error: BaseException) -> None:
+        """Tell how this rank failed, if the store is still there."""
+        with contextlib.suppress(RuntimeError):
+            self._tell(f"failed after {self.n} {self.unit}: {type(error).__name__}: {error}")
+
+    def _tell(self, word: str) -> None:
+        self.store.set(str(self.rank), word)
+
+    def _hear(self) -> bool:
+        """Whether all others are done."""
+        now = time.monotonic()
+        deaf = max(now - self.looked - 2 * LOOK_EVERY, 0)  # nobody's silence: this rank was busy
+        self.looked = now
+        for k, (before, since) in self.heard.items():
+            word = self.store.get(str(k)).decode() if self.store.check([str(k)]) else "0"
+            if word.startswith("failed"):
+                raise RuntimeError(f"rank {k} {word}")
+            self.heard[k] = (word, since + deaf) if word == before else (word, now)
+            if word != "done" and now - self.heard[k][1] > self.timeout:
+                limit = f"timeout={self.timeout:g} s"
+                raise RuntimeError(f"rank {k} has counted {word} {self.unit} and no more for {limit}, expected some")
+        return all(word == "done" for word, _ in self.heard.values())
