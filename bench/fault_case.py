@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass
@@ -44,3 +52,39 @@ class Check(NamedTuple):
     fault: str
     cases: int
     run: Callable[[np.random.Generator, int, Path], str | Outcome | None]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def two_ranks_of(script: Path, *arguments: Any, launcher: bool, patience: float) -> int:
+    """Two ranks run a script in its folder until they end or `patience` seconds have passed; then they are killed.
+
+    Returns:
+        The exit status of torchrun, or, without a launcher, of the first rank (torchrun gives another that hangs half
+        a minute to end by itself); 99 where patience was over.
+    """
+    port, command = str(free_port()), [sys.executable]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    if launcher:
+        command += ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port]
+        envs = [env]
+    else:
+        env |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        envs = [{**env, "RANK": k, "LOCAL_RANK": k} for k in "01"]
+    command += [script.name, *map(str, arguments)]
+    with open(script.with_name("stderr"), "a") as err, open(script.with_name("stdout"), "a") as out:
+        streams = {"cwd": script.parent, "stdout": out, "stderr": err, "start_new_session": True}
+        processes = [subprocess.Popen(command, env=env, **streams) for env in envs]
+        try:
+            return processes[0].wait(patience)
+        except subprocess.TimeoutExpired:
+            return 99
+        finally:
+            for process in processes:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -17,7 +15,7 @@ from unittest import mock
 import mpmath
 import numpy as np
 import torch
-from fault_case import Check, Outcome
+from fault_case import Check, Outcome, two_ranks_of
 from fault_input import environment
 
 from fastaae import ParzenWindow, parzen, parzen_log_likelihood
@@ -371,31 +369,18 @@ os._exit(1)
 def broken_rank(rng: np.random.Generator, case: int, folder: Path) -> str | Outcome | None:
     fault, at = ("raise", "NaN", "exit", "kill", "hang", "stop")[case % 6], int(rng.integers(0, 20))
     (folder / "rank.py").write_text(RANK)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "rank.py"]
-    start = time.monotonic()
-    with subprocess.Popen(
-        [*command, fault, str(at)],
-        cwd=folder,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    ) as launcher:
-        try:
-            launcher.communicate(timeout=90)
-        except subprocess.TimeoutExpired:
-            os.killpg(launcher.pid, signal.SIGKILL)
-            return f"{fault} at block {at}: still there after 90 s"
+    start, launcher = time.monotonic(), fault not in ("hang", "stop")
+    status = two_ranks_of(folder / "rank.py", fault, at, launcher=launcher, patience=90)
     took = time.monotonic() - start
     said = Path(folder, "0.txt").read_text() if Path(folder, "0.txt").exists() else ""
-    if launcher.returncode == 0 or said == "finished":
-        return Outcome(f"{fault} at block {at}: exit {launcher.returncode}, rank 0 {said}", wrong=True)
+    if status == 0 or said == "finished":
+        return Outcome(f"{fault} at block {at}: exit {status}, rank 0 {said}", wrong=True)
     if fault in ("raise", "NaN"):
         right = said.startswith(f"RuntimeError: rank 1 failed after {512 * at} samples: ")
     elif fault == "kill":  # torchrun stops the others at once
         right = not said or said.startswith("RuntimeError: rank 1")
     else:
-        right = said.startswith("RuntimeError: rank 1 has scored ") and "for timeout=3 s" in said
+        right = said.startswith("RuntimeError: rank 1 has reached ") and "for timeout=3 s" in said
     return None if right else f"{fault} at block {at}, {took:.0f} s: rank 0 said {said!r}"
 
 

@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fault_case import Check, Outcome, Skip
+from fault_case import Check, Outcome, Skip, free_port, two_ranks_of
 from forks import Forks
 
 import fastaae
@@ -1014,32 +1013,6 @@ sys.exit(cli.main(arguments))
 POINTS = {"start": 0, "step": 60, "save": 8, "evaluation": 3, "gather": 0}
 
 
-def torchrun(folder: Path, fault: str, point: str, at: int, arguments: list[str], patience: float) -> tuple[int, float]:
-    """Two ranks, of which the second meets a fault. Returns: exit status, seconds from the fault to the end. One that
-    hangs has no launcher, who would give it 30 s to end by itself: what counts is how the first one ends."""
-    (folder / "ranks.py").write_text(RANKS)
-    port, script = str(free_port()), ["ranks.py", fault, point, str(at), *arguments]
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    commands = [([sys.executable, *launcher, *script], env)]
-    if fault == "hang":
-        env |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        commands = [([sys.executable, *script], {**env, "RANK": k, "LOCAL_RANK": k}) for k in "01"]
-    with open(folder / "stderr", "a") as err, open(folder / "stdout", "a") as out:
-        streams = {"cwd": folder, "stdout": out, "stderr": err, "start_new_session": True}
-        processes = [subprocess.Popen(command, env=env, **streams) for command, env in commands]
-        try:
-            status = processes[0].wait(patience)
-        except subprocess.TimeoutExpired:
-            status = 99
-        ended = time.time()
-        for process in processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    return status, ended - float((folder / "hit").read_text())
-
-
 def rank_of_two(rank: int, port: int, arguments: list[str]) -> int:
     """One of two ranks without a launcher."""
     from fastaae import cli
@@ -1058,12 +1031,6 @@ def two_ranks(folder: Path, arguments: list[str]) -> None:
     require(statuses == [0, 0], f"exit status {statuses}: {said(folder)[-300:]}")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def of_ranks(folder: Path) -> list[str]:
     """The weights of both ranks' runs."""
     return [result(folder / "run" / f"rank-{k}")[0] for k in range(2)]
@@ -1079,12 +1046,15 @@ def undisturbed_ranks() -> list[str]:
 def rank_dies(rng: np.random.Generator, case: int, folder: Path) -> Outcome:
     """R27: one of two ranks is killed, fails, leaves, is terminated or hangs at five points: all end, and go on as
     before."""
-    fault = ("kill", "raise", "exit", "terminate", "hang")[case % 5]
+    fault = ("kill", "raise", "hang", "exit", "terminate")[case % 5]
     point = list(POINTS)[case // 5 % 5]
     at = int(rng.integers(POINTS[point] + 1))
     expected = undisturbed_ranks()
     arguments = write_config(folder, replicas=2, log_every=25)
-    status, seconds = torchrun(folder, fault, point, at, arguments, 60)
+    script = folder / "ranks.py"
+    script.write_text(RANKS)
+    status = two_ranks_of(script, fault, point, at, *arguments, launcher=fault != "hang", patience=60)
+    seconds = time.time() - float((folder / "hit").read_text())
     require(status != 99, f"{fault} at {point} {at}: still running after 60 s")
     require(status != 0 or (fault, point) == ("terminate", "gather"), f"{fault} at {point} {at}: exit status 0")
     saved = [(folder / "run" / f"rank-{k}" / NEWEST).exists() for k in range(2)]

@@ -2,7 +2,7 @@
 
     python bench/step.py [--presets mnist-likelihood mnist-100] [--replicas 1 4] [--rounds 15] [--threads N]
     python bench/step.py --device cuda [--precision bf16] [--replicas 1 4 16 64]
-    python bench/step.py --breakdown [--device cuda]          which phase takes how long
+    python bench/step.py --breakdown [--device cuda]          which phase takes how long, and what train() adds
 
 All contenders run in one process on the same batches and thread count, a few steps each in turn, since machines drift:
 trust the ratios. Before any timing, fastaae's steps are compared with the idiomatic ones in float64; a mismatch
@@ -35,6 +35,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,8 @@ from fastaae.data import Data, from_arrays
 from fastaae.graph import Replay
 from fastaae.kernels import onednn
 from fastaae.phases import MMD_SCALES, Step
+from fastaae.progress import Progress
+from fastaae.training import _Training
 
 
 class Idiomatic:
@@ -593,6 +596,36 @@ def breakdown(step: Step, rounds: int) -> dict[str, float]:
     return {name: float(np.median(values)) for name, values in times.items()}
 
 
+def around(step: Step, data: Data, rounds: int, whole: float) -> dict[str, float]:
+    """Milliseconds per step that train() adds to steps of `whole` each, for reliability alone: its loop, the losses
+    read, checked and written every 100 steps, weights checked and checkpoints written after epochs of 500, MNIST's."""
+    with tempfile.TemporaryDirectory() as folder:
+        cfg = replace(step.cfg, log_every=100, epochs=1_000)
+        training = _Training(cfg, data, step, Path(folder), False, None, None)
+
+        def loop() -> None:
+            done = 0
+            while done < 100:
+                done += (ran := training._run(lambda n: None, done))
+                training.progress.advance(ran)
+                training._pause(0)
+
+        parts = {"loop": (loop, 100), "losses": (lambda: training._log(0), 100)}
+        parts |= {"weights": (lambda: training._check(step.parameters()), 500), "checkpoint": (training._save, 500)}
+        times: dict[str, list[float]] = {name: [] for name in parts}
+        with Progress(10**6, 0, False) as training.progress:
+            for _ in range(rounds):
+                for name, (part, steps) in parts.items():
+                    synchronize(step.device)
+                    started = time.perf_counter()
+                    part()
+                    times[name].append(1e3 * (time.perf_counter() - started) / steps)
+    added = {name: float(np.median(values)) for name, values in times.items()}
+    if training.saving:  # of a large state, at most so often
+        added["checkpoint"] = min(added["checkpoint"], whole / 200)
+    return added
+
+
 def table(title: str, rows: list[dict], digits: int) -> None:
     print(f"\n{title}\n{'':22}{'ms/step':>10}{'20 %':>9}{'80 %':>9}{'/ fastaae':>11}")
     for r in rows:
@@ -632,6 +665,7 @@ def main() -> int:
                 step.start_epoch(0)
                 parts = breakdown(step, 4 * options.rounds)
                 print(f"\n{name}, replicas {r}, {precision}, ms")
+                parts |= {f"+ {k}": ms for k, ms in around(step, data, options.rounds, parts["whole step"]).items()}
                 for part, ms in parts.items():
                     print(f"{part:18}{ms:10.3f}{ms / parts['whole step']:10.1%}")
                 rows.append({"preset": name, "replicas": r, "precision": precision, "ms": parts})

@@ -17,8 +17,8 @@ class Peers:
 
     Args:
         unit: of what they count: "steps", "samples".
-        timeout: seconds after which a rank that has counted no more is taken for dead; as many pass for the others
-            only while they look.
+        timeout: seconds after which a rank that has counted no more is taken for dead. Those in which the listening
+            rank itself was busy do not count.
     """
 
     made = itertools.count()
@@ -67,5 +67,5 @@ class Peers:
             self.heard[k] = (word, since + deaf) if word == before else (word, now)
             if word != "done" and now - self.heard[k][1] > self.timeout:
                 limit = f"timeout={self.timeout:g} s"
-                raise RuntimeError(f"rank {k} has counted {word} {self.unit} and no more for {limit}, expected some")
+                raise RuntimeError(f"rank {k} has reached {word} {self.unit} and no more for {limit}, expected some")
         return all(word == "done" for word, _ in self.heard.values())

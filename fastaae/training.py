@@ -38,6 +38,9 @@ RESUMABLE = tuple("epochs out_dir data_dir device graph checkpoint_every log_eve
 RESTARTS, SLOWER = 3, 0.5
 """How often a diverged run may start again from its last checkpoint, and the factor on its learning rates each time."""
 
+LARGE = 2**24
+"""Bytes of a checkpoint from which it is not saved more often than 200 times the seconds that it takes."""
+
 CODES = 1000
 """Validation examples whose codes are compared with the prior."""
 
@@ -234,7 +237,9 @@ class _Training:
         self.saved_at: int | None = None
         self.replay: Replay | None = None
         self.traced = False
-        self.saved = self.saving = 0.0  # when the last checkpoint was saved here, and how many seconds it took
+        self.saved = self.saving = (
+            0.0  # when the last checkpoint was saved here, how many seconds it took if it is large
+        )
         self.valid: dict[str, list[float]] = {}  # metrics after the last epoch trained here
         self.shown = progress
         self.prior_std: float | None = None
@@ -362,9 +367,7 @@ class _Training:
             game = self._game()
         self._write({"step": self.done, "epoch": epoch, **self.valid, **game})
         self._watch(game, epoch)
-        due = (epoch + 1) % self.cfg.checkpoint_every == 0
-        if self.saving > 0.2:  # where an epoch is shorter than its checkpoint takes, as on a GPU
-            due = due and perf_counter() - self.saved > 10 * self.saving
+        due = (epoch + 1) % self.cfg.checkpoint_every == 0 and perf_counter() - self.saved >= 200 * self.saving
         if due or epoch + 1 == self.cfg.epochs:
             self._save()
 
@@ -415,7 +418,7 @@ class _Training:
         started = perf_counter()
         checkpoint.save(newest, state, info, previous)
         self.saved = perf_counter()
-        self.saving = self.saved - started
+        self.saving = self.saved - started if sum(t.nbytes for t in state.values()) > LARGE else 0.0
         self.saved_at = self.done
 
     def _pause(self, epoch: int) -> None:

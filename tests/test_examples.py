@@ -110,6 +110,14 @@ def test_bench_step_refuses_to_time_a_wrong_step(bench_step, monkeypatch, capsys
     assert "differ" in capsys.readouterr().err
 
 
+def test_bench_step_says_what_train_adds_to_a_step(bench_step, monkeypatch, capsys):
+    monkeypatch.setattr(bench_step, "preset", lambda name, **c: fastaae.preset(name, hidden=(16, 16), **c))
+    monkeypatch.setattr(sys, "argv", ["step.py", "--breakdown", "--rounds", "1", "--presets", "digits"])
+    assert bench_step.main() == 0
+    for row in json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]:
+        assert all(row["ms"][f"+ {part}"] > 0 for part in ("loop", "losses", "weights", "checkpoint"))
+
+
 DIGITS = ["--dataset", "digits", "--samples", "3000", "--samples-others", "500", "--queries", "50"]
 
 

@@ -898,6 +898,21 @@ def test_progress_on_a_terminal_is_a_bar(tmp_path, monkeypatch, progress, shown)
     assert bool(terminal.getvalue()) == progress
 
 
+@pytest.mark.parametrize(("large", "saved"), [(0, [5, 25]), (2**24, [5, 10, 15, 20, 25])])
+def test_large_checkpoints_take_a_small_part_of_the_time(tmp_path, monkeypatch, large, saved):
+    steps, save = [], checkpoint.save
+
+    def slow(path, tensors, info, previous):
+        time.sleep(0.1)  # 200 times that is longer than the run
+        steps.append(info["step"])
+        save(path, tensors, info, previous)
+
+    monkeypatch.setattr(checkpoint, "save", slow)
+    monkeypatch.setattr(training, "LARGE", large)
+    fit(tmp_path, epochs=5)
+    assert steps == saved
+
+
 RANKS = """
 import json, os, sys
 from dataclasses import replace
