@@ -458,9 +458,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "mnist-2d-mixture": {
         **_SHAPED,
         "prior": "mixture",
-        "lr_adversarial": 1e-4,
+        "lr_adversarial": 1e-4,  # at 1e-3 codes collapse
         "dropout": 0.2,
-    },  # at 1e-3 codes collapse
+    },
     "mnist-2d-swiss-roll": {**_SHAPED, "prior": "swiss_roll", **_LABELS},
     "mnist-2d-labels": {**_SHAPED, "prior": "mixture", **_LABELS},
     "mnist-100": {**_SEMI_SUPERVISED, "n_labeled": 100},
