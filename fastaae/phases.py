@@ -526,6 +526,7 @@ class Step:
 
 
 def _shuffled(n: int, length: int, generator: torch.Generator) -> Tensor:
-    """`length` indices in [0, n): as many independent permutations as it takes, one behind the other."""
-    options = {"generator": generator, "device": generator.device}
-    return torch.cat([torch.randperm(n, **options) for _ in range(-(-length // n))])[:length]
+    """`length` indices in [0, n): as many independent permutations as it takes, one behind the other. All from one
+    sort: a hundred labelled examples take 500 permutations an epoch, each of several launches on a GPU."""
+    keys = torch.rand(-(-length // n), n, generator=generator, device=generator.device, dtype=torch.float64)
+    return keys.argsort(1).view(-1)[:length]

@@ -38,8 +38,8 @@ RESUMABLE = tuple("epochs out_dir data_dir device graph checkpoint_every log_eve
 RESTARTS, SLOWER = 3, 0.5
 """How often a diverged run may start again from its last checkpoint, and the factor on its learning rates each time."""
 
-LARGE = 2**24
-"""Bytes of a checkpoint from which it is not saved more often than 200 times the seconds that it takes."""
+LARGE, SLOW = 2**24, 0.2
+"""Bytes of a checkpoint, or seconds to save it, beyond which 200 times these seconds pass before the next one."""
 
 CODES = 1000
 """Validation examples whose codes are compared with the prior."""
@@ -237,9 +237,7 @@ class _Training:
         self.saved_at: int | None = None
         self.replay: Replay | None = None
         self.traced = False
-        self.saved = self.saving = (
-            0.0  # when the last checkpoint was saved here, how many seconds it took if it is large
-        )
+        self.saved = self.saving = 0.0  # when the last checkpoint was saved here; its seconds, if they count
         self.valid: dict[str, list[float]] = {}  # metrics after the last epoch trained here
         self.shown = progress
         self.prior_std: float | None = None
@@ -355,8 +353,10 @@ class _Training:
         return "none" if self.saved_at is None else f"{self.directory}/{checkpoint.NEWEST} (step {self.saved_at})"
 
     def _check(self, tensors: dict[str, torch.Tensor]) -> None:
-        for name, t in tensors.items():
-            if t.is_floating_point() and not torch.isfinite(t).all():
+        numbers = {name: t for name, t in tensors.items() if t.is_floating_point()}
+        finite = torch.stack([torch.isfinite(t).all() for t in numbers.values()]).tolist()  # one wait for the device
+        for name, good in zip(numbers, finite, strict=True):
+            if not good:
                 kept = self.last_good()
                 raise NonFiniteError(f"step {self.done}: {name} is not finite; last good checkpoint: {kept}")
 
@@ -418,7 +418,8 @@ class _Training:
         started = perf_counter()
         checkpoint.save(newest, state, info, previous)
         self.saved = perf_counter()
-        self.saving = self.saved - started if sum(t.nbytes for t in state.values()) > LARGE else 0.0
+        took, size = self.saved - started, sum(t.nbytes for t in state.values())
+        self.saving = took if size > LARGE or took > SLOW else 0.0
         self.saved_at = self.done
 
     def _pause(self, epoch: int) -> None:

@@ -142,8 +142,8 @@ def test_every_phase_has_the_loss_and_gradients_of_autograd(task, variant, bench
 @pytest.mark.parametrize(("task", "variant"), [c for c in CASES if c[1] not in ("plain", "one-layer", "linear-output")])
 def test_three_replicas_equal_three_runs(task, variant):
     fields = {"task": task} | ({"n_labeled": 30} if task == "semi_supervised" else {}) | VARIANTS[variant]
-    together = make(config(replicas=3, seed=5, **fields))
-    alone = [make(config(seed=5 + k, **fields)) for k in range(3)]
+    together = make(config(replicas=3, seed=1, **fields))
+    alone = [make(config(seed=1 + k, **fields)) for k in range(3)]
     for n in range(20):
         for step in (together, *alone):
             if n == 10:

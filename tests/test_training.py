@@ -898,12 +898,14 @@ def test_progress_on_a_terminal_is_a_bar(tmp_path, monkeypatch, progress, shown)
     assert bool(terminal.getvalue()) == progress
 
 
-@pytest.mark.parametrize(("large", "saved"), [(0, [5, 25]), (2**24, [5, 10, 15, 20, 25])])
-def test_large_checkpoints_take_a_small_part_of_the_time(tmp_path, monkeypatch, large, saved):
+@pytest.mark.parametrize(
+    ("large", "seconds", "saved"), [(0, 0.1, [5, 25]), (2**24, 0.3, [5, 25]), (2**24, 0.0, [5, 10, 15, 20, 25])]
+)
+def test_checkpoints_take_a_small_part_of_the_time(tmp_path, monkeypatch, large, seconds, saved):
     steps, save = [], checkpoint.save
 
     def slow(path, tensors, info, previous):
-        time.sleep(0.1)  # 200 times that is longer than the run
+        time.sleep(seconds)  # 200 times that is longer than the run
         steps.append(info["step"])
         save(path, tensors, info, previous)
 
@@ -984,16 +986,3 @@ def test_a_profiled_window_changes_nothing_and_leaves_a_trace(tmp_path):
     assert weights(tmp_path / "a") == weights(tmp_path / "b") and not (tmp_path / "a" / "trace.json").exists()
     names = [e.get("name") for e in read_json(tmp_path / "b", "trace.json")["traceEvents"]]
     assert names.count("reconstruction") == names.count("draw") == 4 and names.count("evaluation") == 1
-
-
-def test_slow_checkpoints_are_written_less_often(tmp_path, monkeypatch):
-    original, saved = checkpoint.save, []
-
-    def slow(path, tensors, info, previous):
-        saved.append(info["step"])
-        time.sleep(0.3)
-        original(path, tensors, info, previous)
-
-    monkeypatch.setattr(checkpoint, "save", slow)
-    fit(tmp_path, epochs=8)  # of milliseconds each
-    assert saved == [5, 40] and saved_step(tmp_path) == 40
