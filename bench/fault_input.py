@@ -572,13 +572,6 @@ def reader() -> Forks:
     return Forks("scipy.io", "fastaae.matfiles")
 
 
-def forked(command: list[str], cwd: str, **options: Any) -> subprocess.CompletedProcess:
-    """What subprocess.run does for matfiles.read, by a fork of a process that has SciPy."""
-    reader().start(cwd, "fastaae.matfiles", "_main", *command[3:], seconds=20)
-    status = reader().wait()
-    return subprocess.CompletedProcess(command, status, None, Path(cwd, "stderr").read_bytes())
-
-
 @functools.cache
 def good_mats() -> tuple[dict[str, np.ndarray], list[bytes]]:
     import scipy.io
@@ -615,7 +608,7 @@ def hostile_mat(rng: np.random.Generator, case: int, folder: Path) -> str | Outc
     if case < len(listed):
         path.write_bytes(listed[case][0])
         try:
-            with mock.patch.object(matfiles.subprocess, "run", forked):
+            with mock.patch.object(matfiles.subprocess, "run", reader().read_mat):
                 matfiles.read(path, ["X"], 2**20 if case < 3 else 2**26)
         except DataError as error:
             return None if listed[case][1] in str(error) else f"{error}"
@@ -623,7 +616,7 @@ def hostile_mat(rng: np.random.Generator, case: int, folder: Path) -> str | Outc
     arrays, files = good_mats()
     path.write_bytes(mutated(rng, files[rng.integers(3)]))
     try:
-        with mock.patch.object(matfiles.subprocess, "run", forked):
+        with mock.patch.object(matfiles.subprocess, "run", reader().read_mat):
             loaded = matfiles.read(path, ("X", "y"), 2**20)
     except DataError as error:
         message = str(error)

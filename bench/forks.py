@@ -44,6 +44,11 @@ class Forks:
         """Its exit status, negative for a signal."""
         return int(self.process.stdout.readline())
 
+    def read_mat(self, command: list[str], cwd: str, **_: Any) -> subprocess.CompletedProcess:
+        """What subprocess.run does for fastaae.matfiles.read, here by a fork."""
+        self.start(cwd, "fastaae.matfiles", "_main", *command[3:], seconds=20)
+        return subprocess.CompletedProcess(command, self.wait(), None, Path(cwd, "stderr").read_bytes())
+
 
 def _run(module: str, function: str, arguments: list) -> int:
     """What Python would exit with."""

@@ -72,9 +72,9 @@ def fast_reader(monkeypatch, request):
 
     def run(command: list[str], cwd: str, **options):
         assert command[:3] == [sys.executable, "-m", "fastaae.matfiles"] and options["timeout"] > 0
-        process.start(cwd, "fastaae.matfiles", "_main", *command[3:], seconds=20)
-        statuses.append(process.wait())
-        return subprocess.CompletedProcess(command, statuses[-1], None, Path(cwd, "stderr").read_bytes())
+        done = process.read_mat(command, cwd)
+        statuses.append(done.returncode)
+        return done
 
     if not hasattr(os, "fork"):
         pytest.skip("needs os.fork")
