@@ -1,6 +1,6 @@
 """Table 3 and figure 9: MNIST in 16 or 30 clusters without any label, scored by the paper's protocol.
 
-python examples/clustering.py [mnist-clusters-16 | mnist-clusters-30] [--FIELD VALUE ...]
+python examples/clustering.py [mnist-clusters-16 | mnist-clusters-30 | mnist-clusters-30-adam] [--FIELD VALUE ...]
 """
 
 from __future__ import annotations

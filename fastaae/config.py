@@ -503,6 +503,17 @@ PRESETS: dict[str, dict[str, Any]] = {
     "mnist-embedding-10d-100": {**_EMBEDDING, "style_dim": 10, "n_labeled": 100, "fixed_heads": 10.0},
     "mnist-clusters-16": {**_CLUSTERING, "n_clusters": 16},
     "mnist-clusters-30": {**_CLUSTERING, "n_clusters": 30},
+    "mnist-clusters-30-adam": {  # where the game is slower than reconstruction, z takes the class and y stays soft
+        **_CLUSTERING,
+        "n_clusters": 30,
+        "hidden": (1000, 1000),
+        "init_std": 0.03,
+        "optimizer": "adam",
+        "lr_reconstruction": 2e-4,
+        "lr_adversarial": 5e-4,
+        "lr_decay_epochs": (30,),
+        "epochs": 40,
+    },
 }
 
 
