@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import platform
@@ -200,16 +201,19 @@ def _within_limits(size: int, header: int, ranks: list[int]) -> bool:
     return small and max(ranks, default=0) <= MAX_DIMENSIONS
 
 
-def load_run(directory: str | Path, mend: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_run(directory: str | Path, mend: bool = False, warn: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The newest checkpoint of a run; where that one is damaged, with a warning, the one before it.
 
     Args:
         mend: let that one be the newest. Only for who holds the directory.
+        warn: False: without the warning.
 
     Raises:
         CheckpointError: neither can be loaded; the message is about the newest.
     """
     newest, previous = Path(directory) / NEWEST, Path(directory) / PREVIOUS
+    if not newest.exists() and (Path(directory) / "rank-0").exists():
+        raise CheckpointError(f"{directory}: trained by several ranks, expected one's directory, rank-0 or another")
     try:
         return load(newest)
     except DamagedError as error:
@@ -217,10 +221,24 @@ def load_run(directory: str | Path, mend: bool = False) -> tuple[dict[str, Tenso
             loaded = load(previous)
         except CheckpointError:
             raise error from None
-        warnings.warn(f"{error}; going on with the one before, of step {loaded[1].get('step')}", stacklevel=1)
+        if warn:
+            warnings.warn(f"{error}; going on with the one before, of step {loaded[1].get('step')}", stacklevel=1)
     if mend:
         os.replace(previous, newest)
     return loaded
+
+
+_held: set[io.FileIO] = set()
+
+
+def _let_go() -> None:
+    """In a process forked from one that trains: or the lock would outlive that one."""
+    for file in _held:
+        file.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 @contextlib.contextmanager
@@ -243,6 +261,7 @@ def held(directory: Path) -> Iterator[None]:
                 ) from None
             except OSError as error:
                 warnings.warn(f"{directory}: not locked against other processes ({error.strerror})", stacklevel=4)
+        _held.add(file)
         file.truncate(0)
         with contextlib.suppress(OSError):  # a full disk
             file.write(f"{os.getpid()} on {platform.node()}".encode())
@@ -252,7 +271,9 @@ def held(directory: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            file.truncate(0)
+            _held.discard(file)
+            if not file.closed:  # as in a fork that comes here
+                file.truncate(0)
 
 
 def digest(tensors: dict[str, Tensor]) -> str:

@@ -133,8 +133,8 @@ class Config:
     out_dir: str | None = None
     """Run directory; None: runs/NAME-DATE-TIME."""
     checkpoint_every: int = 1
-    """Epochs between checkpoints, more where writing them would take over 0.5 % of the time; the last epoch is always
-    saved."""
+    """Epochs between checkpoints, more where writing them would take over 0.5 % of the time, unless on_divergence is
+    "restart"; the last epoch is always saved."""
     log_every: int = 100
     """Steps between lines of metrics.jsonl; the only times the host reads from the device."""
     on_divergence: Literal["stop", "restart"] = "stop"

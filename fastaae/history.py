@@ -8,6 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from .files import check_regular, shown
+
+MAX_BYTES = 2**30  # of a file
+
 
 def read(directory: str | Path) -> dict[str, np.ndarray]:
     """A run's metrics.jsonl as arrays: "step" [L] and the losses [L, R] at those steps; "epoch" [E] and the validation
@@ -30,11 +34,20 @@ def read(directory: str | Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path}: damaged (rows that do not fit each other: {error})") from None
 
 
+def text(path: Path) -> str:
+    """What a file of a run says. Raises ValueError where it is no text, no regular file or above 1 GiB."""
+    try:
+        check_regular(path, MAX_BYTES)
+        return path.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged ({shown(error)}); move it away to go on without it") from None
+
+
 def parsed(text: str, path: Path) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{path}: damaged ({error}); move it away to go on without it") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: damaged ({shown(error)}); move it away to go on without it") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path}: damaged (no JSON object); move it away to go on without it")
     return value
@@ -44,4 +57,4 @@ def lines(path: Path) -> list[str]:
     """The complete lines of a file: what a kill left half written is dropped."""
     if not path.exists():
         return []
-    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    return [line for line in text(path).splitlines(keepends=True) if line.endswith("\n")]

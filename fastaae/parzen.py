@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import os
 import sys
 import time
 import warnings
@@ -107,7 +108,8 @@ def parzen_log_likelihood(
             is the same, bit for bit.
         progress: show a bar; default: on a terminal.
         state: file that keeps the partial sums, written every minute and where an error or Ctrl-C stops the evaluation.
-            The same call goes on from there, with the same bits in the end; samples counted before are passed over.
+            The same call goes on from there, with the same bits in the end; samples counted before are passed over, and
+            only the first block of them is compared with what was counted.
             Ranks have a file each, its name followed by their number.
         distributed: `samples` are this rank's share, the other arguments the same on every rank of the default process
             group of torch.distributed (n_samples counts the share). Every rank returns the result over all samples.
@@ -153,7 +155,10 @@ def parzen_log_likelihood(
         told = {"sigmas": grid, "validation": choosing, "tolerance": tolerance, "method": method, "block": size}
         told |= {"device": str(sums.x.device), "n_samples": n_samples, "queries": checkpoint.digest({"": x})}
         told |= {"ranks": [peers.rank, peers.world] if peers else None}
-        saved = _State(Path(f"{state}.{peers.rank}" if peers else state), told)
+        path = Path(f"{state}.{peers.rank}" if peers else state)
+        if not os.access(path.parent, os.W_OK):  # before, not after, the work
+            raise ValueError(f"state={str(state)!r}: {path.parent} is no directory to write to, expected one")
+        saved = _State(path, told)
     try:
         parts = _blocks(samples(0) if callable(samples) else samples, x.shape[1], size)
         if saved:
@@ -172,7 +177,10 @@ def parzen_log_likelihood(
         if n_samples not in (None, sums.n):
             raise ValueError(f"samples ended after {sums.n}, expected n_samples={n_samples}")
         if saved:
-            saved.write(sums)
+            try:
+                saved.write(sums)
+            except OSError as error:  # the result is there
+                warnings.warn(f"state={str(state)!r}: the last sums were not saved ({error})", stacklevel=2)
     except BaseException as error:
         if hasattr(error, "add_note"):  # from Python 3.11 on
             error.add_note(f"{sums.n} samples had been scored")

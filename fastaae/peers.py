@@ -5,10 +5,21 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
+from collections.abc import Iterator
 
 from torch import distributed
 
 LOOK_EVERY = 1.0  # seconds between looks at the other ranks
+
+
+@contextlib.contextmanager
+def _reached() -> Iterator[None]:
+    """Say what an error of the store means."""
+    try:
+        yield
+    except distributed.DistError as error:
+        why = str(error).splitlines()[0]
+        raise RuntimeError(f"the other ranks cannot be heard ({why}): rank 0, or what launched it, has ended") from None
 
 
 class Peers:
@@ -53,7 +64,8 @@ class Peers:
             self._tell(f"failed after {self.n} {self.unit}: {type(error).__name__}: {error}")
 
     def _tell(self, word: str) -> None:
-        self.store.set(str(self.rank), word)
+        with _reached():
+            self.store.set(str(self.rank), word)
 
     def _hear(self) -> bool:
         """Whether all others are done."""
@@ -61,7 +73,8 @@ class Peers:
         deaf = max(now - self.looked - 2 * LOOK_EVERY, 0)  # nobody's silence: this rank was busy
         self.looked = now
         for k, (before, since) in self.heard.items():
-            word = self.store.get(str(k)).decode() if self.store.check([str(k)]) else "0"
+            with _reached():
+                word = self.store.get(str(k)).decode() if self.store.check([str(k)]) else "0"
             if word.startswith("failed"):
                 raise RuntimeError(f"rank {k} {word}")
             self.heard[k] = (word, since + deaf) if word == before else (word, now)

@@ -28,10 +28,13 @@ def draw(
     mixture().
 
     Raises:
-        ValueError: a user's function returned something else than out.
+        ValueError: a user's function returned something else than out. RuntimeError: it raised an OSError.
     """
     if not isinstance(prior, str):
-        made = prior(out, generator)
+        try:
+            made = prior(out, generator)
+        except OSError as error:  # not one of the files that training writes
+            raise RuntimeError(f"prior={prior!r}: {type(error).__name__}: {error}") from error
         if made is not None and made is not out:
             raise ValueError(
                 f"prior={prior!r} returned a {type(made).__name__}: expected it to fill its first argument"

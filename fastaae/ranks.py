@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -69,13 +70,17 @@ def train(
             first, last = (k * cfg.replicas // world for k in (rank, rank + 1))
             share = {"replicas": last - first, "seed": cfg.seed + first, "out_dir": str(directory / f"rank-{rank}")}
             cfg = replace(cfg, **share)
-        resume = None if resume is None else Path(resume) / f"rank-{rank}"
+        own = directory / f"rank-{rank}"
+        if own.is_symlink():
+            raise ValueError(f"{own}: a link, expected the directory of a rank")
+        resume = None if resume is None else own
         run = one(cfg, data, resume, progress and rank == 0, prior, peers)
         peers.wait()
     except KeyboardInterrupt as error:
-        again = f"torchrun --nproc-per-node {world} -m fastaae.cli resume {directory}"
+        again = f"torchrun --nproc-per-node {world} -m fastaae.cli resume {shlex.quote(str(directory))}"
         if hasattr(error, "signum"):  # saved at a step; its own hint would go on with one rank alone
             error.args = (f"stopped; go on with: {again}",)
+        peers.fail(error)
         raise
     except Exception as error:
         peers.fail(error)
@@ -84,6 +89,7 @@ def train(
     distributed.all_gather_object(parts, run.metrics)
     metrics = {n: evaluation.summarize([v for part in parts for v in part[n]["replicas"]]) for n in parts[0]}
     if rank == 0:
-        summary = {"metrics": metrics, "ranks": world, "steps": int(run.history["step"][-1])}
+        steps = json.loads((run.directory / "summary.json").read_text(encoding="utf-8"))["steps"]
+        summary = {"metrics": metrics, "ranks": world, "steps": steps}
         checkpoint.write_atomic(directory / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
     return replace(run, directory=directory, metrics=metrics)

@@ -25,6 +25,7 @@ from . import data as datasets
 from .config import Config
 from .data import Data
 from .errors import WriteError
+from .files import shown
 from .graph import Replay
 from .model import Model, model_info
 from .networks import find_device
@@ -145,9 +146,15 @@ def _train(
             raise checkpoint.CheckpointError(f"{resume}: trained by several ranks; resume it under torchrun")
         if not found and (Path(resume) / "config.json").exists():
             raise checkpoint.CheckpointError(f"{path}: none was saved before the run ended; start it again")
-        saved = checkpoint.load_run(resume)
-        if not {"step", "data_sha256", "device"} <= saved[1].keys() or type(saved[1]["step"]) is not int:
+        saved = checkpoint.load_run(resume, warn=False)  # again where the directory is held, below
+        if not {"step", "data_sha256", "device"} <= saved[1].keys():
             raise checkpoint.CheckpointError(f"{path}: holds a model, expected the checkpoint of a run")
+        for name, value, most in (
+            ("step", saved[1]["step"], 2**53),
+            ("restarts", saved[1].get("restarts", 0), RESTARTS),
+        ):
+            if type(value) is not int or not 0 <= value <= most:
+                raise checkpoint.CheckpointError(f"{path}: {name}={shown(value)}, expected an integer from 0 to {most}")
         cfg = _resumed_config(cfg, Config.from_dict(saved[1].get("config")), str(resume))
     elif cfg is None:
         raise ValueError(f"train: {cfg=}, expected a Config, or resume=DIR")
@@ -236,7 +243,7 @@ class _Training:
         self.signum: int | None = None
         self.saved_at: int | None = None
         self.replay: Replay | None = None
-        self.traced = False
+        self.traced = self.stopped = False  # whether the newest checkpoint is one that a signal asked for
         self.saved = self.saving = 0.0  # when the last checkpoint was saved here; its seconds, if they count
         self.valid: dict[str, list[float]] = {}  # metrics after the last epoch trained here
         self.shown = progress
@@ -244,26 +251,28 @@ class _Training:
         self.bad_since: dict[str, float] = {}  # steps; infinite once warned of
 
     def run(self, saved: tuple[dict[str, torch.Tensor], dict[str, Any]] | None) -> Run:
+        recorded = {} if saved is None else self._recorded()
         if saved is None:
             self._truncate_metrics()
         else:
             self._restore(*saved)
-        self._write_config()
+            history.read(self.directory)  # refuses what the end could not read
+        self._write_config(recorded)
         total = self.cfg.epochs * self.step.steps_per_epoch
         with (
             self._signals(),
             Progress(total, self.done, self.shown) as self.progress,
             contextlib.ExitStack() as self.profiling,
         ):
-            if saved is None and self.cfg.on_divergence == "restart":
-                self._save()
+            if saved is None and (self.cfg.on_divergence == "restart" or self.peers is not None):
+                self._save()  # to go back to; and one rank cannot go on without the others
             while True:
                 try:
                     self._train()
                     break
                 except NonFiniteError as error:
                     self._restart(error)
-        return self._finish()
+            return self._finish()  # a signal that came in the last epoch has nothing left to stop
 
     def _train(self) -> None:
         """Every step from here on."""
@@ -291,7 +300,7 @@ class _Training:
         """Go back, or on, to a checkpoint."""
         self.step.restore(state, info["step"])
         self.done = self.logged = self.saved_at = info["step"]
-        self.restarts = info.get("restarts", 0)
+        self.restarts, self.stopped = info.get("restarts", 0), info.get("stopped", False)
         self._truncate_metrics()
 
     def _restart(self, error: NonFiniteError) -> None:
@@ -299,7 +308,11 @@ class _Training:
         if self.cfg.on_divergence == "stop" or self.saved_at is None or self.restarts == RESTARTS:
             raise error
         reached = self.done
-        self._restore(*checkpoint.load_run(self.directory, mend=True))
+        saved = checkpoint.load_run(self.directory, mend=True)
+        if saved[1].get("stopped"):  # by a signal, maybe a step ago: the one before is what it would have gone back to
+            with contextlib.suppress(checkpoint.CheckpointError):
+                saved = checkpoint.load(self.directory / checkpoint.PREVIOUS)
+        self._restore(*saved)
         self.restarts += 1
         self._save()
         self.progress.advance(self.done - reached)
@@ -367,7 +380,9 @@ class _Training:
             game = self._game()
         self._write({"step": self.done, "epoch": epoch, **self.valid, **game})
         self._watch(game, epoch)
-        due = (epoch + 1) % self.cfg.checkpoint_every == 0 and perf_counter() - self.saved >= 200 * self.saving
+        due = (epoch + 1) % self.cfg.checkpoint_every == 0
+        if self.cfg.on_divergence == "stop":  # else runs go back to them, and have to be the same the next time
+            due = due and perf_counter() - self.saved >= 200 * self.saving
         if due or epoch + 1 == self.cfg.epochs:
             self._save()
 
@@ -407,17 +422,18 @@ class _Training:
         self._write({"step": self.done, "epoch": epoch, "warning": message})
         warnings.warn(message, stacklevel=2)
 
-    def _save(self) -> None:
-        """Save a checkpoint, unless a weight is not finite: then the one before stays the last good one."""
+    def _save(self, stopped: bool = False) -> None:
+        """Save a checkpoint, unless a weight is not finite: then the one before stays the last good one. The one before
+        the newest is kept, but not if a signal or another rank had it saved: then the one before that is."""
         state = self.step.state()
         self._check(state)
         info = model_info(self.cfg, self.data.shape, self.classes)
         info |= {"step": self.done, "data_sha256": self.data.sha256, "device": self.step.device.type}
-        info |= {"restarts": self.restarts, "fastaae": __version__}
+        info |= {"restarts": self.restarts, "stopped": stopped, "fastaae": __version__}
         newest, previous = (self.directory / name for name in (checkpoint.NEWEST, checkpoint.PREVIOUS))
         started = perf_counter()
-        checkpoint.save(newest, state, info, previous)
-        self.saved = perf_counter()
+        checkpoint.save(newest, state, info, None if self.stopped else previous)
+        self.stopped, self.saved = stopped, perf_counter()
         took, size = self.saved - started, sum(t.nbytes for t in state.values())
         self.saving = took if size > LARGE or took > SLOW else 0.0
         self.saved_at = self.done
@@ -431,12 +447,12 @@ class _Training:
                 self.peers.look(self.done)
             except RuntimeError:
                 self._log(epoch)
-                self._save()
+                self._save(stopped=True)
                 raise
 
     def _stop(self, epoch: int) -> None:
         self._log(epoch)
-        self._save()
+        self._save(stopped=True)
         directory, cfg = str(self.directory), self.cfg
         command = f"fastaae resume {shlex.quote(directory)}"
         passed = {"data": cfg.dataset == "arrays", "prior": cfg.prior == "custom"}
@@ -459,7 +475,7 @@ class _Training:
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         """Turn the first SIGINT, SIGTERM or SIGHUP (unless nohup has it ignored) into a flag read by the loop at a step
-        boundary; a second acts at once."""
+        boundary. Another acts at once, but not within a second: `timeout` and terminals send the same one twice."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -468,9 +484,12 @@ class _Training:
             before[signal.SIGHUP] = signal.getsignal(signal.SIGHUP)
 
         def handler(signum: int, frame: Any) -> None:
-            self.signum = signum
-            for s, old in before.items():
-                signal.signal(s, old)
+            if self.signum is None:
+                self.signum, self.signaled = signum, perf_counter()
+            elif perf_counter() - self.signaled > 1:
+                for s, old in before.items():
+                    signal.signal(s, old)
+                signal.raise_signal(signum)
 
         for s in before:
             signal.signal(s, handler)
@@ -493,16 +512,32 @@ class _Training:
         kept = [line for step, line in steps if step <= self.done]
         checkpoint.write_atomic(path, "".join(kept).encode())
 
-    def _write_config(self) -> None:
+    def _recorded(self) -> dict[str, Any]:
+        """What config.json says of the run to resume, {} if there is none. Raises ValueError where the checkpoint is of
+        another run."""
+        path, now = self.directory / "config.json", self.cfg.to_dict()
+        if not path.exists():
+            return {}
+        found = history.parsed(history.text(path), path)
+        config, resumed = found.get("config", {}), found.get("resumed", [])
+        if not isinstance(config, dict) or not isinstance(resumed, list):
+            raise ValueError(f"{path}: damaged (config and resumed are no object and list); move it away to go on")
+        for name, value in config.items():
+            if name in now and name not in RESUMABLE and value != json.loads(json.dumps(now[name])):
+                raise ValueError(
+                    f"{path}: {name}={value!r}, the checkpoint's is {now[name]!r}; expected the checkpoint of that run"
+                )
+        return found
+
+    def _write_config(self, recorded: dict[str, Any]) -> None:
         """Write config.json; on resume, keep what it says of the start and add what is true now."""
         path = self.directory / "config.json"
         now = {"command": sys.argv, **provenance.describe(str(self.step.device))}
         data = {"name": self.data.name, "sha256": self.data.sha256}
         content = {"config": self.cfg.to_dict(), "data": data, **now}
-        if self.saved_at is not None and path.exists():
-            before = history.parsed(path.read_text(encoding="utf-8"), path)
-            resumed = [*before.get("resumed", []), {"step": self.done, **now}]
-            content = {**before, "config": content["config"], "resumed": resumed}
+        if recorded:
+            resumed = [*recorded.get("resumed", []), {"step": self.done, **now}]
+            content = {**recorded, "config": content["config"], "resumed": resumed}
         checkpoint.write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
 
 

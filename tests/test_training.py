@@ -100,8 +100,8 @@ def during_step(k, act):
         yield
 
 
-def send(*signals):
-    return lambda step: [os.kill(os.getpid(), s) for s in signals]
+def send(*signals, gap=0.0):
+    return lambda step: [time.sleep(gap * k) or os.kill(os.getpid(), s) for k, s in enumerate(signals)]
 
 
 @pytest.fixture
@@ -188,13 +188,34 @@ def test_signal_during_the_very_last_step_lets_the_run_finish(tmp_path, undistur
 
 
 def test_second_signal_acts_at_once_and_rows_after_the_checkpoint_are_dropped(tmp_path, undisturbed, python_signals):
-    with during_step(9, send(signal.SIGINT, signal.SIGINT)), pytest.raises(KeyboardInterrupt) as stopped:
+    with during_step(9, send(signal.SIGINT, signal.SIGINT, gap=1.1)), pytest.raises(KeyboardInterrupt) as stopped:
         fit(tmp_path)
     assert type(stopped.value) is KeyboardInterrupt
     assert saved_step(tmp_path) == 5
     assert rows(tmp_path)[-1]["step"] == 7
     fit(tmp_path, resume=True)
     assert (tmp_path / "metrics.jsonl").read_text() == (undisturbed() / "metrics.jsonl").read_text()
+    assert result(tmp_path) == result(undisturbed())
+
+
+@pytest.mark.parametrize("gap", [0, 0.001, 0.1])
+def test_a_signal_that_comes_twice_is_one(tmp_path, python_signals, gap):
+    """As where `timeout` passes on what the whole group got."""
+    with during_step(9, send(signal.SIGTERM, signal.SIGTERM, gap=gap)), pytest.raises(Interrupted, match="step 9"):
+        fit(tmp_path)
+    assert saved_step(tmp_path) == 9
+
+
+def test_a_signal_while_the_end_is_evaluated_does_not_stop_it(tmp_path, undisturbed, python_signals, monkeypatch):
+    evaluate = training.evaluation.evaluate
+
+    def interrupted(models, data, split):
+        if split == "test":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(models, data, split)
+
+    monkeypatch.setattr(training.evaluation, "evaluate", interrupted)
+    fit(tmp_path)
     assert result(tmp_path) == result(undisturbed())
 
 
@@ -775,6 +796,25 @@ def test_a_diverged_run_goes_on_from_its_last_checkpoint_with_half_the_rates(tmp
     assert (row["step"], row["epoch"]) == (start, start // 5) and re.search(said, row["warning"])
 
 
+def test_a_restart_goes_back_to_where_it_would_have_without_the_stops_before_it(tmp_path, python_signals, monkeypatch):
+    call, spoilt = Step.__call__, []
+
+    def spoiling(self):
+        call(self)
+        if self.count[1] == 8 and not spoilt:
+            spoilt.append(spoil(self))
+
+    monkeypatch.setattr(Step, "__call__", spoiling)
+    for k, steps in enumerate((6, 1)):  # stopped after steps 6 and 7 of 5 to an epoch
+        with during_step(steps, send(signal.SIGTERM)), pytest.raises(Interrupted):
+            fit(tmp_path / "stopped", **RESTART, resume=k > 0)
+    for directory in ("stopped", "not"):
+        spoilt.clear()
+        with pytest.warns(UserWarning, match="step 9: .*; restart 1 of 3"):
+            fit(tmp_path / directory, **RESTART, resume=directory == "stopped")
+    assert result(tmp_path / "stopped") == result(tmp_path / "not")
+
+
 def test_a_run_that_diverges_again_and_again_ends(tmp_path, monkeypatch):
     call = Step.__call__
 
@@ -986,3 +1026,84 @@ def test_a_profiled_window_changes_nothing_and_leaves_a_trace(tmp_path):
     assert weights(tmp_path / "a") == weights(tmp_path / "b") and not (tmp_path / "a" / "trace.json").exists()
     names = [e.get("name") for e in read_json(tmp_path / "b", "trace.json")["traceEvents"]]
     assert names.count("reconstruction") == names.count("draw") == 4 and names.count("evaluation") == 1
+
+
+# A run directory that is not what it was
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "config.json"])
+@pytest.mark.parametrize("content", ["fifo", "zero", b"\xff", b"[" * 200_000, b'{"resumed": 5}', b"3"])
+def test_files_of_a_run_are_refused_by_name(tmp_path, name, content):
+    fit(tmp_path)
+    path = tmp_path / name
+    path.unlink()
+    if isinstance(content, bytes):
+        path.write_bytes(content + b"\n")
+    elif content == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match=f"{name}: damaged .*; move it away to go on"):
+        fit(tmp_path, resume=True, epochs=3)
+
+
+def test_rows_that_do_not_fit_are_refused_before_training(tmp_path):
+    fit(tmp_path)
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text().replace("generator", "gen", 1))
+    with pytest.raises(ValueError, match="rows that do not fit"):
+        fit(tmp_path, resume=True, epochs=3)
+    assert saved_step(tmp_path) == 10
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    fit(tmp_path / "a")
+    fit(tmp_path / "b", seed=9)
+    shutil.copy(tmp_path / "b" / "checkpoint.safetensors", tmp_path / "a")
+    before = (tmp_path / "a" / "metrics.jsonl").read_bytes()
+    with pytest.raises(
+        ValueError, match="config.json: seed=0, the checkpoint's is 9; expected the checkpoint of that run"
+    ):
+        train(data=DATA, resume=tmp_path / "a", progress=False)
+    assert (tmp_path / "a" / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(("name", "value"), [("step", -5), ("step", 1.0), ("restarts", "x"), ("restarts", -2000)])
+def test_numbers_of_a_checkpoint_are_checked(tmp_path, name, value):
+    fit(tmp_path)
+    path = tmp_path / "checkpoint.safetensors"
+    tensors, info = checkpoint.load(path)
+    checkpoint.save(path, tensors, info | {name: value})
+    with pytest.raises(checkpoint.CheckpointError, match=f"{name}=.*, expected an integer from 0 to"):
+        fit(tmp_path, resume=True, epochs=3)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
+def test_the_lock_of_a_process_does_not_outlive_it_in_a_fork(tmp_path):
+    ready, kept = os.pipe()
+    pid = os.fork()
+    if not pid:
+        with checkpoint.held(tmp_path):
+            if os.fork():
+                os.write(kept, b"x")
+            time.sleep(20)
+            os._exit(0)
+    os.read(ready, 1)
+    with pytest.raises(ValueError, match="trains there"), checkpoint.held(tmp_path):
+        pass
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    with checkpoint.held(tmp_path):
+        pass
+
+
+def test_an_error_of_the_users_prior_is_not_one_of_the_disk(tmp_path):
+    calls = itertools.count()
+
+    def prior(out, generator):
+        if next(calls) == 3:
+            raise ConnectionResetError("peer reset")
+        out.normal_(generator=generator)
+
+    with pytest.raises(RuntimeError, match="prior=<function .*ConnectionResetError: peer reset"):
+        train(replace(CFG, prior="custom", out_dir=str(tmp_path / "run")), data=DATA, progress=False, prior=prior)
