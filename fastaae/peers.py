@@ -19,7 +19,7 @@ def _reached() -> Iterator[None]:
         yield
     except distributed.DistError as error:
         why = str(error).splitlines()[0]
-        raise RuntimeError(f"the other ranks cannot be heard ({why}): rank 0, or what launched it, has ended") from None
+        raise RuntimeError(f"the other ranks are not heard ({why}), expected rank 0 and its launcher there") from None
 
 
 class Peers:
