@@ -34,7 +34,7 @@ class Forks:
         self.process = subprocess.Popen(command, env=env, start_new_session=True, **pipes)
         atexit.register(self.process.__exit__, None, None, None)  # closes its input, and waits for its end
 
-    def start(self, folder: str | Path, module: str, function: str, *arguments: Any, seconds: int = 0) -> int:
+    def start(self, folder: str | Path, module: str, function: str, *arguments: Any, seconds: int = 600) -> int:
         """Start a function with arguments that JSON can hold. Returns: the process id."""
         self.process.stdin.write(json.dumps([str(folder), module, function, arguments, seconds]) + "\n")
         self.process.stdin.flush()
