@@ -1,5 +1,6 @@
 """The Parzen estimator against float64 differences, its certificate, its bandwidth choice and its errors."""
 
+import errno
 import math
 import re
 import subprocess
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastaae
-from fastaae import parzen, parzen_log_likelihood
+from fastaae import checkpoint, parzen, parzen_log_likelihood
 from fastaae.kernels import pairs, reference
 
 METHODS = ["auto", "pruned", "dense"]
@@ -707,3 +708,25 @@ def test_blocks_on_a_gpu_fit_its_memory(monkeypatch):
             torch.cuda, "get_device_properties", lambda _, memory=memory: SimpleNamespace(total_memory=memory)
         )
         assert pairs.block_size(m, d, torch.device("cuda")) == block
+
+
+def test_a_state_that_cannot_be_written_is_refused_before_the_work(tmp_path):
+    def stream():
+        raise AssertionError("samples were asked for")
+        yield
+
+    with pytest.raises(ValueError, match="state=.*nowhere is no directory to write to, expected one"):
+        parzen_log_likelihood(np.zeros((2, 3)), stream(), 1.0, state=tmp_path / "nowhere" / "state")
+
+
+def test_a_full_disk_at_the_end_does_not_lose_the_result(tmp_path, monkeypatch):
+    samples = np.random.default_rng(0).random((50, 3))
+    expected = parzen_log_likelihood(np.zeros((2, 3)), samples, 1.0)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    with pytest.warns(UserWarning, match="state=.*the last sums were not saved .*No space left"):
+        result = parzen_log_likelihood(np.zeros((2, 3)), samples, 1.0, state=tmp_path / "state")
+    assert result.mean == expected.mean

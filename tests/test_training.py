@@ -976,6 +976,14 @@ try:
     train(resume=sys.argv[1] + "/run", data={"x": x, "x_test": x[:30]}, progress=False)
 except ValueError as error:
     said.append(str(error))
+torch.distributed.barrier()
+if rank:
+    os.symlink(sys.argv[1] + "/away", sys.argv[1] + "/run/rank-1")
+torch.distributed.barrier()
+try:
+    train(resume=sys.argv[1] + "/run", data={"x": x, "x_test": x[:30]}, progress=False)
+except (ValueError, RuntimeError) as error:
+    said.append(str(error))
 few, third = (replace(cfg, replicas=n, out_dir=sys.argv[1] + f"/of-{n}") for n in (1, 3))
 for broken in (few, third if rank else replace(third, device="tpu")):
     try:
@@ -1010,6 +1018,7 @@ def test_replicas_spread_over_ranks(tmp_path):
     assert summary["ranks"] == 2 and len(summary["metrics"]["test_reconstruction"]["replicas"]) == 3
     for said in (r["said"] for r in ranks):
         assert "1 ranks trained it, expected as many, there are 2" in said.pop(0)
+        assert "rank-1: a link, expected the directory of a rank" in said.pop(0)
         assert said[0] == "replicas=1: expected at least one for each of the 2 ranks"
     assert ranks[0]["said"][1].startswith("device='tpu'")
     assert ranks[1]["said"][1].startswith("rank 0 failed after 0 steps: ValueError: device='tpu'")
