@@ -54,6 +54,12 @@ class Check(NamedTuple):
     run: Callable[[np.random.Generator, int, Path], str | Outcome | None]
 
 
+def environment(**changes: str | None) -> dict[str, str]:
+    """For a process that runs this checkout on one thread; None takes a variable away."""
+    given = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "", **changes}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -68,13 +74,12 @@ def two_ranks_of(script: Path, *arguments: Any, launcher: bool, patience: float)
         a minute to end by itself); 99 where patience was over.
     """
     port, command = str(free_port()), [sys.executable]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     if launcher:
         command += ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port]
-        envs = [env]
+        envs = [environment()]
     else:
-        env |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        envs = [{**env, "RANK": k, "LOCAL_RANK": k} for k in "01"]
+        world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        envs = [environment(**world, RANK=k, LOCAL_RANK=k) for k in "01"]
     command += [script.name, *map(str, arguments)]
     with open(script.with_name("stderr"), "a") as err, open(script.with_name("stdout"), "a") as out:
         streams = {"cwd": script.parent, "stdout": out, "stderr": err, "start_new_session": True}

@@ -26,7 +26,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from fault_case import Check, Outcome, Skip
+from fault_case import ROOT, Check, Outcome, Skip, environment
 from forks import Forks
 
 import fastaae
@@ -34,14 +34,7 @@ from fastaae import checkpoint, config, data, matfiles, sources
 from fastaae.checkpoint import CheckpointError
 from fastaae.data import DataError
 
-ROOT = Path(__file__).resolve().parent.parent
 MB = 2**20
-
-
-def environment(**changes: str | None) -> dict[str, str]:
-    """For a process that runs this checkout on one thread; None takes a variable away."""
-    given = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "", **changes}
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def cli(*arguments: Any, cwd: Path, timeout: float = 120, **changes: str | None) -> subprocess.CompletedProcess:

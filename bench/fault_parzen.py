@@ -15,8 +15,7 @@ from unittest import mock
 import mpmath
 import numpy as np
 import torch
-from fault_case import Check, Outcome, two_ranks_of
-from fault_input import environment
+from fault_case import Check, Outcome, environment, two_ranks_of
 
 from fastaae import ParzenWindow, parzen, parzen_log_likelihood
 from fastaae.kernels import pairs, reference

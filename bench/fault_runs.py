@@ -33,8 +33,6 @@ import fastaae
 from fastaae import Config, checkpoint, phases
 from fastaae.checkpoint import LOCK, NEWEST, PREVIOUS
 
-ROOT = Path(__file__).resolve().parent.parent
-
 # --------------------------------------------------------------------------------------------------------------------
 # Processes to kill
 # --------------------------------------------------------------------------------------------------------------------
