@@ -19,6 +19,7 @@ def read_version():
 
 readme = ROOT / "README.md"
 
+KERNELS = [".kernels", ".kernels.step", ".kernels.parzen"]
 DEMO = ["scikit-learn", "matplotlib"]
 TEST = [*DEMO, "pytest", "pytest-benchmark", "hypothesis", "mpmath", "ruff"]
 
@@ -31,7 +32,7 @@ setup(
     author="fastaae developers",
     license="MIT",
     license_files=["LICENSE"],
-    packages=["fastaae", "fastaae.kernels"],
+    packages=[f"fastaae{name}" for name in ("", ".data", ".engine", ".run", *KERNELS)],
     package_dir={"fastaae": "fastaae", "fastaae.kernels": "kernels"},
     package_data={"fastaae": ["py.typed"]},
     python_requires=">=3.10",

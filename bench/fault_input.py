@@ -30,9 +30,9 @@ from fault_case import ROOT, Check, Outcome, Skip, environment
 from forks import Forks
 
 import fastaae
-from fastaae import checkpoint, config, data, matfiles, sources
+from fastaae import checkpoint, config, data
 from fastaae.checkpoint import CheckpointError
-from fastaae.data import DataError
+from fastaae.data import DataError, matfiles, sources
 
 MB = 2**20
 
@@ -562,7 +562,7 @@ def hostile_array(rng: np.random.Generator, case: int, folder: Path) -> str | Ou
 
 @functools.cache
 def reader() -> Forks:
-    return Forks("scipy.io", "fastaae.matfiles")
+    return Forks("scipy.io", "matreader")
 
 
 @functools.cache

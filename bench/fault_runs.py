@@ -30,8 +30,9 @@ from fault_case import Check, Outcome, Skip, free_port, two_ranks_of
 from forks import Forks
 
 import fastaae
-from fastaae import Config, checkpoint, phases
+from fastaae import Config, checkpoint
 from fastaae.checkpoint import LOCK, NEWEST, PREVIOUS
+from fastaae.engine import phases
 
 # --------------------------------------------------------------------------------------------------------------------
 # Processes to kill
@@ -195,7 +196,8 @@ def signalled(rng: np.random.Generator, case: int, folder: Path) -> Outcome:
 
 def train_into_closed_pipe(arguments: list[str]) -> int:
     """A run whose progress is written to a pipe that nobody reads."""
-    from fastaae import cli, training
+    from fastaae import cli
+    from fastaae.run import training
 
     reader, writer = os.pipe()
     os.close(reader)
@@ -974,8 +976,9 @@ RANKS = """
 import itertools, os, signal, sys, time
 import torch
 torch.set_num_threads(1)
-from fastaae import checkpoint, cli, evaluation, ranks
-from fastaae.phases import Step
+from fastaae import checkpoint, cli, evaluation
+from fastaae.run import ranks
+from fastaae.engine.phases import Step
 
 ranks.SILENCE = 8.0
 fault, point, at, arguments = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4:]

@@ -105,7 +105,7 @@ def main() -> int:
     unknown = set(options.checks) - every.keys()
     if unknown:
         parser.error(f"{', '.join(sorted(unknown))}: expected some of {', '.join(every)}")
-    from fastaae import provenance
+    from fastaae.run import provenance
 
     where = provenance.describe()
     print(f"seed {options.seed}; {where['hardware']['name']}; commit {where['git'].get('commit')}")

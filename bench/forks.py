@@ -27,7 +27,7 @@ class Forks:
     """Such a process, with these modules imported. It ends with this one."""
 
     def __init__(self, *modules: str) -> None:
-        paths = os.pathsep.join([str(ROOT), str(ROOT / "bench")])
+        paths = os.pathsep.join(map(str, (ROOT, ROOT / "bench", ROOT / "fastaae" / "data")))
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "PYTHONWARNINGS": "default"}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         command = [sys.executable, __file__, *modules]
@@ -45,8 +45,8 @@ class Forks:
         return int(self.process.stdout.readline())
 
     def read_mat(self, command: list[str], cwd: str, **_: Any) -> subprocess.CompletedProcess:
-        """What subprocess.run does for fastaae.matfiles.read, here by a fork."""
-        self.start(cwd, "fastaae.matfiles", "_main", *command[3:], seconds=20)
+        """What subprocess.run does for fastaae.data.matfiles.read, here by a fork."""
+        self.start(cwd, "matreader", "main", *command[2:], seconds=20)
         return subprocess.CompletedProcess(command, self.wait(), None, Path(cwd, "stderr").read_bytes())
 
 

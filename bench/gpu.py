@@ -40,9 +40,11 @@ import parzen as bench
 import torch
 
 import fastaae
-from fastaae import data, provenance
-from fastaae.kernels import pairs, parzen
-from fastaae.phases import Step
+from fastaae import data
+from fastaae.engine.phases import Step
+from fastaae.kernels.parzen import cuda as parzen
+from fastaae.kernels.parzen import sums as pairs
+from fastaae.run import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = Path(fastaae.__file__).parent.parent  # made by gpu.sh; the checkout's own folder fastaae/ lacks kernels/
@@ -207,7 +209,10 @@ def main() -> int:
         print(compared(device, data.load("mnist"), *((2_000, 20) if dry else (10_000_000, 500)), 0.2))
         return 0
 
-    require(Path(parzen.__file__).resolve() == ROOT / "kernels" / "parzen.py", f"{parzen.__file__}: not this checkout")
+    require(
+        Path(parzen.__file__).resolve() == ROOT / "kernels" / "parzen" / "cuda.py",
+        f"{parzen.__file__}: not this checkout",
+    )
     started = time.perf_counter()
     report = {"machine": provenance.describe(device), "clocks_before": clocks()}
     report |= (estimator if options.part == "parzen" else step)(dry, device)

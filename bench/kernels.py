@@ -48,7 +48,7 @@ def launch(name: str, arch: int) -> tuple[tuple, dict]:
     """Arguments and options with which the launcher starts a kernel; its tensors have shapes and no memory."""
     import torch
 
-    from fastaae.kernels import parzen
+    from fastaae.kernels.parzen import cuda as parzen
 
     class Recorder:
         def __getitem__(self, grid: tuple):
@@ -90,7 +90,7 @@ def launch(name: str, arch: int) -> tuple[tuple, dict]:
 
 def report(name: str, arch: int) -> dict:
     """What the compiler makes of one of the estimator's kernels."""
-    from fastaae.kernels import parzen
+    from fastaae.kernels.parzen import cuda as parzen
 
     args, options = launch(name, arch)
     volume, flops = parzen.cost(name, M, N, D, S, PAIRS)
@@ -200,8 +200,8 @@ def step(preset: str, replicas: int, precision: str, arch: int) -> list[dict]:
     import fastaae
     from fastaae import kernels
     from fastaae.data import from_arrays
-    from fastaae.kernels import draws, layers, losses
-    from fastaae.phases import Step
+    from fastaae.engine.phases import Step
+    from fastaae.kernels.step import draws, layers, losses
 
     launches: dict[str, tuple] = {}
     counts: Counter = Counter()

@@ -43,9 +43,10 @@ import torch
 from torch import Tensor, distributed
 
 import fastaae
-from fastaae import data, provenance
+from fastaae import data
 from fastaae.kernels import reference
-from fastaae.kernels.bounds import double
+from fastaae.kernels.parzen.bounds import double
+from fastaae.run import provenance
 
 
 def mixtures(images: data.Data, device: torch.device) -> Callable[[int, int, tuple[int, int]], Iterator[Tensor]]:

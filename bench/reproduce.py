@@ -28,8 +28,9 @@ from pathlib import Path
 import tables
 
 import fastaae
-from fastaae import checkpoint, data, evaluation, provenance
-from fastaae.networks import find_device
+from fastaae import checkpoint, data, evaluation
+from fastaae.engine.networks import find_device
+from fastaae.run import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPER = {  # metric and its published value, percent or nats; "-": not published

@@ -43,17 +43,18 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
-from fastaae import kernels, preset, provenance
+from fastaae import kernels, preset
 from fastaae.data import Data, from_arrays
-from fastaae.graph import Replay
+from fastaae.engine.phases import MMD_SCALES, Step
+from fastaae.engine.replay import Replay
 from fastaae.kernels import onednn
-from fastaae.phases import MMD_SCALES, Step
-from fastaae.progress import Progress
-from fastaae.training import _Training
+from fastaae.run import provenance
+from fastaae.run.progress import Progress
+from fastaae.run.training import _Training
 
 
 class Idiomatic:
-    """The step of fastaae.phases as most would write it, or as a careful user would: one encoder pass for D and G, no
+    """The step as most would write it, or as a careful user would: one encoder pass for D and G, no
     weight gradients of the discriminators in G. Starts from the weights of a Step and takes its batches."""
 
     def __init__(self, step: Step, careful: bool = False, **options):

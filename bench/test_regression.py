@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 import torch
 
-from fastaae import parzen_log_likelihood, preset, provenance
+from fastaae import parzen_log_likelihood, preset
 from fastaae.data import from_arrays
-from fastaae.phases import Step
+from fastaae.engine.phases import Step
+from fastaae.run import provenance
 
 BASELINES = Path(__file__).resolve().parent / "results" / "baselines.json"
 ALLOWED = 1.25

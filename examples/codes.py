@@ -12,7 +12,8 @@ import sys
 import torch
 
 import fastaae
-from fastaae import cli, data, figures, priors
+from fastaae import cli, data, figures
+from fastaae.engine import priors
 
 
 def main() -> int:

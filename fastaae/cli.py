@@ -20,7 +20,7 @@ from .errors import WriteError
 if TYPE_CHECKING:
     from .data import Data
     from .model import Model
-    from .training import Run
+    from .run.training import Run
 
 USAGE = """usage: fastaae COMMAND ...
 
@@ -153,8 +153,8 @@ def _resume(arguments: list[str]) -> int:
 
 def _trained(cfg: Config | None = None, resume: str | None = None) -> Run:
     """train(), under torchrun on every rank; the first one reports."""
-    from . import ranks
-    from .training import train
+    from .run import ranks
+    from .run.training import train
 
     several = ranks.launched()
     if several and ranks.distributed.get_rank():

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy, one_hot
 
 from .data import Data
+from .engine.priors import component_of
 from .model import BATCH, Model
-from .priors import component_of
 
 
 def score(model: Model, x: Tensor, y: Tensor | None = None) -> dict[str, float]:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from . import priors
 from .config import Config
+from .engine import priors
 
 if TYPE_CHECKING:
     from .data import Data

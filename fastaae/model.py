@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import checkpoint, priors
+from . import checkpoint
 from .config import Config
 from .data import DataError, examples, plain
+from .engine import priors
+from .engine.networks import MLP, Heads, Norm, Standardization, find_device
 from .files import shown
-from .networks import MLP, Heads, Norm, Standardization, find_device
 from .parzen import ParzenResult, parzen_log_likelihood
 
 BATCH = 4096

@@ -26,10 +26,10 @@ from tqdm import tqdm
 
 from . import checkpoint
 from .data import plain
-from .kernels.bounds import double, extent
-from .kernels.pairs import PairSums, block_size
-from .networks import find_device
-from .peers import Peers
+from .engine.networks import find_device
+from .kernels.parzen.bounds import double, extent
+from .kernels.parzen.sums import PairSums, block_size
+from .liveness import Peers
 
 METHODS = ("auto", "pruned", "dense")
 LARGEST = 1e150  # magnitude whose square is far from overflow

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .kernels.bounds import LIMIT
-from .kernels.pairs import PairSums
+from .kernels.parzen.bounds import LIMIT
+from .kernels.parzen.sums import PairSums
 
 try:
     from sklearn.base import BaseEstimator

@@ -122,7 +122,7 @@ def softmax_cross_entropy(logits: Tensor, *args) -> None:
 def finish(terms: Tensor, *args) -> None:
     """As reference.finish."""
     if fused(terms):
-        from . import draws
+        from .step import draws
 
         draws.finish(terms, *args)
     else:
@@ -136,7 +136,7 @@ def _has_triton() -> bool:
 
 def _products(weight: Tensor):
     if on_cores(weight):
-        from . import layers
+        from .step import layers
 
         return layers
     return onednn
@@ -144,7 +144,7 @@ def _products(weight: Tensor):
 
 def _others(t: Tensor):
     if fused(t):
-        from . import losses
+        from .step import losses
 
         return losses
     return reference

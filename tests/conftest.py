@@ -62,16 +62,18 @@ def bench_step():
 @pytest.fixture(scope="session")
 def forks():
     """A process that forks for each .mat file."""
-    return _bench("forks").Forks("scipy.io", "fastaae.matfiles")
+    return _bench("forks").Forks("scipy.io", "matreader")
 
 
 @pytest.fixture
 def fast_reader(monkeypatch, request):
-    """fastaae.matfiles reads by forking; a list of the exit statuses so far."""
+    """fastaae.data.matfiles reads by forking; a list of the exit statuses so far."""
+    from fastaae.data import matfiles
+
     statuses = []
 
     def run(command: list[str], cwd: str, **options):
-        assert command[:3] == [sys.executable, "-m", "fastaae.matfiles"] and options["timeout"] > 0
+        assert command[:2] == [sys.executable, matfiles.READER] and options["timeout"] > 0
         done = process.read_mat(command, cwd)
         statuses.append(done.returncode)
         return done

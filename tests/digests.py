@@ -1,7 +1,7 @@
 """Bits of what fastaae computes: checkpoints and samples of small runs of every kind, and the estimator's results.
 
     python tests/digests.py            prints a line for each; the same on two commits of one machine if nothing moved
-    python tests/digests.py --write    makes them this processor's part of golden/digests.json
+    python tests/digests.py --write    makes them this processor's part of digests.json
 
 Runs state all they depend on, so that a default may change without a digest. Bits differ between processors and
 versions of PyTorch; the sums beside them hold everywhere, to their tolerance. test_digests.py compares both.
@@ -23,7 +23,7 @@ import torch
 import fastaae
 from fastaae import checkpoint
 
-GOLDEN = Path(__file__).with_name("golden") / "digests.json"
+GOLDEN = Path(__file__).with_suffix(".json")
 SGD = {"optimizer": "sgd", "lr_reconstruction": 0.01, "lr_adversarial": 0.05, "lr_classification": 0.05}
 SGD |= {"momentum": 0.9, "momentum_adversarial": 0.1, "lr_decay": 0.1, "lr_decay_epochs": (1,)}
 ADAM = {"optimizer": "adam", "lr_reconstruction": 1e-3, "lr_adversarial": 1e-3, "lr_classification": 1e-3}

@@ -18,7 +18,9 @@ import numpy as np
 import pytest
 
 import fastaae
-from fastaae import Config, checkpoint, cli, phases, presets, training
+from fastaae import Config, checkpoint, cli, presets
+from fastaae.engine import phases
+from fastaae.run import training
 
 TRAIN = ["train", "digits", "--hidden", "16", "16"]
 SMALL = [*TRAIN, "--epochs", "1"]

@@ -16,8 +16,7 @@ import pytest
 import torch
 from scipy.io import savemat
 
-from fastaae import sources
-from fastaae.data import DataError, DataUnavailable, from_arrays, labeled_subset, load
+from fastaae.data import DataError, DataUnavailable, from_arrays, labeled_subset, load, sources
 
 RNG = np.random.default_rng(0)
 X = RNG.random((60, 2, 3)).astype(np.float32)

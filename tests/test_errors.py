@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = sorted([*(ROOT / "fastaae").glob("*.py"), *(ROOT / "kernels").glob("*.py")])
+FILES = sorted([*(ROOT / "fastaae").glob("**/*.py"), *(ROOT / "kernels").glob("**/*.py")])
 HELP = re.compile(  # a hint is "did you mean ..." or what to do
     r"expected|at most|allowed are|needs|[Pp]ut |delete|move it|go on|start it again|resume it|last good|save it|{hint}"
 )

@@ -12,6 +12,7 @@ from sklearn.metrics import normalized_mutual_info_score
 import fastaae.evaluation
 from fastaae.config import Config
 from fastaae.data import from_arrays
+from fastaae.engine.networks import MLP
 from fastaae.evaluation import (
     cluster_error,
     cluster_labels,
@@ -23,7 +24,6 @@ from fastaae.evaluation import (
     summarize,
 )
 from fastaae.model import Model
-from fastaae.networks import MLP
 
 BYTES = torch.tensor([[0, 255], [51, 102], [255, 255], [0, 0]], dtype=torch.uint8)  # 0, 0.2, 0.4 and 1
 FLOATS = BYTES.float() / 255

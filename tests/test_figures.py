@@ -14,10 +14,11 @@ import torch
 
 import fastaae
 from fastaae import data as datasets
-from fastaae import figures, priors
+from fastaae import figures
 from fastaae.config import Config
+from fastaae.engine import priors
+from fastaae.engine.networks import MLP
 from fastaae.model import Model
-from fastaae.networks import MLP
 
 pytest.importorskip("matplotlib")
 from matplotlib.image import imread  # noqa: E402

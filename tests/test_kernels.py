@@ -87,7 +87,7 @@ EVERYTHING = """
 import numpy as np
 from fastaae import preset, parzen_log_likelihood
 from fastaae.data import from_arrays
-from fastaae.phases import Step
+from fastaae.engine.phases import Step
 
 rng = np.random.default_rng(0)
 x = rng.random((300, 784), np.float32)

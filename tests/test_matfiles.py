@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from fastaae import matfiles
+from fastaae.data import matfiles
 from fastaae.errors import DataError
 
 RNG = np.random.default_rng(0)

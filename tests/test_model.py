@@ -14,8 +14,8 @@ from fastaae import checkpoint
 from fastaae.checkpoint import CheckpointError
 from fastaae.config import Config
 from fastaae.data import DataError
+from fastaae.engine.networks import MLP
 from fastaae.model import Model, load, model_info
-from fastaae.networks import MLP
 
 SHAPE, STYLE, CLASSES = (2, 3), 2, 3
 RNG = np.random.default_rng(0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastaae.networks import MLP, AdamClock, Optimizer
+from fastaae.engine.networks import MLP, AdamClock, Optimizer
 
 D64 = torch.float64
 

@@ -16,15 +16,32 @@ ROOT = Path(__file__).resolve().parents[1]
 FASTAAE = sorted((ROOT / "fastaae").glob("**/*.py"))
 KERNELS = sorted((ROOT / "kernels").glob("**/*.py"))
 
-# From bottom to top. A module imports from its own layer or a lower one.
+# From bottom to top; a folder is a layer. A module imports from its own layer or a lower one.
 LAYERS = [
-    {"config", "errors", "files", "history", "peers", "profiling", "progress", "provenance", "kernels"},
-    {"networks", "priors", "matfiles", "sources", "data"},
-    {"phases", "graph", "checkpoint", "parzen", "window"},
-    {"training", "ranks", "evaluation", "figures", "model"},
-    {"cli", "__main__"},
+    {"kernels"},
+    {"config", "errors", "files", "checkpoint", "liveness"},
+    {"data"},
+    {"engine"},
+    {"parzen", "window", "model", "evaluation"},
+    {"run"},
+    {"figures"},
+    {"cli"},
 ]
 LAYER = {module: level for level, modules in enumerate(LAYERS) for module in modules}
+
+
+def package_of(path):
+    """The dotted package that a module of fastaae/ or kernels/ is in: fastaae, fastaae.engine, kernels.step."""
+    return ".".join(path.relative_to(ROOT).parts[:-1])
+
+
+def name_of(path):
+    """A module's dotted name within fastaae: engine.phases; the package's own is ''."""
+    parts = path.relative_to(ROOT / "fastaae").with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path) for path in FASTAAE}
 
 
 def run_python(*args, cwd):
@@ -90,17 +107,20 @@ def absolute_imports(source, package):
 
 
 def modules_of_fastaae(source, package="fastaae"):
-    """Names of fastaae's modules that source imports; a name taken from the package's top counts as '__init__'."""
+    """Modules and folders of fastaae that source imports from, as deep as there are such; '__init__' is the top's."""
     for name in absolute_imports(source, package):
         parts = name.split(".")
         if parts[0] != "fastaae" or name == "fastaae.__version__":
             continue
-        yield parts[1] if len(parts) > 1 and parts[1] in LAYER else "__init__"
+        inner = ".".join(parts[1:3])
+        yield inner if inner and inner in MODULES else parts[1] if len(parts) > 1 and parts[1] in LAYER else "__init__"
 
 
-def upward_imports(module, source):
-    """The imports in fastaae/<module>.py that the layers forbid."""
-    return sorted({m for m in modules_of_fastaae(source) if LAYER.get(m, len(LAYERS)) > LAYER[module]})
+def upward_imports(module, source, package="fastaae"):
+    """The imports in a module of fastaae that the layers forbid."""
+    level = LAYER[module.partition(".")[0]]
+    found = {m for m in modules_of_fastaae(source, package)}
+    return sorted(m for m in found if LAYER.get(m.partition(".")[0], len(LAYERS)) > level)
 
 
 def find_cycle(graph):
@@ -125,12 +145,14 @@ def find_cycle(graph):
 @pytest.mark.parametrize(
     ("source", "found"),
     [
-        ("from .training import train", ["training"]),
+        ("from .run.training import train", ["run.training"]),
+        ("from .run import training", ["run.training"]),
+        ("from .engine.phases import Step", ["engine.phases"]),
         ("from . import cli, config", ["cli"]),
         ("def late():\n    import fastaae.model", ["model"]),
         ("from fastaae import Config", ["__init__"]),
         ("import fastaae", ["__init__"]),
-        ("from fastaae import __version__, priors\nfrom .kernels.reference import x\nfrom .config import Config", []),
+        ("from fastaae import __version__, files\nfrom .kernels.reference import x\nfrom .config import Config", []),
         ("import torch\nfrom math import pi", []),
     ],
 )
@@ -144,23 +166,22 @@ def test_cycles_are_seen():
 
 
 def test_every_module_has_a_layer():
-    modules = {path.relative_to(ROOT / "fastaae").with_suffix("").as_posix() for path in FASTAAE} - {"__init__"}
-    assert modules - LAYER.keys() == set(), "add the new module to LAYERS"
+    assert {m.partition(".")[0] for m in MODULES if m} - LAYER.keys() == set(), "add the new module to LAYERS"
 
 
 def test_imports_point_down():
     graph = {}
     for path in FASTAAE:
-        if path.stem in LAYER:
-            source = path.read_text(encoding="utf-8")
-            assert upward_imports(path.stem, source) == [], f"{path.name} imports from a higher layer"
-            graph[path.stem] = sorted(set(modules_of_fastaae(source)) - {path.stem})
-    assert find_cycle(graph) is None
+        if name := name_of(path):
+            source, package = path.read_text(encoding="utf-8"), package_of(path)
+            assert upward_imports(name, source, package) == [], f"{name} imports from a higher layer"
+            graph[name] = sorted(set(modules_of_fastaae(source, package)) - {name})
+    assert len(graph) > 20 and find_cycle(graph) is None
 
 
 @pytest.mark.parametrize("path", KERNELS, ids=lambda path: path.stem)
 def test_kernels_do_not_import_fastaae(path):
-    names = absolute_imports(path.read_text(encoding="utf-8"), "here.kernels")
+    names = absolute_imports(path.read_text(encoding="utf-8"), f"here.{package_of(path)}")
     own = [name for name in names if name.split(".")[0] in ("fastaae", "kernels", "here")]
     outside = [name for name in own if not name.startswith("here.kernels.")]
     assert outside == [], "kernels import each other relatively, and nothing else of fastaae"
@@ -168,8 +189,8 @@ def test_kernels_do_not_import_fastaae(path):
 
 @pytest.mark.parametrize("path", FASTAAE, ids=lambda path: path.stem)
 def test_kernels_are_imported_as_part_of_fastaae(path):
-    names = absolute_imports(path.read_text(encoding="utf-8"), "fastaae")
-    assert [n for n in names if n.split(".")[0] == "kernels"] == [], "this loads a second copy: from . import kernels"
+    names = absolute_imports(path.read_text(encoding="utf-8"), package_of(path))
+    assert [n for n in names if n.split(".")[0] == "kernels"] == [], "this loads a second copy: import it relatively"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -198,7 +219,7 @@ def test_help_is_quick(tmp_path):
 
 
 def test_import_without_triton(tmp_path):
-    modules = [f"fastaae.{path.stem}" for path in FASTAAE if path.stem not in ("__init__", "__main__")]
+    modules = [f"fastaae.{name}" for name in MODULES if name]
     code = f"""
 import importlib, sys
 

@@ -26,7 +26,10 @@ OVERFLOW = pytest.mark.filterwarnings("ignore:(overflow|invalid value) encounter
 VALUES = pytest.mark.skipif(not RUNS, reason="runs in the interpreter's own pytest, or on a CUDA device")
 if RUNS:
     from fastaae import parzen_log_likelihood
-    from fastaae.kernels import bounds, pairs, parzen, reference
+    from fastaae.kernels import reference
+    from fastaae.kernels.parzen import bounds
+    from fastaae.kernels.parzen import cuda as parzen
+    from fastaae.kernels.parzen import sums as pairs
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 D64 = torch.float64

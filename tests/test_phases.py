@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastaae import Config
 from fastaae.data import from_arrays
-from fastaae.phases import PHASES, Step
+from fastaae.engine.phases import PHASES, Step
 
 CPU = torch.device("cpu")
 VARIANTS = {

@@ -10,10 +10,10 @@ import torch
 
 import fastaae
 import fastaae.data
+import fastaae.engine.priors
 import fastaae.evaluation
 import fastaae.model
-import fastaae.priors
-from fastaae.phases import Step
+from fastaae.engine.phases import Step
 
 N = 240
 
@@ -70,7 +70,7 @@ def test_samples_are_decoded_draws_of_the_prior(prior, monkeypatch):
     z = torch.from_numpy(model.sample(20_000, seed=3)).double()
     expected = torch.empty(200_000, 2)
     g = torch.Generator().manual_seed(0)
-    fastaae.priors.draw(prior, expected, 2.0, torch.empty(200_000, dtype=torch.int64), g)
+    fastaae.engine.priors.draw(prior, expected, 2.0, torch.empty(200_000, dtype=torch.int64), g)
     assert (z.norm(dim=1).mean() - expected.double().norm(dim=1).mean()).abs() < 0.05
     torch.testing.assert_close(z.T.cov(), expected.double().T.cov(), rtol=0.03, atol=0.1)
     if prior == "uniform":

@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_phases import Recorder
 
-from fastaae import priors
+from fastaae.engine import priors
 
 
 @pytest.mark.parametrize("std", [0.5, 5.0])

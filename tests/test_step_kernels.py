@@ -20,9 +20,9 @@ import torch
 
 from fastaae import Config, kernels
 from fastaae.data import from_arrays
-from fastaae.graph import Replay
+from fastaae.engine.phases import PHASES, Step
+from fastaae.engine.replay import Replay
 from fastaae.kernels import reference
-from fastaae.phases import PHASES, Step
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 RUNS = find_spec("triton") is not None and (INTERPRETED or torch.cuda.is_available())
@@ -31,7 +31,7 @@ if RUNS:
     import triton
     import triton.language as tl
 
-    from fastaae.kernels import draws, layers, losses
+    from fastaae.kernels.step import draws, layers, losses
 
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 D64 = torch.float64

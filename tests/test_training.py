@@ -24,11 +24,13 @@ import numpy as np
 import pytest
 import torch
 
-from fastaae import Config, Interrupted, NonFiniteError, WriteError, checkpoint, load, phases, train, training
-from fastaae import progress as shown_progress
+from fastaae import Config, Interrupted, NonFiniteError, WriteError, checkpoint, load, train
 from fastaae.data import from_arrays
-from fastaae.history import read as read_history
-from fastaae.phases import Step
+from fastaae.engine import phases
+from fastaae.engine.phases import Step
+from fastaae.run import progress as shown_progress
+from fastaae.run import training
+from fastaae.run.history import read as read_history
 
 ROOT = Path(__file__).resolve().parent.parent
 RNG = np.random.default_rng(0)
@@ -257,7 +259,7 @@ def test_message_tells_how_to_go_on(tmp_path, python_signals):
 KILLED = """
 import sys, time
 from fastaae import Config, train
-from fastaae.phases import Step
+from fastaae.engine.phases import Step
 
 call = Step.__call__
 Step.__call__ = lambda step: (call(step), time.sleep(0.005))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .files import check_regular, shown
+from ..files import check_regular, shown
 
 MAX_BYTES = 2**30  # of a file
 

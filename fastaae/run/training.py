@@ -20,17 +20,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import __version__, checkpoint, evaluation, history, priors, profiling, provenance, ranks
-from . import data as datasets
-from .config import Config
-from .data import Data
-from .errors import WriteError
-from .files import shown
-from .graph import Replay
-from .model import Model, model_info
-from .networks import find_device
-from .peers import Peers
-from .phases import Step
+from .. import __version__, checkpoint, evaluation
+from .. import data as datasets
+from ..config import Config
+from ..data import Data
+from ..engine import priors, profiling
+from ..engine.networks import find_device
+from ..engine.phases import Step
+from ..engine.replay import Replay
+from ..errors import WriteError
+from ..files import shown
+from ..liveness import Peers
+from ..model import Model, model_info
+from . import history, provenance, ranks
 from .progress import Progress
 
 RESUMABLE = tuple("epochs out_dir data_dir device graph checkpoint_every log_every profile on_divergence".split())

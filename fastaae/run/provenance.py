@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import __version__
+from .. import __version__
 
 
 def describe(device: str = "cpu") -> dict[str, Any]:
@@ -41,7 +41,7 @@ def versions() -> dict[str, str]:
 
 def git() -> dict[str, Any]:
     """Commit of the checkout that this package runs from, and whether it has uncommitted changes; {} if it is none."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
 
     def run(*arguments: str) -> str:
         command = ["git", "-C", str(root), *arguments]

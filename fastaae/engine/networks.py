@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from . import kernels
+from .. import kernels
 
 
 def find_device(name: str) -> torch.device:

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..errors import DataError, DataUnavailable
+from ..files import check_regular, shown
 from . import matfiles
-from .errors import DataError, DataUnavailable
-from .files import check_regular, shown
 
 MAX_NPZ_ARRAYS = 100
 MAX_NPZ_BYTES = 8 * 2**30  # what a .npz file may declare as its uncompressed size, and

@@ -45,8 +45,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from ..step.layers import major
 from .bounds import U32
-from .layers import major
 
 # By major compute capability. A newer one takes the last that is not above it.
 NEAR = {

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import distributed
 
-from . import checkpoint, evaluation, provenance
-from .config import Config
-from .peers import Peers
+from .. import checkpoint, evaluation
+from ..config import Config
+from ..liveness import Peers
+from . import provenance
 
 SILENCE = 1800.0  # seconds without a step, such as an evaluation may take, after which a rank is taken for dead
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..errors import DataError, DataUnavailable
+from ..files import shown
 from . import sources
-from .errors import DataError, DataUnavailable
-from .files import shown
 
 __all__ = ["Data", "DataError", "DataUnavailable", "examples", "from_arrays", "labeled_subset", "load", "plain"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from . import onednn
+from .. import onednn
 
 U32, U64 = 2.0**-24, 2.0**-53  # unit roundoff
 CHUNK = 64  # neighbouring samples whose smallest bound decides whether any of them is looked at

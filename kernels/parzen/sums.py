@@ -35,7 +35,7 @@ import torch
 from torch import Tensor, distributed
 
 from .bounds import CHUNK, U64, Bounds, Codes, Features, double, lengths, medians, pair_products, scale_for, some
-from .halves import Halves, halves, product_error, product_rows, sum_error
+from .fp16 import Halves, halves, product_error, product_rows, sum_error
 
 TILE = 256  # queries per product: a tile of bounds, 256 x 4096 float32, stays in cache
 STRIP = 1024  # queries whose distances to a whole block are held at a time
@@ -414,7 +414,7 @@ def tensor_cores(device: torch.device) -> ModuleType | None:
     """The module parzen where the device has fp16 tensor cores and Triton is installed."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < 8 or find_spec("triton") is None:
         return None
-    from . import parzen
+    from . import cuda as parzen
 
     return parzen
 

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import kernels, priors
-from .config import Config
-from .data import Data, labeled_subset
+from .. import kernels
+from ..config import Config
+from ..data import Data, labeled_subset
+from . import priors
 from .networks import MLP, AdamClock, Dropout, Heads, Optimizer, Standardization, Tape
 from .profiling import mark
 
@@ -427,7 +428,7 @@ class Step:
                 priors.categorical(self.prior["y"][k], g)
 
     def _draw_by_count(self) -> None:
-        from .kernels import draws
+        from ..kernels.step import draws
 
         cfg, x = self.cfg, self.encoding.x[0]
         clean, codes = None if self.target is x else self.target, self.codes[:, : self.batch]

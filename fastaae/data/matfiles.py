@@ -1,13 +1,12 @@
 """Numeric arrays of a MATLAB file, read by SciPy in a process of its own: damaged files crash SciPy's reader.
 
-That process (`python -m fastaae.matfiles`) leaves the arrays as .npy files in a temporary folder. What is made of them
-can be kept in a cache, since SciPy takes a minute for SVHN.
+That process (matreader.py) leaves the arrays as .npy files in a temporary folder. What is made of them can be kept in a
+cache, since SciPy takes a minute for SVHN.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import signal
 import struct
@@ -19,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import DataError
-from .files import check_regular
+from ..errors import DataError
+from ..files import check_regular
 
 MAX_BYTES = 2**35  # of a file; what its arrays may declare is for the caller to say
 TIME_LIMIT = 600  # seconds for one file
-CLASSES = {"double": 8, "single": 4, "logical": 1, **{f"{u}int{8 * n}": n for u in ("", "u") for n in (1, 2, 4, 8)}}
+READER = str(Path(__file__).with_name("matreader.py"))
 
 
 def read(path: str | Path, names: Sequence[str], limit_bytes: int) -> dict[str, np.ndarray]:
@@ -40,10 +39,10 @@ def read(path: str | Path, names: Sequence[str], limit_bytes: int) -> dict[str, 
         with path.open("rb") as file:
             _check_header(file.read(520))
         with tempfile.TemporaryDirectory() as folder:
-            paths = [*map(os.path.abspath, sys.path), str(Path(__file__).parents[1])]
+            paths = map(os.path.abspath, sys.path)
             # One thread: the pools of the others would take address space, which is limited.
             settings = {"PYTHONPATH": os.pathsep.join(paths), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-            command = [sys.executable, "-m", "fastaae.matfiles", str(path), str(limit_bytes), *names]
+            command = [sys.executable, READER, str(path), str(limit_bytes), *names]
             done = subprocess.run(
                 command,
                 cwd=folder,
@@ -127,41 +126,3 @@ def _signal(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def _main(path: str, limit: str, *names: str) -> None:
-    """Write the variables to 0.npy, 1.npy, ... in the working directory; exits with a one-line message otherwise."""
-    limit_bytes = int(limit)
-    try:
-        import resource
-
-        for what, most in ((resource.RLIMIT_AS, 2 * limit_bytes + 2**30), (resource.RLIMIT_CORE, 0)):
-            hard = resource.getrlimit(what)[1]
-            resource.setrlimit(what, (most if hard < 0 else min(most, hard), hard))
-    except (ImportError, OSError, ValueError):
-        pass  # not on this platform: the declared sizes are all there is to go by
-    try:
-        import scipy.io
-    except ImportError as error:
-        sys.exit(f"reading a .mat file needs SciPy ({error}): pip install 'fastaae[demo]'")
-    try:
-        declared = scipy.io.whosmat(path, appendmat=False)
-        wanted = [variable for variable in declared if variable[0] in names]
-        if missing := [name for name in names if name not in [variable[0] for variable in wanted]]:
-            sys.exit(f"no variables {missing}, it has {[variable[0] for variable in declared][:20]}, expected all")
-        for name, shape, kind in wanted:
-            if kind not in CLASSES or min(shape, default=1) < 0:
-                sys.exit(f"{name!r} is {kind} of shape {shape}, expected a full numeric array")
-        if (size := sum(math.prod(shape) * CLASSES[kind] for _, shape, kind in wanted)) > limit_bytes:
-            sys.exit(f"{', '.join(names)} declare {size} bytes, at most {limit_bytes} are accepted")
-        arrays = scipy.io.loadmat(path, appendmat=False, variable_names=names)
-        for k, name in enumerate(names):
-            if not isinstance(arrays[name], np.ndarray) or arrays[name].dtype.kind not in "biuf":
-                sys.exit(f"{name!r} cannot be read as real numbers, expected such")
-            np.save(f"{k}.npy", arrays[name], allow_pickle=False)
-    except Exception as error:  # a damaged file can raise nearly anything
-        sys.exit(" ".join(f"not readable ({type(error).__name__}: {error}), expected a MATLAB file".split()))
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])

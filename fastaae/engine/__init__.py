@@ -1,0 +1,1 @@
+"""From data to an updated weight: networks, the phases of a step, what a step draws. No files, no signals."""

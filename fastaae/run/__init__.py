@@ -1,0 +1,1 @@
+"""A training run on its host: the loop, its directory, signals, ranks. No arithmetic."""
