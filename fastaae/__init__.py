@@ -24,7 +24,7 @@ _HOME = {
     "ParzenWindow": "window",
     "DataError": "data",
     "CheckpointError": "checkpoint",
-    "WriteError": "errors",
+    "WriteError": "files",
 }
 
 __all__ = ["__version__", *_HOME]

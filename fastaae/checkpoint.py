@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from .files import check_regular, parsed, shown
+from .files import brief, check_regular, parsed
 
 try:
     import fcntl
@@ -149,7 +149,7 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         damaged = isinstance(error, DamagedError) or not os.path.lexists(path)
         raise (DamagedError if damaged else CheckpointError)(f"{path}: {error}") from None
     if metadata["format"] != str(FORMAT):
-        found = shown(metadata["format"])
+        found = brief(metadata["format"])
         raise CheckpointError(f"{path}: format {found}, expected {FORMAT}, which this version of fastaae reads")
     try:
         tensors, info = safetensors.torch.load(content), parsed(metadata["info"])
@@ -180,7 +180,7 @@ def _read(file: BinaryIO) -> tuple[bytes, dict[str, Any]]:
         digest, *_ = (metadata[name] for name in ("sha256", "format", "info"))
         at = start.index(digest.encode(), 8)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        said = f"not a fastaae checkpoint, or its header is damaged ({shown(error)})"
+        said = f"not a fastaae checkpoint, or its header is damaged ({brief(error)})"
         raise DamagedError(f"{said}, expected one") from None
     if not _within_limits(size, length, dimensions):
         most = max(dimensions, default=0)
@@ -191,7 +191,7 @@ def _read(file: BinaryIO) -> tuple[bytes, dict[str, Any]]:
     while block := file.read(1 << 20):
         sha.update(block)
     if sha.hexdigest() != digest:
-        raise DamagedError(f"SHA-256 differs from the one written with it, expected {shown(digest)}: damaged")
+        raise DamagedError(f"SHA-256 differs from the one written with it, expected {brief(digest)}: damaged")
     file.seek(0)
     return file.read(), metadata
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .config import PRESETS, Config, preset
-from .errors import WriteError
+from .files import WriteError
 
 if TYPE_CHECKING:
     from .data import Data

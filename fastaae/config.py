@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from .files import check_regular, parsed, shown
+from .files import brief, check_regular, parsed
 
 MAX_BYTES = 2**20  # of a config.json
 TASKS = ("unsupervised", "supervised", "semi_supervised", "clustering", "embedding", "gan")
@@ -290,7 +290,7 @@ class Config:
         for key in values:
             if key not in names:
                 hint = _suggestion(key, names) or ": expected one of Config's"
-                raise ValueError(f"config: unknown field {shown(key)}{hint}")
+                raise ValueError(f"config: unknown field {brief(key)}{hint}")
         return Config(**values)
 
     @staticmethod
@@ -341,12 +341,12 @@ _CHOICES = {
 
 
 def _suggestion(word: Any, choices: Any) -> str:
-    close = difflib.get_close_matches(shown(word), list(choices), n=1)
+    close = difflib.get_close_matches(brief(word), list(choices), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _error(name: str, value: Any, expected: str, choices: Any = ()) -> ValueError:
-    return ValueError(f"{name}={shown(value)}: expected {expected}{_suggestion(value, choices)}")
+    return ValueError(f"{name}={brief(value)}: expected {expected}{_suggestion(value, choices)}")
 
 
 def _integer(name: str, value: Any, least: int) -> None:

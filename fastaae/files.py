@@ -1,4 +1,5 @@
-"""Files that may come from a stranger: regular ones only, of a bounded size; JSON that names nothing twice."""
+"""Files that may come from a stranger: regular ones only, of a bounded size; JSON that names nothing twice; errors of
+files. Needs neither torch nor NumPy."""
 
 from __future__ import annotations
 
@@ -30,12 +31,24 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in pairs:
         if name in values:
-            raise ValueError(f"{shown(name)} is given twice, expected once")
+            raise ValueError(f"{brief(name)} is given twice, expected once")
         values[name] = value
     return values
 
 
-def shown(value: Any) -> str:
+def brief(value: Any) -> str:
     """A value, or what a library's error says, as a message shows it: on one line, not too long."""
     text = " ".join(str(value).split()) if isinstance(value, Exception) else repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names the value and what was expected."""
+
+
+class DataUnavailable(DataError):
+    """A standard data set that is nowhere on disk and could not be, or never is, downloaded."""
+
+
+class WriteError(OSError):
+    """A run's file could not be written; the message names it, why, and the checkpoint that is kept."""

@@ -22,9 +22,9 @@ def _reached() -> Iterator[None]:
         raise RuntimeError(f"the other ranks are not heard ({why}), expected rank 0 and its launcher there") from None
 
 
-class Peers:
+class Heartbeat:
     """How far every rank is with its share of something, through the store that they met at: one that fails or falls
-    silent stops the others. All ranks make their Peers in the same order.
+    silent stops the others. All ranks make their Heartbeat in the same order.
 
     Args:
         unit: of what they count: "steps", "samples".
@@ -41,7 +41,7 @@ class Peers:
         self.unit, self.timeout, self.looked, self.n = unit, timeout, time.monotonic(), 0
         self.heard = {k: ("0", self.looked) for k in range(self.world) if k != self.rank}
 
-    def look(self, n: int) -> None:
+    def beat(self, n: int) -> None:
         """Tell that this rank has counted n and hear from the others, every second.
 
         Raises:
@@ -53,7 +53,7 @@ class Peers:
             self._hear()
 
     def wait(self) -> None:
-        """Until all are done. Raises as look()."""
+        """Until all are done. Raises as beat()."""
         self._tell("done")
         while not self._hear():
             time.sleep(0.05)

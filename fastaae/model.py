@@ -17,7 +17,7 @@ from .config import Config
 from .data import DataError, examples, plain
 from .engine import priors
 from .engine.networks import MLP, Heads, Norm, Standardization, find_device
-from .files import shown
+from .files import brief
 from .parzen import ParzenResult, parzen_log_likelihood
 
 BATCH = 4096
@@ -144,7 +144,7 @@ class Model:
             if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value < 2**63:
                 raise ValueError(f"{name}={value!r}: expected an integer, at least {least}")
         if labels is not None and not self.n_classes:
-            raise ValueError(f"labels={shown(labels)}: the model's decoder takes no labels, expected None")
+            raise ValueError(f"labels={brief(labels)}: the model's decoder takes no labels, expected None")
         y = None if labels is None else self._labels(labels, n)
         return self._stream(n, torch.Generator(self.device).manual_seed(int(seed)), y, share, skip)
 
@@ -341,7 +341,7 @@ def from_tensors(
                 )
         parts = [t for part in (encoder, decoder, standard) if part for t in part.state().values()]
         if len({(len(t), t.dtype) for t in parts}) > 1 or not parts[0].is_floating_point():
-            kinds = shown({(len(t), t.dtype) for t in parts})
+            kinds = brief({(len(t), t.dtype) for t in parts})
             raise ValueError(f"its tensors differ in replicas or dtype, or are not floats: {kinds}, expected one kind")
     except KeyError as error:
         raise checkpoint.CheckpointError(f"{path}: no {error}, expected one") from None

@@ -1,7 +1,8 @@
 """Parzen-window log-likelihood of queries under samples: exact, with a bound that says how exact.
 
 log p(x) = logsumexp_j(-|x - s_j|² / (2 sigma²)) - ln N - D ln(sigma sqrt(2 pi)), in nats (Breuleux et al. 2009; the
-protocol of Goodfellow et al. 2014: one bandwidth, chosen on validation data). How it is computed: kernels/pairs.py.
+protocol of Goodfellow et al. 2014: one bandwidth, chosen on validation data). How it is computed:
+kernels/parzen/sums.py.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from .data import plain
 from .engine.networks import find_device
 from .kernels.parzen.bounds import double, extent
 from .kernels.parzen.sums import PairSums, block_size
-from .liveness import Peers
+from .liveness import Heartbeat
 
 METHODS = ("auto", "pruned", "dense")
 LARGEST = 1e150  # magnitude whose square is far from overflow
@@ -149,13 +150,13 @@ def parzen_log_likelihood(
             raise ValueError(f"n_samples={n_samples}: expected {len(samples)}, as many as there are samples")
         array, n_samples = samples, len(samples)
         samples = lambda k: [array[k:]]  # noqa: E731
-    peers = Peers("samples", timeout) if distributed else None
+    heartbeat = Heartbeat("samples", timeout) if distributed else None
     saved = None
     if state is not None:
         told = {"sigmas": grid, "validation": choosing, "tolerance": tolerance, "method": method, "block": size}
         told |= {"device": str(sums.x.device), "n_samples": n_samples, "queries": checkpoint.digest({"": x})}
-        told |= {"ranks": [peers.rank, peers.world] if peers else None}
-        path = Path(f"{state}.{peers.rank}" if peers else state)
+        told |= {"ranks": [heartbeat.rank, heartbeat.world] if heartbeat else None}
+        path = Path(f"{state}.{heartbeat.rank}" if heartbeat else state)
         if not os.access(path.parent, os.W_OK):  # before, not after, the work
             raise ValueError(f"state={str(state)!r}: {path.parent} is no directory to write to, expected one")
         saved = _State(path, told)
@@ -172,8 +173,8 @@ def parzen_log_likelihood(
                 bar.update(len(part))
                 if saved:
                     saved.write(sums, SAVE_EVERY)
-                if peers:
-                    peers.look(sums.n)
+                if heartbeat:
+                    heartbeat.beat(sums.n)
         if n_samples not in (None, sums.n):
             raise ValueError(f"samples ended after {sums.n}, expected n_samples={n_samples}")
         if saved:
@@ -187,17 +188,17 @@ def parzen_log_likelihood(
         with contextlib.suppress(OSError, RuntimeError):  # the error is more important
             if saved and sums.n and sums.n % size == 0:
                 saved.write(sums)
-            if peers:
-                peers.n = sums.n
-                peers.fail(error)
+            if heartbeat:
+                heartbeat.n = sums.n
+                heartbeat.fail(error)
         raise
-    if peers:
-        peers.wait()
+    if heartbeat:
+        heartbeat.wait()
         try:
             sums.merge(timeout)
         except RuntimeError as error:
-            where = f"rank {peers.rank}, after {sums.n} samples"
-            raise RuntimeError(f"{where}: joining the sums of {peers.world} ranks failed ({error})") from error
+            where = f"rank {heartbeat.rank}, after {sums.n} samples"
+            raise RuntimeError(f"{where}: joining the sums of {heartbeat.world} ranks failed ({error})") from error
     if not sums.n:
         raise ValueError(f"samples: there are {sums.n}, expected at least one")
 

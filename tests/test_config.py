@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from fastaae.config import Config, preset, presets
-from fastaae.files import shown
+from fastaae.files import brief
 
 HUGE = 10**400  # more than a float holds
 
@@ -186,7 +186,7 @@ def test_a_wrong_value_is_refused_by_name(field, value, expected):
     with pytest.raises(ValueError) as error:
         Config(**SEMI | {field: value})
     given = tuple(value) if isinstance(value, list) else value
-    assert str(error.value).startswith(f"{field}={shown(given)}: expected ")
+    assert str(error.value).startswith(f"{field}={brief(given)}: expected ")
     assert expected in str(error.value)
 
 

@@ -12,7 +12,7 @@ import pytest
 from scipy.io import savemat
 
 from fastaae.data import matfiles
-from fastaae.errors import DataError
+from fastaae.files import DataError
 
 RNG = np.random.default_rng(0)
 X = RNG.integers(0, 256, (4, 5, 3, 7), np.uint8)

@@ -19,7 +19,7 @@ KERNELS = sorted((ROOT / "kernels").glob("**/*.py"))
 # From bottom to top; a folder is a layer. A module imports from its own layer or a lower one.
 LAYERS = [
     {"kernels"},
-    {"config", "errors", "files", "checkpoint", "liveness"},
+    {"config", "files", "checkpoint", "liveness"},
     {"data"},
     {"engine"},
     {"parzen", "window", "model", "evaluation"},

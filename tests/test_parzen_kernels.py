@@ -1,4 +1,4 @@
-"""The Triton kernels of kernels/parzen.py against float64, and what the compiler makes of them.
+"""The Triton kernels of kernels/parzen/cuda.py against float64, and what the compiler makes of them.
 
 Triton decides at import whether it interprets, so the tests of values run in a pytest of their own with
 TRITON_INTERPRET=1, which the first test here starts; with a CUDA device they also run here, compiled.
@@ -317,7 +317,7 @@ def test_quantize(dtype):
 @pytest.mark.parametrize("method", ["auto", "pruned", "dense"])
 @pytest.mark.parametrize("d", [3, 130])
 def test_the_estimator_on_tensor_cores_is_within_its_bound(d, method, kind, monkeypatch):
-    """All of the GPU's way through kernels/pairs.py; where it interprets, on tensors of the CPU."""
+    """All of the GPU's way through kernels/parzen/sums.py; where it interprets, on tensors of the CPU."""
     monkeypatch.setattr(pairs, "tensor_cores", lambda device: parzen)
     monkeypatch.setattr(parzen, "PAIRS", 512)  # the interpreter takes its time for each program
     monkeypatch.setattr(pairs, "FIRST", 100)

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import DataError, DataUnavailable
-from ..files import shown
+from ..files import DataError, DataUnavailable, brief
 from . import sources
 
 __all__ = ["Data", "DataError", "DataUnavailable", "examples", "from_arrays", "labeled_subset", "load", "plain"]
@@ -108,7 +107,7 @@ def from_arrays(data: Any, n_validation: int | None = None, name: str = "arrays"
 
     allowed = ("x", "x_train", "y", "y_train", "x_test", "y_test")
     if unknown := [key for key in data if key not in allowed]:
-        raise DataError(f"unknown arrays {shown(unknown)}; allowed are {', '.join(allowed)}")
+        raise DataError(f"unknown arrays {brief(unknown)}; allowed are {', '.join(allowed)}")
     given = {key: value for key, value in data.items() if value is not None}
     for short in "xy":
         if f"{short}_train" in given:
@@ -116,7 +115,7 @@ def from_arrays(data: Any, n_validation: int | None = None, name: str = "arrays"
                 raise DataError(f"both {short} and {short}_train are given, expected one of them")
             given[short] = given.pop(f"{short}_train")
     if "x" not in given:
-        raise DataError(f"there is no array x (or x_train) among {shown(list(given))}, expected one")
+        raise DataError(f"there is no array x (or x_train) among {brief(list(given))}, expected one")
     arrays = (given.get(key) for key in ("x", "y", "x_test", "y_test"))
     return _build(name, *arrays, n_validation, shuffle=True)
 

@@ -18,8 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import DataError
-from ..files import check_regular
+from ..files import DataError, check_regular
 
 MAX_BYTES = 2**35  # of a file; what its arrays may declare is for the caller to say
 TIME_LIMIT = 600  # seconds for one file

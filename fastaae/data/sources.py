@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import DataError, DataUnavailable
-from ..files import check_regular, shown
+from ..files import DataError, DataUnavailable, brief, check_regular
 from . import matfiles
 
 MAX_NPZ_ARRAYS = 100
@@ -59,7 +58,7 @@ def read_npz(path: Path) -> dict[str, Any]:
         with np.load(path, allow_pickle=False) as arrays:
             return {key: arrays[key] for key in arrays.files}
     except Exception as error:  # a damaged archive can raise nearly anything
-        raise DataError(f"{path}: not a readable .npz file, expected plain numeric arrays ({shown(error)})") from error
+        raise DataError(f"{path}: not a readable .npz file, expected plain numeric arrays ({brief(error)})") from error
 
 
 class _IdxFile(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import check_regular, shown
+from ..files import brief, check_regular
 
 MAX_BYTES = 2**30  # of a file
 
@@ -40,14 +40,14 @@ def text(path: Path) -> str:
         check_regular(path, MAX_BYTES)
         return path.read_text(encoding="utf-8")
     except ValueError as error:
-        raise ValueError(f"{path}: damaged ({shown(error)}); move it away to go on without it") from None
+        raise ValueError(f"{path}: damaged ({brief(error)}); move it away to go on without it") from None
 
 
 def parsed(text: str, path: Path) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: damaged ({shown(error)}); move it away to go on without it") from None
+        raise ValueError(f"{path}: damaged ({brief(error)}); move it away to go on without it") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path}: damaged (no JSON object); move it away to go on without it")
     return value

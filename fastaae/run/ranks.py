@@ -16,7 +16,7 @@ from torch import distributed
 
 from .. import checkpoint, evaluation
 from ..config import Config
-from ..liveness import Peers
+from ..liveness import Heartbeat
 from . import provenance
 
 SILENCE = 1800.0  # seconds without a step, such as an evaluation may take, after which a rank is taken for dead
@@ -41,8 +41,8 @@ def launched() -> bool:
 def train(
     one: Callable, cfg: Config | None, data: Any, resume: str | Path | None, progress: bool, prior: Callable | None
 ) -> Any:
-    """Train this rank's share of cfg.replicas with one(cfg, data, resume, progress, prior, peers), gather all ranks'
-    metrics.
+    """Train this rank's share of cfg.replicas with one(cfg, data, resume, progress, prior, heartbeat), gather all
+    ranks' metrics.
 
     Rank k of K trains the replicas from k R // K on, seeded as they are in a single process, in the directory rank-k of
     the run's own. Where one fails or makes no step for SILENCE, the others save a checkpoint and stop.
@@ -59,7 +59,7 @@ def train(
         distributed.broadcast_object_list(named)
         cfg = replace(cfg, out_dir=named[0])
     directory = Path(cfg.out_dir if resume is None and cfg is not None else resume)
-    peers = Peers("steps", SILENCE)
+    heartbeat = Heartbeat("steps", SILENCE)
     try:
         if resume is not None:
             had = len(list(directory.glob("rank-*")))
@@ -75,16 +75,16 @@ def train(
         if own.is_symlink():
             raise ValueError(f"{own}: a link, expected the directory of a rank")
         resume = None if resume is None else own
-        run = one(cfg, data, resume, progress and rank == 0, prior, peers)
-        peers.wait()
+        run = one(cfg, data, resume, progress and rank == 0, prior, heartbeat)
+        heartbeat.wait()
     except KeyboardInterrupt as error:
         again = f"torchrun --nproc-per-node {world} -m fastaae.cli resume {shlex.quote(str(directory))}"
         if hasattr(error, "signum"):  # saved at a step; its own hint would go on with one rank alone
             error.args = (f"stopped; go on with: {again}",)
-        peers.fail(error)
+        heartbeat.fail(error)
         raise
     except Exception as error:
-        peers.fail(error)
+        heartbeat.fail(error)
         raise
     parts: list[Any] = [None] * world
     distributed.all_gather_object(parts, run.metrics)

@@ -28,9 +28,8 @@ from ..engine import priors, profiling
 from ..engine.networks import find_device
 from ..engine.phases import Step
 from ..engine.replay import Replay
-from ..errors import WriteError
-from ..files import shown
-from ..liveness import Peers
+from ..files import WriteError, brief
+from ..liveness import Heartbeat
 from ..model import Model, model_info
 from . import history, provenance, ranks
 from .progress import Progress
@@ -131,7 +130,7 @@ def _train(
     resume: str | Path | None,
     progress: bool,
     prior: priors.Custom | None,
-    peers: Peers | None = None,
+    heartbeat: Heartbeat | None = None,
 ) -> Run:
     """As train(), of one process."""
     saved = None
@@ -156,7 +155,7 @@ def _train(
             ("restarts", saved[1].get("restarts", 0), RESTARTS),
         ):
             if type(value) is not int or not 0 <= value <= most:
-                raise checkpoint.CheckpointError(f"{path}: {name}={shown(value)}, expected an integer from 0 to {most}")
+                raise checkpoint.CheckpointError(f"{path}: {name}={brief(value)}, expected an integer from 0 to {most}")
         cfg = _resumed_config(cfg, Config.from_dict(saved[1].get("config")), str(resume))
     elif cfg is None:
         raise ValueError(f"train: {cfg=}, expected a Config, or resume=DIR")
@@ -187,7 +186,7 @@ def _train(
         raise ValueError(f"resume={str(resume)!r}: epochs={cfg.epochs}, expected at least {trained}, begun already")
     if saved:
         _check_state(saved, step.state(), path)
-    training = _Training(cfg, loaded, step, directory, progress, prior, peers)
+    training = _Training(cfg, loaded, step, directory, progress, prior, heartbeat)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with checkpoint.held(directory):  # another process may have trained here since we looked
@@ -232,9 +231,9 @@ class _Training:
         directory: Path,
         progress: bool,
         prior: priors.Custom | None,
-        peers: Peers | None,
+        heartbeat: Heartbeat | None,
     ):
-        self.cfg, self.data, self.step, self.directory, self.peers = cfg, data, step, directory, peers
+        self.cfg, self.data, self.step, self.directory, self.heartbeat = cfg, data, step, directory, heartbeat
         self.classes = step.n_classes
         parts = (step.encoder, step.decoder, step.heads, step.standard)
         self.models = [
@@ -266,7 +265,7 @@ class _Training:
             Progress(total, self.done, self.shown) as self.progress,
             contextlib.ExitStack() as self.profiling,
         ):
-            if saved is None and (self.cfg.on_divergence == "restart" or self.peers is not None):
+            if saved is None and (self.cfg.on_divergence == "restart" or self.heartbeat is not None):
                 self._save()  # to go back to; and one rank cannot go on without the others
             while True:
                 try:
@@ -444,9 +443,9 @@ class _Training:
         """Between steps: save and stop where a signal says so, or another rank has failed."""
         if self.signum is not None:
             self._stop(epoch)
-        if self.peers is not None:
+        if self.heartbeat is not None:
             try:
-                self.peers.look(self.done)
+                self.heartbeat.beat(self.done)
             except RuntimeError:
                 self._log(epoch)
                 self._save(stopped=True)
