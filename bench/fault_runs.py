@@ -32,7 +32,7 @@ from forks import Forks
 import fastaae
 from fastaae import Config, checkpoint
 from fastaae.checkpoint import LOCK, NEWEST, PREVIOUS
-from fastaae.engine import phases
+from fastaae.engine.step import Step
 
 # --------------------------------------------------------------------------------------------------------------------
 # Processes to kill
@@ -856,16 +856,17 @@ def not_finite(rng: np.random.Generator, case: int, folder: Path) -> str | None:
     where, phase = divmod(case, 3)
     name = ("reconstruction", "discriminator", "generator")[phase]
     network = ("decoder", "discriminator.z", "encoder")[phase]
-    at, original = int(rng.integers(6, 10)), phases.Step.__call__
+    at, original = int(rng.integers(6, 10)), Step.__call__
 
-    def spoil(step: phases.Step) -> None:
-        if int(step.count[1]) == at:
+    def spoil(step: Step) -> None:
+        if int(step.batches.count[1]) == at:
             if where == 0:
-                step.x = step.x.float() / 255
-                step.x[:, rng.integers(16)] = value
-                step.staging = None
+                batches = step.batches
+                batches.x = batches.x.float() / 255
+                batches.x[:, rng.integers(16)] = value
+                batches.staging = None
             elif where == 1:
-                step.networks()[network].weights[0][1, 0, 0] = value
+                step.networks[network].weights[0][1, 0, 0] = value
             elif where == 2:
                 optimizer = "discriminator.z" if phase == 1 else f"{name}.{network}"
                 step.optimizers[optimizer].moments["0.weight"][0][1, 0, 0] = value
@@ -875,13 +876,13 @@ def not_finite(rng: np.random.Generator, case: int, folder: Path) -> str | None:
 
     def spoilt(function: Callable) -> Callable:
         @functools.wraps(function)
-        def phase(step: phases.Step, terms: torch.Tensor) -> None:
+        def phase(step: Step, terms: torch.Tensor) -> None:
             function(step, terms)
             terms[1, 0] = value
 
         return phase
 
-    phases.Step.__call__ = spoil
+    Step.__call__ = spoil
     try:
         train(folder / "run", log_every=100)
     except fastaae.NonFiniteError as error:
@@ -890,7 +891,7 @@ def not_finite(rng: np.random.Generator, case: int, folder: Path) -> str | None:
     else:
         return "trained to the end"
     finally:
-        phases.Step.__call__ = original
+        Step.__call__ = original
     kept, info = checkpoint.load(folder / "run" / NEWEST)
     require(info["step"] == 5 and all(t.isfinite().all() for t in kept.values()), "a spoilt checkpoint was saved")
     return None
@@ -978,7 +979,7 @@ import torch
 torch.set_num_threads(1)
 from fastaae import checkpoint, cli, evaluation
 from fastaae.run import ranks
-from fastaae.engine.phases import Step
+from fastaae.engine.step import Step
 
 ranks.SILENCE = 8.0
 fault, point, at, arguments = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4:]

@@ -41,7 +41,7 @@ import torch
 
 import fastaae
 from fastaae import data
-from fastaae.engine.phases import Step
+from fastaae.engine.step import Step
 from fastaae.kernels.parzen import cuda as parzen
 from fastaae.kernels.parzen import sums as pairs
 from fastaae.run import provenance

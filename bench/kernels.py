@@ -200,7 +200,7 @@ def step(preset: str, replicas: int, precision: str, arch: int) -> list[dict]:
     import fastaae
     from fastaae import kernels
     from fastaae.data import from_arrays
-    from fastaae.engine.phases import Step
+    from fastaae.engine.step import Step
     from fastaae.kernels.step import draws, layers, losses
 
     launches: dict[str, tuple] = {}
@@ -225,7 +225,8 @@ def step(preset: str, replicas: int, precision: str, arch: int) -> list[dict]:
             return record
 
     x, cfg = np.zeros((600, 784), np.uint8), fastaae.preset(preset, replicas=replicas, precision=precision)
-    with patch.object(kernels, "fused", lambda t: True), patch.object(layers, "major", lambda t: arch // 10):
+    triton = patch.object(kernels, "triton_takes", lambda t: True)
+    with triton, patch.object(layers, "capability", lambda t: arch // 10):
         one = Step(cfg, from_arrays((x, np.arange(600) % 10)), torch.device("cpu"))
         for module in (draws, layers, losses):
             for name, fn in list(vars(module).items()):

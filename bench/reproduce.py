@@ -29,7 +29,7 @@ import tables
 
 import fastaae
 from fastaae import checkpoint, data, evaluation
-from fastaae.engine.networks import find_device
+from fastaae.device import find_device
 from fastaae.run import provenance
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -41,246 +41,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
-from fastaae import kernels, preset
+from fastaae import preset
 from fastaae.data import Data, from_arrays
-from fastaae.engine.phases import MMD_SCALES, Step
 from fastaae.engine.replay import Replay
+from fastaae.engine.step import Step
 from fastaae.kernels import onednn
 from fastaae.run import provenance
 from fastaae.run.progress import Progress
 from fastaae.run.training import _Training
 
-
-class Idiomatic:
-    """The step as most would write it, or as a careful user would: one encoder pass for D and G, no
-    weight gradients of the discriminators in G. Starts from the weights of a Step and takes its batches."""
-
-    def __init__(self, step: Step, careful: bool = False, **options):
-        cfg = step.cfg
-        self.careful = careful
-        self.step, self.cfg = step, cfg
-        self.logits = slice(cfg.style_dim, cfg.style_dim + step.code_sizes.get("y", 0))
-        self.encoder = nn.Sequential() if step.encoder is None else _sequential(step.encoder, step.encoding)
-        self.decoder = _sequential(step.decoder, step.decoding)
-        self.heads = None if step.heads is None else Heads(step.heads)
-        self.discriminators = nn.ModuleDict(
-            {name: _sequential(n, step.judging[name]) for name, n in step.discriminators.items()}
-        )
-
-        def optimizer(parameters, rate: float, momentum: float) -> torch.optim.Optimizer | None:
-            if not (parameters := list(parameters)):
-                return None
-            if cfg.optimizer == "adam":
-                return torch.optim.Adam(parameters, rate, **options)
-            return torch.optim.SGD(parameters, rate, momentum, **options)
-
-        both = [*self.encoder.parameters(), *self.decoder.parameters()]
-        learned = [] if self.heads is None or cfg.fixed_heads else [*self.heads.parameters()]
-        both += learned
-        self.separate = optimizer(learned, cfg.lr_reconstruction, cfg.momentum)
-        self.reconstruct = optimizer(both, cfg.lr_reconstruction, cfg.momentum)
-        self.discriminate = optimizer(self.discriminators.parameters(), cfg.lr_adversarial, cfg.momentum_adversarial)
-        generator = self.decoder if step.encoder is None else self.encoder
-        self.generate = optimizer(generator.parameters(), cfg.lr_adversarial, cfg.momentum_adversarial)
-        self.classify = optimizer(self.encoder.parameters(), cfg.lr_classification, cfg.momentum)
-
-    def encode(self, x, momentum: float = 0.0) -> dict[str, torch.Tensor]:
-        """The codes of x by name, or, without an encoder, images decoded from the prior."""
-        if self.step.encoder is None:
-            logits = run(self.decoder, self.step.decoding.x[0][0], self.step.decoding)
-            return {"x": logits.sigmoid() if self.cfg.output == "sigmoid" else logits}
-        code = run(self.encoder, x, self.step.encoding, momentum)
-        z, logits, log_variance = code.tensor_split([self.cfg.style_dim, self.logits.stop], -1)
-        if self.cfg.posterior == "gaussian":
-            z = z + (log_variance / 2).exp() * self.step.noise[0]
-            self.posterior = (code[..., : self.cfg.style_dim], log_variance)
-        return {"z": z} | ({"y": logits.softmax(-1)} if "y" in self.step.code_sizes else {})
-
-    def judged(self, codes) -> dict[str, torch.Tensor]:
-        """What the discriminators see of an encoder's codes."""
-        if "z" not in codes:
-            return codes
-        told = self.step.told[0, self.step.batch :]
-        return codes | {"z": torch.cat([told, codes["z"]], -1)}
-
-    def divergence(self, codes, real) -> torch.Tensor:
-        """Of codes from the prior: the closed form of a Gaussian posterior, or the discrepancy of samples."""
-        cfg = self.cfg
-        if cfg.regularizer == "kl":
-            mean, log_variance = self.posterior
-            normal = torch.distributions.Normal
-            q, p = normal(mean, (log_variance / 2).exp()), normal(torch.zeros_like(mean), cfg.prior_std)
-            return cfg.regularizer_weight * torch.distributions.kl_divergence(q, p).sum(-1).mean()
-        both = torch.cat([codes["z"], real["z"]])
-        d2 = (both[:, None] - both).square().sum(-1)
-        scales = [cfg.prior_std * (2 * cfg.style_dim) ** 0.5 * k for k in MMD_SCALES]
-        k = sum((-d2 / (2 * s * s)).exp() for s in scales)
-        b = len(codes["z"])
-        return cfg.regularizer_weight * (k[:b, :b].mean() + k[b:, b:].mean() - 2 * k[:b, b:].mean())
-
-    def reconstruction(self, noisy, target, codes=None) -> torch.Tensor:
-        codes = self.encode(noisy, 0.1) if codes is None else codes
-        if self.heads is None:
-            code = torch.cat([*codes.values(), self.step.given[0]], -1)
-        else:
-            code = codes["y"] @ self.heads.weight + codes["z"]
-        logits = run(self.decoder, code, self.step.decoding, 0.1)
-        if self.cfg.reconstruction == "cross_entropy":
-            return bce(logits, target, reduction="sum") / len(target)
-        output = logits.sigmoid() if self.cfg.output == "sigmoid" else logits
-        return 0.5 * (output - target).square().sum(-1).mean()
-
-    def separation(self) -> torch.Tensor:
-        return (self.cfg.separation - nn.functional.pdist(self.heads.weight)).clamp_min(0).sum()
-
-    def discriminator(self, codes, real) -> torch.Tensor:
-        losses, codes = [], self.judged(codes)
-        for name, network in self.discriminators.items():
-            tape = self.step.judging[name].rows(0, self.step.batch)
-            positive, negative = run(network, real[name], tape), run(network, codes[name], self.step.fooling[name])
-            losses += [bce(positive, torch.ones_like(positive)), bce(negative, torch.zeros_like(negative))]
-        return sum(losses) / 2
-
-    def generator(self, codes) -> torch.Tensor:
-        codes = self.judged(codes)
-        logits = [run(network, codes[name], self.step.fooling[name]) for name, network in self.discriminators.items()]
-        return sum(bce(fake, torch.ones_like(fake)) for fake in logits)
-
-    def classification(self, labeled, labels) -> torch.Tensor:
-        logits = run(self.encoder, labeled, self.step.classifying)[:, self.logits]
-        return nn.functional.cross_entropy(logits, labels)
-
-    def __call__(self, noisy, target, real, labeled, labels) -> list[torch.Tensor]:
-        self.reconstruct.zero_grad()
-        if self.cfg.regularizer != "adversarial":
-            codes = self.encode(noisy, 0.1)
-            losses = [self.divergence(codes, real), self.reconstruction(noisy, target, codes)]
-            sum(losses).backward()
-            self.reconstruct.step()
-            return losses
-        losses = []
-        if self.step.encoder is not None:
-            losses.append(self.reconstruction(noisy, target))
-            losses[-1].backward()
-            self.reconstruct.step()
-
-        if self.separate is not None:
-            self.separate.zero_grad()
-            losses.append(self.separation())
-            losses[-1].backward()
-            self.separate.step()
-
-        with torch.set_grad_enabled(self.careful):
-            codes = self.encode(noisy)
-        self.discriminate.zero_grad()
-        losses.append(self.discriminator({name: code.detach() for name, code in codes.items()}, real))
-        losses[-1].backward()
-        self.discriminate.step()
-
-        self.generate.zero_grad()
-        self.discriminators.requires_grad_(not self.careful)
-        losses.append(self.generator(codes if self.careful else self.encode(noisy)))
-        losses[-1].backward()
-        self.discriminators.requires_grad_(True)
-        self.generate.step()
-
-        if labeled is not None:
-            self.classify.zero_grad()
-            losses.append(self.classification(labeled, labels))
-            losses[-1].backward()
-            self.classify.step()
-        return losses
-
-
-class Heads(nn.Module):
-    def __init__(self, heads):
-        super().__init__()
-        self.weight = nn.Parameter(heads.weight[0].clone())
-
-
-class Masked(nn.Module):
-    """Dropout with the masks that a step has drawn for replica 0."""
-
-    def __init__(self, p: float):
-        super().__init__()
-        self.mask, self.p = None, p
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * self.mask / (1 - self.p)
-
-
-def run(network: nn.Sequential, x: torch.Tensor, tape, momentum: float = 0.0) -> torch.Tensor:
-    """The network's output, with the masks of the step's tape, and so much of its statistics in the running ones."""
-    masks = iter(tape.masks)
-    for layer in network:
-        if isinstance(layer, nn.BatchNorm1d):
-            layer.momentum = momentum
-        if isinstance(layer, Masked):
-            layer.mask = next(masks)[0]
-    linear = [k for k, layer in enumerate(network) if isinstance(layer, nn.Linear)]
-    for i, start in enumerate(linear):
-        noise = tape.x[i][0][:, x.shape[1] :]  # of the universal posterior, beside what the layer before has made
-        for layer in network[start : (*linear, None)[i + 1]]:
-            x, noise = layer(torch.cat([x, noise], -1) if noise.shape[1] else x), noise[:, :0]
-    return x
-
-
-def _sequential(mlp, tape) -> nn.Sequential:
-    layers = []
-    for i, (weight, bias) in enumerate(zip(mlp.weights, mlp.biases, strict=True)):
-        options = {"dtype": weight.dtype, "device": weight.device}
-        layer = [nn.Linear(weight.shape[2], weight.shape[1], bias=not mlp.norms, **options)]
-        layer[0].weight.data.copy_(weight[0])
-        if mlp.norms:
-            layer.append(nn.BatchNorm1d(weight.shape[1], **options))
-            layer[1].weight.data.copy_(mlp.norms[i].scale[0, 0])
-        layer[-1].bias.data.copy_(bias[0, 0])
-        last = i + 1 == len(mlp.weights)
-        layers += layer if last else [*layer, nn.ReLU()]
-        if tape.masks and not last:
-            layers.append(Masked(tape.p))
-    return nn.Sequential(*layers)
-
-
-def drawn(step: Step) -> tuple:
-    """Replica 0's batch as the arguments of Idiomatic, from a step that has drawn it."""
-    real = {name: prior[0].clone() for name, prior in step.prior.items()}
-    real |= {name: tape.x[0][0, : step.batch].clone() for name, tape in step.judging.items()}
-    labeled = (None, None)
-    if step.classifying is not None:
-        labeled = (step.classifying.x[0][0].clone(), step.labels[0].clone())
-    return (
-        (step.input if step.encoding is None else step.encoding.x[0])[0].clone(),
-        step.target[0].clone(),
-        real,
-        *labeled,
-    )
-
-
-def check(cfg, data: Data, steps: int = 2, careful: bool = False) -> float:
-    """Largest relative difference of any weight after some steps in float64 from the idiomatic or careful ones."""
-    step = Step(replace(cfg, precision="fp64", init_std=0.05, replicas=1), data, torch.device("cpu"))
-    step.start_epoch(0)
-    other = Idiomatic(step, careful)
-    for _ in range(steps):
-        states = [g.get_state() for g in step.generators]
-        step.draw()
-        batch = drawn(step)
-        for g, state in zip(step.generators, states, strict=True):
-            g.set_state(state)
-        step()
-        other(*batch)
-    worst = 0.0
-    pairs = [(step.decoder, other.decoder)] + ([(step.encoder, other.encoder)] if step.encoder else [])
-    pairs += [] if step.heads is None else [(step.heads, other.heads)]
-    pairs += [(step.discriminators[name], other.discriminators[name]) for name in step.discriminators]
-    for mlp, sequential in pairs:
-        running = [b for b in sequential.buffers() if b.ndim]
-        for ours, theirs in zip(mlp.state().values(), [*sequential.parameters(), *running], strict=True):
-            worst = max(worst, ((ours.view_as(theirs) - theirs).abs().max() / theirs.abs().max()).item())
-    return worst
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+from idiomatic import Idiomatic, check, drawn, twin  # noqa: E402
 
 
 def by_torch(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:
@@ -313,17 +85,18 @@ def products(step: Step, as_step: bool = True) -> tuple[Callable[[], None], int]
             calls.extend(forwards + backwards)
             flops += cost * (len(forwards) + len(backwards))
 
-    if step.encoder is not None:
-        forward = 1 if step.penalty is None else 0  # reconstruction, and the codes that D and G share
-        passes(step.encoder, step.encoding, forward=1 + forward)
-    passes(step.decoder, step.decoding, input_gradient=step.encoder is not None)
+    every = step.player.passes()
+    if "encoder" in every:
+        forward = 1 if step.cfg.regularizer == "adversarial" else 0  # reconstruction, and the codes that D and G share
+        passes(*every["encoder"], forward=1 + forward)
+    passes(*every["decoder"], input_gradient="encoder" in every)
     for name, network in step.discriminators.items():
         passes(network, step.judging[name])
         passes(network, step.fooling[name], update=False, input_gradient=True)
-    if step.encoder is not None and step.discriminators:
-        passes(step.encoder, step.encoding, forward=0)  # generator
-    if step.classifying is not None:
-        passes(step.encoder, step.classifying)
+    if "encoder" in every and step.discriminators:
+        passes(*every["encoder"], forward=0)  # generator
+    if "labeled" in every:
+        passes(*every["labeled"])
 
     def run() -> None:
         for call in calls:
@@ -444,23 +217,23 @@ def row(name: str, replicas: int, data: Data, rounds: int) -> list[dict]:
     floor, flops = products(Step(cfg, data, torch.device("cpu")))
 
     def fastaae() -> None:
-        step.cursor.remainder_(step.steps_per_epoch)
+        step.batches.cursor.remainder_(step.steps_per_epoch)
         step.slot.zero_()
         step()
 
     single = Step(replace(cfg, replicas=1), data, torch.device("cpu"))
     single.start_epoch(0)
     idiomatic = {
-        "idiomatic": Idiomatic(single, foreach=True),
-        "idiomatic-fused": Idiomatic(single, fused=True),
-        "careful": Idiomatic(single, careful=True, fused=True),
+        "idiomatic": twin(single, foreach=True),
+        "idiomatic-fused": twin(single, fused=True),
+        "careful": twin(single, careful=True, fused=True),
     }
 
     def loop(contender: Idiomatic) -> Callable[[], None]:
         def run() -> None:
-            single.cursor.zero_()
+            single.batches.cursor.zero_()
             single.draw()
-            contender(*drawn(single))
+            contender(drawn(single))
 
         return run
 
@@ -519,18 +292,18 @@ def on_gpu(
     cfg = cfg if gpu else replace(cfg, hidden=(24, 16), n_labeled=cfg.n_labeled and 50)
     step = Step(cfg, data, device)
     step.start_epoch(0)
-    replay = Replay(step, step.carried(), step.generators, device)
+    replay = Replay(step, step.carried(), step.batches.generators, device)
 
     many = 50 if gpu else 1
 
     def fastaae() -> None:
-        step.cursor.zero_()
+        step.batches.cursor.zero_()
         step.slot.zero_()
         replay(many)
 
     contenders: dict[str, tuple[Callable[[], None], int]] = {"fastaae": (fastaae, many)}
     if others:
-        contenders["fastaae, eager"] = (lambda: (step.cursor.zero_(), step.slot.zero_(), step()), 1)
+        contenders["fastaae, eager"] = (lambda: (step.batches.cursor.zero_(), step.slot.zero_(), step()), 1)
         single = Step(replace(cfg, replicas=1, precision="fp32"), data, device)
         single.start_epoch(0)
         single.draw()
@@ -541,14 +314,14 @@ def on_gpu(
             ("torch.compile", True, True),
             ("torch.compile, graph", True, True),
         ):
-            model = Idiomatic(single, careful=True, fused=True)
+            model = twin(single, careful=True, fused=True)
             if compiled and gpu:
                 for loss in ("reconstruction", "discriminator", "generator", "classification"):
                     setattr(model, loss, torch.compile(getattr(model, loss)))
 
             def run(model: Idiomatic = model, autocast: bool = autocast) -> None:
                 with torch.autocast(device.type, torch.bfloat16, enabled=autocast, cache_enabled=False):
-                    model(*batch)
+                    model(batch)
 
             try:
                 for _ in range(3):  # compiles
@@ -581,12 +354,12 @@ def breakdown(step: Step, rounds: int) -> dict[str, float]:
     """Milliseconds of each part of an eager step, and of the whole, medians."""
     parts = {"draw": step.draw}
     parts |= {p.__name__: lambda p=p, t=t: p(step, t) for p, t in zip(step.phases, step.terms, strict=True)}
-    parts["finish"] = lambda: kernels.finish(step.terms, step.losses, step.slot, step.count, step.scale)
+    parts["finish"] = lambda: step.ops.finish(step.terms, step.losses, step.slot, step.batches.count, step.scale)
     parts["whole step"] = step
     times: dict[str, list[float]] = {name: [] for name in parts}
     for k in range(rounds + 2):
         for name, part in parts.items():
-            step.cursor.zero_()
+            step.batches.cursor.zero_()
             step.slot.zero_()
             synchronize(step.device)
             started = time.perf_counter()

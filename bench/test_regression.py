@@ -20,7 +20,7 @@ import torch
 
 from fastaae import parzen_log_likelihood, preset
 from fastaae.data import from_arrays
-from fastaae.engine.phases import Step
+from fastaae.engine.step import Step
 from fastaae.run import provenance
 
 BASELINES = Path(__file__).resolve().parent / "results" / "baselines.json"
@@ -74,7 +74,7 @@ def test_step(benchmark, name, replicas):
     step.start_epoch(0)
 
     def run():
-        step.cursor.remainder_(step.steps_per_epoch)
+        step.batches.cursor.remainder_(step.steps_per_epoch)
         step.slot.zero_()
         step()
 
@@ -93,5 +93,5 @@ def test_decoder(benchmark):
 
     cfg = preset("mnist-likelihood")
     step = Step(cfg, from_arrays((images(600).numpy(), np.arange(600) % 10)), torch.device("cpu"))
-    model = Model(cfg, (28, 28), 0, step.encoder, step.decoder)
+    model = Model(cfg, (28, 28), 0, step.networks["encoder"], step.networks["decoder"])
     compare(benchmark, "decode 8192", lambda: [None for _ in model.stream(8192)], rounds=10)

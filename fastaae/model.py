@@ -15,8 +15,9 @@ from torch import Tensor
 from . import checkpoint
 from .config import Config
 from .data import DataError, examples, plain
+from .device import find_device
 from .engine import priors
-from .engine.networks import MLP, Heads, Norm, Standardization, find_device
+from .engine.networks import MLP, Heads, Norm, Standardization
 from .files import brief
 from .parzen import ParzenResult, parzen_log_likelihood
 

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from . import checkpoint
 from .data import plain
-from .engine.networks import find_device
+from .device import find_device
 from .kernels.parzen.bounds import double, extent
 from .kernels.parzen.sums import PairSums, block_size
 from .liveness import Heartbeat

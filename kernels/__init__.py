@@ -1,15 +1,19 @@
 """The operations of a training step (installed as fastaae.kernels); reference.py says what each does.
 
-The backend is chosen here, by what an operation is given: Triton on a GPU (layers.py with 16-bit operands, losses.py
-and draws.py always), oneDNN for large float32 layers on a CPU (onednn.py), plain torch for the rest (reference.py).
+Who computes them is chosen once, when a network or a step is made, by device, dtype and size: Triton on a GPU (step/
+layers.py with 16-bit operands; losses.py and draws.py always), oneDNN for large float32 layers on a CPU (onednn.py),
+plain torch for the rest (reference.py). A step then calls what was chosen.
 """
 
 from __future__ import annotations
 
 import os
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from importlib.util import find_spec
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from . import onednn, reference
@@ -30,40 +34,91 @@ from .reference import (
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's kernels then run on the CPU, slowly: for tests
 
 __all__ = [
+    "Losses",
+    "Products",
     "batch_norm",
     "batch_norm_backward",
     "batch_norm_inference",
+    "capability",
+    "choose_losses",
+    "choose_products",
+    "choose_update",
     "dropout",
-    "finish",
-    "fused",
     "gather",
     "head_separation",
-    "judge",
     "kl",
-    "linear",
-    "linear_backward",
     "mmd",
-    "on_cores",
-    "reconstruction_loss",
     "reparameterize",
     "reparameterize_backward",
-    "softmax_",
-    "softmax_backward_",
-    "softmax_cross_entropy",
     "step_",
-    "update",
+    "triton_takes",
     "zeros",
 ]
 
 
-def fused(t: Tensor) -> bool:
+class Products(NamedTuple):
+    """The products of one layer, as in reference.py."""
+
+    linear: Callable[..., None]
+    linear_backward: Callable[..., None]
+
+
+class Losses(NamedTuple):
+    """The losses of a step with their gradients, the label head, and its end, as in reference.py."""
+
+    reconstruction_loss: Callable[..., None]
+    judge: Callable[..., None]
+    softmax_: Callable[[Tensor], None]
+    softmax_backward_: Callable[[Tensor, Tensor], None]
+    softmax_cross_entropy: Callable[..., None]
+    finish: Callable[..., None]
+
+
+def choose_products(weight: Tensor) -> Products:
+    """For a layer whose products read weight [R, O, I]."""
+    if on_tensor_cores(weight):
+        from .step import layers
+
+        return Products(layers.linear, layers.linear_backward)
+    forward = onednn if onednn.takes(weight) else reference
+    backward = onednn if onednn.takes(weight, onednn.SMALLEST_BACKWARD) else reference
+    return Products(forward.linear, backward.linear_backward)
+
+
+def choose_update(weight: Tensor, shadow: Tensor, adam: bool) -> Callable[..., None]:
+    """For a layer of weight [R, O, I] whose products read shadow, the weight itself or a copy in 16 bits."""
+    if on_tensor_cores(shadow):
+        from .step import layers
+
+        return layers.update
+    large = onednn.takes(weight)
+    if shadow is weight and (large or (adam and onednn.fits(weight))):  # of small layers only Adam gains from one pass
+        return partial(onednn.update, large=large)
+    return reference.update
+
+
+def choose_losses(like: Tensor) -> Losses:
+    """For activations of like's device and dtype."""
+    if not triton_takes(like):
+        return Losses(*(getattr(reference, name) for name in Losses._fields))
+    from .step import draws, losses
+
+    return Losses(*(getattr(losses, name) for name in Losses._fields[:-1]), finish=draws.finish)
+
+
+def triton_takes(t: Tensor) -> bool:
     """Whether Triton's kernels take t."""
     return (t.is_cuda or INTERPRETED) and t.dtype.itemsize < 8 and _has_triton()
 
 
-def on_cores(t: Tensor) -> bool:
+def on_tensor_cores(t: Tensor) -> bool:
     """Whether Triton's kernels take the products of t: 16-bit floats, which have tensor cores."""
-    return fused(t) and t.dtype.itemsize == 2
+    return triton_takes(t) and t.dtype.itemsize == 2
+
+
+def capability(t: Tensor) -> int:
+    """The first number of the compute capability of the device of t; on the CPU (Triton's interpreter) 9."""
+    return torch.cuda.get_device_capability(t.device)[0] if t.is_cuda else 9
 
 
 def zeros(like: Tensor, *shape: int) -> Tensor:
@@ -74,77 +129,10 @@ def zeros(like: Tensor, *shape: int) -> Tensor:
     and cost a quarter more of them.
     """
     d = shape[-1]
-    spare = -d % 64 if on_cores(like) and d > 64 and d % 16 else 0
+    spare = -d % 64 if on_tensor_cores(like) and d > 64 and d % 16 else 0
     return like.new_zeros(*shape[:-1], d + spare)[..., :d]
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, relu: bool) -> None:
-    """As reference.linear."""
-    _products(weight).linear(x, weight, bias, out, relu)
-
-
-def linear_backward(grad: Tensor, weight: Tensor, out: Tensor, activation: Tensor | None) -> None:
-    """As reference.linear_backward."""
-    _products(weight).linear_backward(grad, weight, out, activation)
-
-
-def update(layers: list[tuple], rate: Tensor, correction: Tensor | None, *args) -> None:
-    """As reference.update."""
-    _products(layers[0][4]).update(layers, rate, correction, *args)
-
-
-def reconstruction_loss(logits: Tensor, *args) -> None:
-    """As reference.reconstruction_loss."""
-    _others(logits).reconstruction_loss(logits, *args)
-
-
-def judge(hidden: Tensor, *args) -> None:
-    """As reference.judge."""
-    below = args[4]
-    (reference if below is None else _others(hidden)).judge(hidden, *args)
-
-
-def softmax_(y: Tensor) -> None:
-    """As reference.softmax_."""
-    _others(y).softmax_(y)
-
-
-def softmax_backward_(grad: Tensor, y: Tensor) -> None:
-    """As reference.softmax_backward_."""
-    _others(y).softmax_backward_(grad, y)
-
-
-def softmax_cross_entropy(logits: Tensor, *args) -> None:
-    """As reference.softmax_cross_entropy."""
-    _others(logits).softmax_cross_entropy(logits, *args)
-
-
-def finish(terms: Tensor, *args) -> None:
-    """As reference.finish."""
-    if fused(terms):
-        from .step import draws
-
-        draws.finish(terms, *args)
-    else:
-        reference.finish(terms, *args)
 
 
 @cache
 def _has_triton() -> bool:
     return find_spec("triton") is not None
-
-
-def _products(weight: Tensor):
-    if on_cores(weight):
-        from .step import layers
-
-        return layers
-    return onednn
-
-
-def _others(t: Tensor):
-    if fused(t):
-        from .step import losses
-
-        return losses
-    return reference

@@ -3,7 +3,7 @@
 PyTorch itself hands float32 products to MKL, which runs its AVX2 code on AMD processors. oneDNN compiles for the
 processor it finds: on two cores of a Zen 5 460 against 213 GFLOP/s (bench/LOG.md). Its products return a new tensor, so
 what follows (ReLU and its mask, the weight update) writes into the step's buffers and nothing is copied for its own
-sake. Small layers, other dtypes and devices are left to reference.py.
+sake. Small layers, other dtypes and devices are left to reference.py: see choose_products().
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-
-from . import reference
 
 AVAILABLE = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 SMALLEST = 2**15  # weights of a layer from which on a call of oneDNN is worth its overhead of about 10 us
@@ -39,8 +37,6 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, relu: bool) -> None:
     """As reference.linear."""
-    if not takes(weight):
-        return reference.linear(x, weight, bias, out, relu)
     for r in range(len(weight)):
         y = product(x[r], weight[r], bias[r, 0])
         if relu:
@@ -51,8 +47,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, relu: bool) -> 
 
 def linear_backward(grad: Tensor, weight: Tensor, out: Tensor, activation: Tensor | None) -> None:
     """As reference.linear_backward."""
-    if not takes(weight, SMALLEST_BACKWARD):
-        return reference.linear_backward(grad, weight, out, activation)
     for r in range(len(weight)):
         g = product(grad[r], weight[r].T)
         if activation is None:
@@ -62,15 +56,12 @@ def linear_backward(grad: Tensor, weight: Tensor, out: Tensor, activation: Tenso
 
 
 def update(
-    layers: Sequence[tuple], rate: Tensor, correction: Tensor | None, momentum: float = 0.0, scale: Tensor | None = None
-) -> None:
-    """As reference.update, but for a gradient that lives from its product to the one pass that uses it."""
-    for layer in layers:
-        x, grad, weight, bias, shadow, state, bias_state = layer
-        large = takes(weight)  # of small layers only Adam gains from one pass
-        if not fits(weight) or shadow is not weight or not (large or correction is not None):
-            reference.update([layer], rate, correction, momentum, scale)
-            continue
+    layers: Sequence[tuple], rate: Tensor, correction: Tensor | None, momentum: float = 0.0,
+    scale: Tensor | None = None, large: bool = True,
+) -> None:  # fmt: skip
+    """As reference.update, but for a gradient that lives from its product to the one pass that uses it; there is no
+    scale in float32. large: whether the product is worth a call of oneDNN."""
+    for x, grad, weight, bias, _, state, bias_state in layers:
         for r in range(len(weight)):
             g = product(grad[r].T, x[r].T) if large else grad[r].T @ x[r]
             gradients = [g, grad[r].sum(0, keepdim=True)]

@@ -165,17 +165,19 @@ def reconstruction_loss(
 
 
 def judge(
-    hidden: Tensor, weight: Tensor, bias: Tensor, logits: Tensor, grad: Tensor, below: Tensor | None, terms: Tensor,
+    hidden: Tensor, layer: tuple[Tensor, Tensor], out: tuple[Tensor, Tensor], below: Tensor | None, terms: Tensor,
     real: int, scale: Tensor | None = None,
 ) -> None:  # fmt: skip
     """A discriminator's last layer and its binary cross-entropy, mean over rows: -log sigmoid of the logits of the
     first `real` rows, -log(1 - sigmoid) of the others.
 
     Args:
-        hidden: [R, B, H], the layer's input; weight [R, 1, H], bias [R, 1, 1].
-        logits, grad: [R, B, 1], both written.
+        hidden: [R, B, H], the layer's input.
+        layer: weight [R, 1, H] and bias [R, 1, 1].
+        out: logits and their gradient, [R, B, 1] each, both written.
         below: [R, B, H]; receives the gradient of hidden before its ReLU. None: not wanted.
     """
+    (weight, bias), (logits, grad) = layer, out
     linear(hidden, weight, bias, logits, relu=False)
     b = logits.shape[1]
     terms[:, :real].copy_(softplus(-logits[:, :real, 0]))
@@ -286,55 +288,41 @@ def reparameterize_backward(grad: Tensor, log_variance: Tensor, noise: Tensor, o
     torch.mul(grad, noise, out=out).mul_(torch.exp(log_variance / 2)).div_(2)
 
 
-def mmd(codes: Tensor, prior: Tensor, scales: Sequence[float], grad: Tensor, kernel: str, biased: bool) -> Tensor:
-    """Squared maximum mean discrepancy of codes and prior samples, under a sum of kernels k(d²) of the distance d.
+def mmd(codes: Tensor, prior: Tensor, scales: Sequence[float], grad: Tensor) -> Tensor:
+    """Squared maximum mean discrepancy of codes and prior samples under a sum of Gaussian kernels, as in GMMN: means
+    over all pairs of two sets, also of a point with itself, so that it is never negative.
 
     Args:
         codes, prior: [R, B, D], [R, M, D].
-        scales: one kernel for each s.
+        scales: a kernel exp(-d² / (2 s²)) of the distance d for each s.
         grad: [R, B, D]; receives the gradient with respect to the codes.
-        kernel: "rbf", exp(-d² / (2 s²)) as in GMMN, or "imq", s² / (s² + d²) as in WAE-MMD.
-        biased: mean over all pairs within a set, also of a point with itself, as in GMMN: never negative. Otherwise
-            the unbiased estimate, from pairs of different points.
 
     Returns:
         Loss [R].
-
-    Raises:
-        ValueError: another kernel, or an unbiased estimate from a single point.
     """
     b, m = codes.shape[1], prior.shape[1]
-    if kernel not in ("rbf", "imq"):
-        raise ValueError(f"kernel={kernel!r}: expected 'rbf' or 'imq'")
-    if not biased and min(b, m) < 2:
-        raise ValueError(f"mmd of {b} codes and {m} prior samples: the unbiased estimate needs two of each")
-    itself = 0 if biased else 1  # pairs of a point with itself, where k = 1, that every point of a set has to give up
     loss = 0
     grad.zero_()
     for x, y, ends, weight in (  # ends: how many of a pair are codes
-        (codes, codes, 2, 1 / (b * (b - itself))),
+        (codes, codes, 2, 1 / b**2),
         (codes, prior, 1, -2 / (b * m)),
-        (prior, prior, 0, 1 / (m * (m - itself))),
+        (prior, prior, 0, 1 / m**2),
     ):
         distance = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")  # exact where points are close
-        total, slope = _kernel_sum(distance.square_(), scales, kernel)
-        loss = loss + weight * (total.sum((1, 2)) - (0 if ends == 1 else itself * x.shape[1] * len(scales)))
+        total, slope = _kernel_sum(distance.square_(), scales)
+        loss = loss + weight * total.sum((1, 2))
         if ends:  # the gradient of d² with respect to x is 2 (x - y)
             slope.mul_(2 * ends * weight)
             grad.addcmul_(slope.sum(2, keepdim=True), codes).baddbmm_(slope, y, alpha=-1)
     return loss
 
 
-def _kernel_sum(d2: Tensor, scales: Sequence[float], kernel: str) -> tuple[Tensor, Tensor]:
-    """Sum over scales of k(d²), and of its derivative with respect to d²."""
+def _kernel_sum(d2: Tensor, scales: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Sum over scales of exp(-d² / (2 s²)), and of its derivative with respect to d²."""
     total, slope = torch.zeros_like(d2), torch.zeros_like(d2)
     for s in scales:
-        if kernel == "rbf":
-            k = torch.exp(d2 * (-0.5 / s**2))
-            slope.add_(k, alpha=-0.5 / s**2)
-        else:
-            k = s**2 / (d2 + s**2)
-            slope.addcmul_(k, k, value=-1 / s**2)
+        k = torch.exp(d2 * (-0.5 / s**2))
+        slope.add_(k, alpha=-0.5 / s**2)
         total.add_(k)
     return total, slope
 
@@ -360,14 +348,15 @@ BATCH_NORM_EPS = 1e-5
 
 
 def batch_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor, running_variance: Tensor, momentum: float,
+    x: Tensor, weight: Tensor, bias: Tensor, running: tuple[Tensor, Tensor], momentum: float,
     normalized: Tensor, inverse_std: Tensor, out: Tensor,
 ) -> None:  # fmt: skip
     """out = normalized * weight + bias, with normalized = (x - mean) / sqrt(variance + eps) over the batch.
 
     Args:
         x, normalized, out: [R, B, D]; out may be x. Backward needs normalized and inverse_std.
-        weight, bias, running_mean, running_variance, inverse_std: [R, 1, D].
+        weight, bias, inverse_std: [R, 1, D].
+        running: mean and variance [R, 1, D] that inference uses.
         momentum: share of the batch's mean and unbiased variance in the running ones, torch's rule; 0 leaves them.
 
     Raises:
@@ -383,8 +372,8 @@ def batch_norm(
     normalized.mul_(inverse_std)
     torch.addcmul(bias, normalized, weight, out=out)
     if momentum:
-        running_mean.lerp_(mean, momentum)
-        running_variance.lerp_(variance.mul_(b / (b - 1)), momentum)
+        running[0].lerp_(mean, momentum)
+        running[1].lerp_(variance.mul_(b / (b - 1)), momentum)
 
 
 def batch_norm_backward(

@@ -19,7 +19,7 @@ import pytest
 
 import fastaae
 from fastaae import Config, checkpoint, cli, presets
-from fastaae.engine import phases
+from fastaae.engine.step import Step
 from fastaae.run import training
 
 TRAIN = ["train", "digits", "--hidden", "16", "16"]
@@ -72,7 +72,7 @@ def workplace(tmp_path, monkeypatch):
 @pytest.fixture
 def signal_at_step(monkeypatch):
     """A function that has a signal sent during the k-th step."""
-    call = phases.Step.__call__
+    call = Step.__call__
 
     def plan(k, signum):
         count = itertools.count(1)
@@ -82,7 +82,7 @@ def signal_at_step(monkeypatch):
             if next(count) == k:
                 os.kill(os.getpid(), signum)
 
-        monkeypatch.setattr(phases.Step, "__call__", step)
+        monkeypatch.setattr(Step, "__call__", step)
 
     return plan
 

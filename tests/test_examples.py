@@ -104,7 +104,7 @@ def test_bench_step_prints_a_table_and_json(bench_step, monkeypatch, capsys):
 
 def test_bench_step_refuses_to_time_a_wrong_step(bench_step, monkeypatch, capsys):
     monkeypatch.setattr(bench_step, "preset", lambda name, **c: fastaae.preset(name, hidden=(16, 16), **c))
-    monkeypatch.setattr(bench_step.Idiomatic, "generator", lambda self, codes: codes["z"].sum())
+    monkeypatch.setattr(bench_step.Idiomatic, "generator", lambda self, batch, codes: codes["z"].sum())
     monkeypatch.setattr(sys, "argv", ["step.py", "--rounds", "1", "--replicas", "1"])
     assert bench_step.main() == 1
     assert "differ" in capsys.readouterr().err

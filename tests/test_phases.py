@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import idiomatic
 import numpy as np
 import pytest
 import torch
@@ -9,7 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastaae import Config
 from fastaae.data import from_arrays
-from fastaae.engine.phases import PHASES, Step
+from fastaae.engine.step import Step
+from fastaae.engine.wiring import PHASES
 
 CPU = torch.device("cpu")
 VARIANTS = {
@@ -84,34 +86,34 @@ def make(cfg, epoch=0):
 
 
 @pytest.mark.parametrize(("task", "variant"), CASES)
-def test_whole_steps_equal_the_idiomatic_ones(task, variant, bench_step):
+def test_whole_steps_equal_the_idiomatic_ones(task, variant):
     for careful in (False, True):
-        assert bench_step.check(config(**{"task": task, **VARIANTS[variant]}), dataset(), 5, careful) < 1e-9
+        assert idiomatic.check(config(**{"task": task, **VARIANTS[variant]}), dataset(), 5, careful) < 1e-9
 
 
 @pytest.mark.parametrize(("task", "variant"), [c for c in CASES if "adam" not in c[1]])
-def test_every_phase_has_the_loss_and_gradients_of_autograd(task, variant, bench_step):
+def test_every_phase_has_the_loss_and_gradients_of_autograd(task, variant):
     rate = 2.0**-10 if task == "embedding" else 1.0  # heads are large: a long step saturates everything
     rates = {"lr_reconstruction": rate, "lr_adversarial": rate, "lr_classification": rate}
     still = {"momentum": 0.0, "momentum_adversarial": 0.0}
     step = make(config(**{"task": task, **still, **rates, **VARIANTS[variant]}))
     step.draw()
-    noisy, target, real, *labeled = bench_step.drawn(step)
+    batch = idiomatic.drawn(step)
     for phase in step.phases:
-        other = bench_step.Idiomatic(step)  # from the weights as they are before this phase
+        other = idiomatic.twin(step)  # from the weights as they are before this phase
         with torch.no_grad():
-            codes = other.encode(noisy)
+            codes = other.encode(batch)
         loss = {
             "separation": lambda o=other: o.separation(),
-            "divergence": lambda o=other: o.divergence(o.encode(noisy), real),
-            "reconstruction": lambda o=other: o.reconstruction(noisy, target),
-            "discriminator": lambda o=other, c=codes: o.discriminator(c, real),
-            "generator": lambda o=other: o.generator(o.encode(noisy)),
-            "classification": lambda o=other: o.classification(*labeled),
+            "divergence": lambda o=other: o.divergence(batch, o.encode(batch)),
+            "reconstruction": lambda o=other: o.reconstruction(batch),
+            "discriminator": lambda o=other, c=codes: o.discriminator(batch, c),
+            "generator": lambda o=other: o.generator(batch, o.encode(batch)),
+            "classification": lambda o=other: o.classification(batch),
         }[phase.__name__]()
         total = loss
-        if phase.__name__ == "reconstruction" and step.penalty is not None:
-            total = loss + other.divergence(other.encode(noisy), real)
+        if phase.__name__ == "reconstruction" and step.cfg.regularizer != "adversarial":
+            total = loss + other.divergence(batch, other.encode(batch))
         heads = [("heads", other.heads)] if "separation.heads" in step.optimizers else []
         updated = {
             "divergence": [],
@@ -121,8 +123,9 @@ def test_every_phase_has_the_loss_and_gradients_of_autograd(task, variant, bench
         }.get(phase.__name__, [("decoder", other.decoder) if task == "gan" else ("encoder", other.encoder)])
         expected = {}
         for name, module in updated:
-            gradients = torch.autograd.grad(total, list(module.parameters()), retain_graph=True)
-            keys = [f"{name}.{k}" for k in step.networks()[name].parameters()]
+            learned = [module] if name == "heads" else list(module.parameters())
+            gradients = torch.autograd.grad(total, learned, retain_graph=True)
+            keys = [k for k in step.parameters() if k.startswith(f"{name}.") and "running" not in k]
             expected |= dict(zip(keys, gradients, strict=True))
         before = {name: p.clone() for name, p in step.parameters().items()}
         terms = torch.zeros_like(step.terms[0])
@@ -159,10 +162,15 @@ def test_three_replicas_equal_three_runs(task, variant):
 def test_replicas_differ_in_weights_labels_order_noise_and_prior():
     step = make(config("semi_supervised", replicas=2, n_labeled=30, input_noise=0.1))
     step.draw()
-    for tensor in (step.encoder.weights[0], step.order, step.encoding.x[0], step.judging["z"].x[0][:, :10]):
+    for tensor in (
+        step.networks["encoder"].weights[0],
+        step.batches.images.order,
+        step.autoencoder.encoding.x[0],
+        step.judging["z"].x[0][:, :10],
+    ):
         assert not torch.equal(tensor[0], tensor[1])
-    assert set(step.labeled[0].tolist()) != set(step.labeled[1].tolist())
-    noise = step.encoding.x[0] - step.target
+    assert set(step.batches.labeled_rows[0].tolist()) != set(step.batches.labeled_rows[1].tolist())
+    noise = step.autoencoder.encoding.x[0] - step.batches.images.target
     assert not torch.equal(noise[0], noise[1]) and abs(noise.std().item() - 0.1) < 0.02
 
 
@@ -171,89 +179,100 @@ def test_an_epoch_shows_every_example_once_and_cycles_the_labelled_ones():
     seen, labeled = [], []
     for _ in range(step.steps_per_epoch):
         step.draw()
-        seen.append(step.encoding.x[0][0].clone())
-        labeled.append(step.classifying.x[0][0].clone())
-        step.cursor.add_(1)
-    expected = step.x.double() / 255
+        seen.append(step.autoencoder.encoding.x[0][0].clone())
+        labeled.append(step.autoencoder.classifying.x[0][0].clone())
+        step.batches.cursor.add_(1)
+    expected = step.batches.x.double() / 255
     rows = torch.cat(seen)
     assert torch.equal(rows[np.lexsort(rows.numpy().T)], expected[np.lexsort(expected.numpy().T)])
     for k in range(0, 9, 3):  # 10 steps of 10: three passes over 30 labelled examples, and a part of a fourth
         assert len(torch.cat(labeled[k : k + 3]).unique(dim=0)) == 30
-    assert torch.equal(step.labels[0], step.y[step.labeled_order[0, 90:].long()][:10])
-    order = step.order.clone()
+    assert torch.equal(step.batches.labels[0], step.batches.y[step.batches.labeled.order[0, 90:].long()][:10])
+    order = step.batches.images.order.clone()
     step.start_epoch(1)
-    assert not torch.equal(order, step.order)
+    assert not torch.equal(order, step.batches.images.order)
     step.start_epoch(0)
-    assert torch.equal(order, step.order)
+    assert torch.equal(order, step.batches.images.order)
 
 
 def test_the_prior_has_the_labels_of_the_batch():
     step = make(config("unsupervised", **VARIANTS["labels"], replicas=2))
-    images, labels = step.x.double() / 255, torch.from_numpy(np.asarray(dataset().y_train))
+    images, labels = step.batches.x.double() / 255, torch.from_numpy(np.asarray(dataset().y_train))
     shares = []
     for _ in range(step.steps_per_epoch):
         step.draw()
-        told = step.told.argmax(-1)
-        assert torch.equal(step.told.sum(-1), torch.ones_like(told, dtype=torch.float64))
-        assert torch.equal(told[:, :10], told[:, 10:])  # prior samples, codes
-        assert torch.equal(step.components[told[:, :10] < 3], told[:, :10][told[:, :10] < 3])
+        condition = step.codes.condition.argmax(-1)
+        assert torch.equal(step.codes.condition.sum(-1), torch.ones_like(condition, dtype=torch.float64))
+        assert torch.equal(condition[:, :10], condition[:, 10:])  # prior samples, codes
+        assert torch.equal(step.batches.components[condition[:, :10] < 3], condition[:, :10][condition[:, :10] < 3])
         for k in range(2):
-            rows = (step.target[k][:, None] == images).all(-1).int().argmax(1)
-            known = told[k, 10:] < 3
-            assert torch.equal(labels[rows][known], told[k, 10:][known])
-        shares.append(told[:, 10:])
-        step.cursor.add_(1)
+            rows = (step.batches.images.target[k][:, None] == images).all(-1).int().argmax(1)
+            known = condition[k, 10:] < 3
+            assert torch.equal(labels[rows][known], condition[k, 10:][known])
+        shares.append(condition[:, 10:])
+        step.batches.cursor.add_(1)
     assert (torch.cat(shares, 1) < 3).sum(1).tolist() == [60, 60]
-    assert set(step.components[step.told[:, :10].argmax(-1) == 3].tolist()) == {0, 1, 2}
+    assert set(step.batches.components[step.codes.condition[:, :10].argmax(-1) == 3].tolist()) == {0, 1, 2}
 
 
 def test_dropout_drops_its_share_anew_in_every_step_and_costs_nothing_at_zero():
     step = make(config("semi_supervised", dropout=0.3, input_dropout=0.2, hidden=(200, 100), replicas=2))
-    tapes = [step.encoding, step.classifying, step.decoding, *step.judging.values()]
+    tapes = [step.autoencoder.encoding, step.autoencoder.classifying, step.player.decoding, *step.judging.values()]
     masks = [mask for tape in tapes for mask in tape.masks]
-    assert len(masks) == 10 and len(step.input_masks) == 2
+    assert len(masks) == 10 and sum(feed.mask is not None for feed in step.batches.feeds) == 2
     step.draw()
     before = [mask.clone() for mask in masks]
     for mask in masks:
         assert set(mask.unique().tolist()) == {0, 1} and abs(mask.mean() - 0.7) < 0.05
         assert not torch.equal(mask[0], mask[1])
-    for tape, clean in ((step.encoding, step.target), (step.classifying, step.labeled_target)):
+    for tape, clean in (
+        (step.autoencoder.encoding, step.batches.images.target),
+        (step.autoencoder.classifying, step.batches.labeled.target),
+    ):
         kept = tape.x[0] != 0
         assert abs(kept[clean != 0].double().mean() - 0.8) < 0.1
         torch.testing.assert_close(tape.x[0][kept], clean[kept] / 0.8)
     step.draw()
     assert not any(torch.equal(mask, old) for mask, old in zip(masks, before, strict=True))
     plain = make(config("semi_supervised"))
-    assert not plain.dropouts and not plain.encoding.masks and plain.target is plain.encoding.x[0]
+    assert (
+        not plain.batches.dropouts
+        and not plain.autoencoder.encoding.masks
+        and plain.batches.images.target is plain.autoencoder.encoding.x[0]
+    )
 
 
 def test_a_supervised_decoder_is_told_the_label_of_its_image():
     step = make(config("supervised", replicas=2))
     step()
-    images, labels = step.x.double() / 255, step.y
+    images, labels = step.batches.x.double() / 255, step.batches.y
     for k in range(2):
-        rows = (step.target[k][:, None] == images).all(-1).int().argmax(1)
-        assert torch.equal(step.decoding.x[0][k, :, 3:], torch.eye(3, dtype=torch.float64)[labels[rows]])
-    assert list(step.discriminators) == ["z"] and step.encoder.sizes[-1] == 3 and step.decoder.sizes[0] == 6
+        rows = (step.batches.images.target[k][:, None] == images).all(-1).int().argmax(1)
+        assert torch.equal(step.player.decoding.x[0][k, :, 3:], torch.eye(3, dtype=torch.float64)[labels[rows]])
+    assert (
+        list(step.discriminators) == ["z"]
+        and step.networks["encoder"].sizes[-1] == 3
+        and step.networks["decoder"].sizes[0] == 6
+    )
 
 
 def test_running_statistics_follow_the_reconstruction_pass_alone():
     step = make(config("semi_supervised", batch_norm="encoder", momentum=0.0))
     step.draw()
     for phase, moves in zip(step.phases, (True, False, False, False), strict=True):
-        before = [n.mean.clone() for n in step.encoder.norms]
+        before = [n.mean.clone() for n in step.networks["encoder"].norms]
         phase(step, torch.zeros_like(step.terms[0]))
-        for old, n in zip(before, step.encoder.norms, strict=True):
+        for old, n in zip(before, step.networks["encoder"].norms, strict=True):
             assert torch.equal(old, n.mean) != moves
-    assert not step.decoder.norms and not step.discriminators["z"].norms
+    assert not step.networks["decoder"].norms and not step.discriminators["z"].norms
 
 
 def test_labels_fewer_than_a_batch_are_all_in_every_step():
     step = make(config("semi_supervised", n_labeled=6))
     for _ in range(3):
         step.draw()
-        assert sorted(step.labels[0].tolist()) == [0, 0, 1, 1, 2, 2]
-        step.cursor.add_(1)
+        assert sorted(step.batches.labels[0].tolist()) == [0, 0, 1, 1, 2, 2]
+        step.batches.cursor.add_(1)
 
 
 def test_rates_decay_at_the_start_of_their_epochs():
@@ -331,10 +350,10 @@ def test_float32_steps_of_large_layers_follow_the_float64_ones(task, optimizer):
 
 def _same_prior(step):
     """The two precisions draw different normal numbers."""
-    prior = step.prior["z"]
+    prior = step.codes.prior["z"]
     prior.copy_(torch.linspace(-2, 2, prior.numel(), dtype=torch.float64).view_as(prior))
     if "y" in step.judging:
-        prior = step.prior["y"]
+        prior = step.codes.prior["y"]
         prior.copy_(torch.eye(prior.shape[2]).repeat(4, 1)[: prior.shape[1]])
 
 
@@ -356,12 +375,11 @@ def test_the_step_is_capture_safe(task, fields):
 
 
 @pytest.mark.parametrize(
-    "fault", [lambda s: s.target.sum().item(), lambda s: s.target[s.target > 0], lambda s: s.target.nonzero()],
-    ids=["item", "mask", "nonzero"],
-)  # fmt: skip
+    "fault", [lambda t: t.sum().item(), lambda t: t[t > 0], lambda t: t.nonzero()], ids=["item", "mask", "nonzero"]
+)
 def test_the_capture_test_can_fail(fault):
     step = make(config("unsupervised"))
-    step.phases = (lambda s, terms: fault(s) and None, *step.phases[1:])
+    step.phases = (lambda s, terms: fault(s.batches.images.target) and None, *step.phases[1:])
     with Recorder(), pytest.raises(AssertionError):
         step()
 
@@ -377,7 +395,7 @@ def test_16_bit_steps_follow_the_float64_ones(task, precision):
             step()
     loose = 2**-5 if precision == "bf16" else 2**-8
     torch.testing.assert_close(steps[0].losses[:8].double(), steps[1].losses[:8], rtol=loose, atol=loose)
-    for network in steps[0].networks().values():
+    for network in steps[0].networks.values():
         for weight, shadow in zip(network.weights, network.shadows, strict=True):
             assert weight.dtype == torch.float32 and torch.equal(shadow, weight.to(shadow.dtype))
 
@@ -404,7 +422,7 @@ def test_state_restores_bit_for_bit():
     after = {name: t.clone() for name, t in step.state().items()}
     fresh = make(config("semi_supervised", input_noise=0.3, optimizer="adam", replicas=2))
     fresh.restore(state, 1)
-    fresh.cursor.fill_(1)
+    fresh.batches.cursor.fill_(1)
     fresh()
     assert all(torch.equal(after[name], t) for name, t in fresh.state().items())
 

@@ -13,7 +13,7 @@ import fastaae.data
 import fastaae.engine.priors
 import fastaae.evaluation
 import fastaae.model
-from fastaae.engine.phases import Step
+from fastaae.engine.step import Step
 
 N = 240
 
@@ -191,7 +191,7 @@ def test_a_supervised_model_needs_the_label(tmp_path):
         model.reconstruct(x)
     with pytest.raises(ValueError, match="has no label head"):
         model.predict(x)
-    with pytest.raises(ValueError, match="task='supervised': expected labels with the training data"):
+    with pytest.raises(ValueError, match="task='supervised' needs labels with the training data"):
         fastaae.train(small("mnist-style", out_dir=str(tmp_path / "x")), data["x"], progress=False)
 
 
@@ -252,7 +252,7 @@ def test_a_universal_posterior_fills_a_prior_that_two_images_cannot():
             step.start_epoch(min(epoch, 40))
             step.slot.zero_()
             step()
-        model = fastaae.model.Model(cfg, (1, 4), 0, step.encoder, step.decoder)
+        model = fastaae.model.Model(cfg, (1, 4), 0, step.networks["encoder"], step.networks["decoder"])
         z = model.encode(x.repeat(20, 0), seed=0)[:, 0]
         worst[posterior] = np.abs(np.quantile(z, [0.1, 0.25, 0.5, 0.75, 0.9]) - normal).max()
     assert worst["universal"] < 0.2 < 0.6 < worst["deterministic"], worst

@@ -20,8 +20,9 @@ import torch
 
 from fastaae import Config, kernels
 from fastaae.data import from_arrays
-from fastaae.engine.phases import PHASES, Step
 from fastaae.engine.replay import Replay
+from fastaae.engine.step import Step
+from fastaae.engine.wiring import PHASES
 from fastaae.kernels import reference
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -211,7 +212,7 @@ def test_losses_equal_their_twins(r, b, dtype):
             mine = (lambda t: t) if wide != D64 else (lambda t: t.double())
             grad, below = (poisoned(r, 2 * b, n, dtype=dtype if wide != D64 else D64) for n in (1, h))
             terms, logits = poisoned(r, 2 * b, dtype=wide), poisoned(r, 2 * b, 1, dtype=wide)
-            module.judge(mine(hidden), mine(weight), mine(bias), logits, grad, below, terms, real)
+            module.judge(mine(hidden), (mine(weight), mine(bias)), (logits, grad), below, terms, real)
             results.append((grad.double(), below.double(), terms.double()))
         for a, e in zip(*results, strict=True):
             torch.testing.assert_close(a, e, rtol=2 * close["rtol"], atol=1e-5)
@@ -285,7 +286,7 @@ def test_draw(kind, noise):
     noisy, images = poisoned(r, b, d), poisoned(r, m, d)
     labels, codes = torch.full((r, m), -1, device=DEVICE), poisoned(r, 2 * b, z + k)
     labeled = (labeled_order, images, labels)
-    draws.draw(data, y, count, seeds, order, clean, noisy, noise, codes[:, :b], 2.0, z, labeled)
+    draws.draw((data, y), count, seeds, (order, clean, noisy), noise, (codes[:, :b], 2.0, z), labeled)
     step = (2**33 + 9) % 2**32
     for j, seed in enumerate(seeds.tolist()):
         rows, marked = (o[j, 2 * size : 3 * size].long().cpu() for o, size in ((order, b), (labeled_order, m)))
@@ -309,7 +310,7 @@ def test_draws_are_normal_and_uniform():
     codes, count = poisoned(r, b, z + k), torch.zeros(2, dtype=torch.int64, device=DEVICE)
     image = torch.zeros(1, 1, dtype=torch.uint8, device=DEVICE)
     order = torch.zeros(r, b, dtype=torch.int32, device=DEVICE)
-    draws.draw(image, None, count, count[:1] + 7, order, None, poisoned(r, b, 1), 0.0, codes, 5.0, z)
+    draws.draw((image, None), count, count[:1] + 7, (order, None, poisoned(r, b, 1)), 0.0, (codes, 5.0, z))
     x, se = codes[0, :, :z].double() / 5, 1 / math.sqrt(b * z)
     for power, moment, spread in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):  # variances of x, x², x³, x⁴
         assert abs(x.pow(power).mean().item() - moment) < 5 * se * math.sqrt(spread)
@@ -367,28 +368,29 @@ def test_whole_steps_equal_those_of_plain_torch(task, optimizer, precision, monk
     padded = (task, optimizer, precision) == ("unsupervised", "sgd", "fp16")
     sizes = {"hidden": (72, 76), "init_std": 0.1} if padded else {}
     cfg = config(task, optimizer=optimizer, precision=precision, **sizes)
-    ours, theirs = (Step(cfg, dataset(), DEVICE) for _ in range(2))
+    ours = Step(cfg, dataset(), DEVICE)
+    with monkeypatch.context() as plain:  # what computes a step is chosen when it is made
+        plain.setattr(kernels, "triton_takes", lambda t: False)
+        theirs = Step(cfg, dataset(), DEVICE)
     for step in (ours, theirs):
         step.start_epoch(0)
 
     def same() -> None:
-        theirs.input.copy_(ours.input)
-        theirs.target.copy_(ours.target)
-        theirs.codes.copy_(ours.codes)  # prior samples and given labels; what the encoder makes it makes again
-        if ours.classifying is not None:
-            theirs.classifying.x[0].copy_(ours.classifying.x[0])
-            theirs.labels.copy_(ours.labels)
+        for feed, other in zip(theirs.batches.feeds, ours.batches.feeds, strict=True):
+            feed.input.copy_(other.input)
+            feed.target.copy_(other.target)
+        theirs.codes.buffer.copy_(ours.codes.buffer)  # prior samples, labels; what the encoder makes it makes again
+        if cfg.classifies:
+            theirs.batches.labels.copy_(ours.batches.labels)
 
     theirs.draw = same
     steps = 2 if padded else 4
     for _ in range(steps):
         ours()
-        with monkeypatch.context() as plain:
-            plain.setattr(kernels, "fused", lambda t: False)
-            theirs()
+        theirs()
     loose = {"fp32": 1e-5, "fp16": 2e-3, "bf16": 2e-2}[precision]
     torch.testing.assert_close(ours.losses[:steps], theirs.losses[:steps], rtol=loose, atol=loose)
-    assert ours.count.tolist() == theirs.count.tolist() == [steps, steps]
+    assert ours.batches.count.tolist() == theirs.batches.count.tolist() == [steps, steps]
     for name, p in theirs.parameters().items():
         found, size = ours.parameters()[name], p.norm().item()
         assert (found - p).norm().item() <= 4 * loose * size + 1e-4, name
@@ -403,7 +405,7 @@ def test_captured_steps_equal_eager_ones(task, optimizer, precision):
     for captured in (False, True):
         step = Step(config(task, optimizer=optimizer, precision=precision, log_every=100), dataset(), DEVICE)
         step.start_epoch(0)
-        run = Replay(step, step.carried(), step.generators, DEVICE, size=4) if captured else None
+        run = Replay(step, step.carried(), step.batches.generators, DEVICE, size=4) if captured else None
         for epoch in range(20):
             step.start_epoch(epoch)
             step.slot.zero_()

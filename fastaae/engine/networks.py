@@ -13,25 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import kernels
-
-
-def find_device(name: str) -> torch.device:
-    """The device of a config: "auto" is CUDA if there is one, else the CPU.
-
-    Raises:
-        ValueError: no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device={name!r}: expected 'auto', 'cpu', 'cuda' or 'cuda:N'") from None
-    if device.type not in ("cpu", "cuda") or (
-        device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
-    ):
-        raise ValueError(f"device={name!r}: not available here; expected 'auto', 'cpu' or, with a GPU, 'cuda'")
-    return device
+from ..kernels import reference
 
 
 @dataclass
@@ -108,6 +90,10 @@ class MLP:
         norms: of every layer, or none.
 
     A layer may have more inputs than the one before has outputs: the further ones, noise, come from outside.
+
+    Attributes:
+        shadows: what products read, the weights or copies of them in the dtype of compute.
+        products: who computes those of each layer.
     """
 
     def __init__(
@@ -115,13 +101,16 @@ class MLP:
         norms: Sequence[Norm] = (),
     ):  # fmt: skip
         self.weights, self.biases, self.norms = list(weights), list(biases), list(norms)
-        self.added = [torch.zeros_like(b) for b in biases] if norms else self.biases  # by the product itself
+        self.offsets = [torch.zeros_like(b) for b in biases] if norms else self.biases  # that products add
         self.sizes = [*(w.shape[2] for w in weights), weights[-1].shape[1]]
         self.outputs = [w.shape[1] for w in weights]
         self.shadows = list(weights)
         if compute not in (None, weights[0].dtype):
             self.shadows = [kernels.zeros(w.new_empty(0, dtype=compute), *w.shape) for w in weights]
             self.refresh()
+        self.products = [kernels.choose_products(w) for w in self.shadows]
+        # A discriminator of one layer has none below to hand a gradient to, which Triton's kernel always does.
+        self.judge_rows = (kernels.choose_losses(self.shadows[0]) if len(weights) > 1 else reference).judge
 
     @staticmethod
     def initialize(
@@ -161,13 +150,13 @@ class MLP:
         x = [end(first, self.sizes[0]), *x, end(last, self.sizes[-1], self.weights[0])]
         g = [end(first_gradient, self.sizes[0]), *g, end(last_gradient, self.sizes[-1])]
         normalized = [
-            Normalized(torch.zeros_like(self.made(x, i)), *(torch.zeros_like(n.scale) for _ in range(3)))
+            Normalized(torch.zeros_like(self.output(x, i)), *(torch.zeros_like(n.scale) for _ in range(3)))
             for i, n in enumerate(self.norms)
         ]
         return Tape(x, g, normalized=normalized)
 
-    def made(self, buffers: list[Tensor], i: int) -> Tensor:
-        """The part of a tape's buffers that belongs to the output of layer i, without further inputs of the next."""
+    def output(self, buffers: list[Tensor], i: int) -> Tensor:
+        """Of a tape's x or g what belongs to the output of layer i, without further inputs of the next layer."""
         t = buffers[i + 1]
         return t if t.shape[2] == self.outputs[i] else t[..., : self.outputs[i]]
 
@@ -178,12 +167,13 @@ class MLP:
             momentum: share of this batch's statistics in the running ones of batch normalisation.
         """
         last = len(self.weights) - 1
-        for i, (weight, bias) in enumerate(zip(self.shadows[:layers], self.added, strict=False)):
-            y = self.made(tape.x, i)
-            kernels.linear(tape.x[i], weight, bias, y, relu=i < last and not self.norms)
+        for i, (weight, offset) in enumerate(zip(self.shadows[:layers], self.offsets, strict=False)):
+            y = self.output(tape.x, i)
+            self.products[i].linear(tape.x[i], weight, offset, y, i < last and not self.norms)
             if self.norms:
                 n, t = self.norms[i], tape.normalized[i]
-                kernels.batch_norm(y, n.scale, self.biases[i], n.mean, n.variance, momentum, t.x, t.inverse_std, y)
+                running = (n.mean, n.variance)
+                kernels.batch_norm(y, n.scale, self.biases[i], running, momentum, t.x, t.inverse_std, y)
                 if i < last:
                     y.relu_()
             if i < last and tape.masks:
@@ -197,21 +187,20 @@ class MLP:
             judged: tape.g[-2] is filled already.
         """
         last = len(self.weights) - 1
-        at_once = kernels.on_cores(self.shadows[0])  # on a GPU one launch updates all layers
         for i in reversed(range(last + 1)):
             if self.norms:
-                t, g = tape.normalized[i], self.made(tape.g, i)
+                t, g = tape.normalized[i], self.output(tape.g, i)
                 args = (g, t.scale_gradient, t.bias_gradient)
                 kernels.batch_norm_backward(g, self.norms[i].scale, t.x, t.inverse_std, *args)
             if (i > 0 or input_gradient) and not (judged and i == last):
                 activation = tape.x[i] if i > 0 else None
-                kernels.linear_backward(self.made(tape.g, i), self.shadows[i], tape.g[i], activation)
+                self.products[i].linear_backward(self.output(tape.g, i), self.shadows[i], tape.g[i], activation)
             if i > 0 and tape.masks:  # what was dropped is zero already, like what a ReLU has cut off
                 tape.g[i].mul_(1 / (1 - tape.p))
-            if optimizer is not None and not at_once:
-                optimizer.update(tape, [i])
-        if optimizer is not None and at_once:
-            optimizer.update(tape, range(last + 1))
+            if optimizer is not None and not optimizer.at_once:
+                optimizer.update(self, tape, [i])
+        if optimizer is not None and optimizer.at_once:
+            optimizer.update(self, tape, range(last + 1))
 
     def judge(
         self, tape: Tape, real: int, terms: Tensor, optimizer: Optimizer | None, input_gradient: bool,
@@ -220,18 +209,19 @@ class MLP:
         """Forward, loss and backward of a discriminator whose first `real` rows are to be taken for prior samples, the
         others for codes: kernels.reference.judge. Capture-safe."""
         self.forward(tape, len(self.weights) - 1)
-        below = tape.g[-2] if len(self.weights) > 1 else None
-        kernels.judge(tape.x[-2], self.shadows[-1], self.biases[-1], tape.x[-1], tape.g[-1], below, terms, real, scale)
+        below, layer = tape.g[-2] if len(self.weights) > 1 else None, (self.shadows[-1], self.biases[-1])
+        self.judge_rows(tape.x[-2], layer, (tape.x[-1], tape.g[-1]), below, terms, real, scale)
         self.backward(tape, optimizer, input_gradient, judged=below is not None)
 
     def __call__(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Output [N, O] of replica 0 for inputs [N, I], for inference. Further inputs are noise [N, ...], or zero."""
+        """Output [N, O] of replica 0 for inputs [N, I], where products read the weights themselves: for inference.
+        Further inputs are noise [N, ...], or zero."""
         last = len(self.weights) - 1
-        for i, (weight, bias) in enumerate(zip(self.weights, self.added, strict=True)):
+        for i, (weight, offset) in enumerate(zip(self.weights, self.offsets, strict=True)):
             if further := weight.shape[2] - x.shape[1]:
                 x = torch.cat([x, x.new_zeros(len(x), further) if noise is None else noise], 1)
             out = x.new_empty(1, len(x), weight.shape[1])
-            kernels.linear(x[None], weight[:1], bias[:1], out, relu=i < last and not self.norms)
+            self.products[i].linear(x[None], weight[:1], offset[:1], out, i < last and not self.norms)
             if self.norms:
                 n = self.norms[i]
                 kernels.batch_norm_inference(out, n.scale[:1], self.biases[i][:1], n.mean[:1], n.variance[:1], out)
@@ -279,7 +269,7 @@ class Heads:
     """
 
     def __init__(self, weight: Tensor):
-        self.weight, self.weights, self.shadows, self.norms = weight, [weight], [weight], []
+        self.weight = weight
 
     def forward(self, z: Tensor, y: Tensor, out: Tensor) -> None:
         """out = y W_C + z; z and out [R, B, D], y [R, B, K]. Capture-safe."""
@@ -304,10 +294,8 @@ class Heads:
         """Replica r alone, sharing memory with these heads."""
         return self.mapped(lambda t: t[r : r + 1])
 
-    def refresh(self) -> None:
-        """There is no copy of the weight."""
-
     def parameters(self) -> dict[str, Tensor]:
+        """What is learned, by name; the tensor itself, not a copy."""
         return {"weight": self.weight}
 
     state = parameters
@@ -377,6 +365,9 @@ class Optimizer:
     Args:
         rate: [R, 1, 1], learning rates on the device, shared by all networks of the cost.
         scale: what the gradients come multiplied by; see kernels.reference.update.
+
+    Attributes:
+        at_once: whether all layers are updated together, by one launch.
     """
 
     def __init__(
@@ -393,18 +384,22 @@ class Optimizer:
         self.moments = {
             name: tuple(torch.zeros_like(p) for _ in self.names) for name, p in network.parameters().items()
         }
-        self.unused = []  # with batch normalisation, what stands in for a bias of the product and its moments
-        if network.norms:
-            self.unused = [[torch.zeros_like(b) for _ in range(3)] for b in network.biases]
+        self.updates, self.unused, self.at_once = [], [], False
+        if isinstance(network, MLP):
+            weights = zip(network.weights, network.shadows, strict=True)
+            self.updates = [kernels.choose_update(*both, adam=clock is not None) for both in weights]
+            self.at_once = kernels.on_tensor_cores(network.shadows[0])
+            if network.norms:  # of a product without a bias, what stands in for that and its moments
+                self.unused = [[torch.zeros_like(o) for _ in range(3)] for o in network.offsets]
 
-    def update(self, tape: Tape, layers: Sequence[int]) -> None:
-        """One step on some layers from their inputs and the gradients of their outputs."""
-        n, m, some = self.network, self.moments, []
+    def update(self, n: MLP, tape: Tape, layers: Sequence[int]) -> None:
+        """One step on some layers of the network n from their inputs and the gradients of their outputs."""
+        m, some = self.moments, []
         for i in layers:
             bias, *moments = self.unused[i] if n.norms else (n.biases[i], *m[f"{i}.bias"])
             state = (m[f"{i}.weight"], tuple(moments[: len(self.names)]))
-            some.append((tape.x[i], n.made(tape.g, i), n.weights[i], bias, n.shadows[i], *state))
-        kernels.update(some, self.rate, self.correction, self.momentum, self.scale)
+            some.append((tape.x[i], n.output(tape.g, i), n.weights[i], bias, n.shadows[i], *state))
+        self.updates[layers[0]](some, self.rate, self.correction, self.momentum, self.scale)
         for i in layers if n.norms else ():
             t = tape.normalized[i]
             self.step(f"{i}.bias", n.biases[i], t.bias_gradient)

@@ -24,10 +24,10 @@ from .. import __version__, checkpoint, evaluation
 from .. import data as datasets
 from ..config import Config
 from ..data import Data
+from ..device import find_device
 from ..engine import priors, profiling
-from ..engine.networks import find_device
-from ..engine.phases import Step
 from ..engine.replay import Replay
+from ..engine.step import Step
 from ..files import WriteError, brief
 from ..liveness import Heartbeat
 from ..model import Model, model_info
@@ -200,6 +200,17 @@ def _train(
         raise WriteError(f"{where}: {why}; last good checkpoint: {training.last_good()}") from error
 
 
+def told_apart(step: Step) -> dict[str, list[float]]:
+    """Percent of the last batch's prior samples and codes (of a GAN: images) that each discriminator tells apart, by
+    its name and replica."""
+    real, percent = torch.arange(2 * step.batch, device=step.device) < step.batch, {}
+    for name, network in step.discriminators.items():
+        rows = step.judging[name].x[0]
+        logits = torch.stack([network.replica(r)(x) for r, x in enumerate(rows)])  # [R, 2B, 1]
+        percent[name] = (100 * ((logits[..., 0] > 0) == real).double().mean(1)).tolist()
+    return percent
+
+
 def _check_state(saved: tuple[dict[str, torch.Tensor], dict[str, Any]], expected: dict, path: Path) -> None:
     """Refuse a checkpoint whose tensors are not those of the step that its config makes."""
 
@@ -234,8 +245,8 @@ class _Training:
         heartbeat: Heartbeat | None,
     ):
         self.cfg, self.data, self.step, self.directory, self.heartbeat = cfg, data, step, directory, heartbeat
-        self.classes = step.n_classes
-        parts = (step.encoder, step.decoder, step.heads, step.standard)
+        self.classes = step.wiring.n_classes
+        parts = (step.networks.get("encoder"), step.networks["decoder"], step.heads, step.batches.standard)
         self.models = [
             Model(cfg, data.shape, self.classes, *(p and p.replica(r) for p in parts), prior)
             for r in range(cfg.replicas)
@@ -281,9 +292,9 @@ class _Training:
         first, within = divmod(self.done, step.steps_per_epoch)
         for epoch in range(first, cfg.epochs):
             step.start_epoch(epoch, SLOWER**self.restarts)
-            step.cursor.fill_(within)
+            step.batches.cursor.fill_(within)
             if self.replay is None:
-                self.replay = Replay(step, step.carried(), step.generators, step.device, graph=cfg.graph)
+                self.replay = Replay(step, step.carried(), step.batches.generators, step.device, graph=cfg.graph)
             while within < step.steps_per_epoch:
                 ran = self._run(self.replay, within)
                 within += ran
@@ -390,11 +401,12 @@ class _Training:
     def _game(self) -> dict[str, list[float]]:
         """How the game between discriminators and encoder goes: see Run.history."""
         step, cfg = self.step, self.cfg
-        game = {f"told_apart_{name}": percent for name, percent in step.told_apart().items()}
-        if step.encoder is None:
+        game = {f"told_apart_{name}": percent for name, percent in told_apart(step).items()}
+        if cfg.task == "gan":
             return game
         if self.prior_std is None:
-            self.prior_std = step.prior_std()
+            b = step.batches
+            self.prior_std = priors.spread(b.source, step.codes.prior["z"][0], cfg.prior_std, cfg.components)
         x, moments = self.data.x_valid[:CODES], []
         with torch.inference_mode():
             for model in self.models:

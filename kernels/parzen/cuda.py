@@ -45,7 +45,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from ..step.layers import major
+from .. import capability
 from .bounds import U32
 
 # By major compute capability. A newer one takes the last that is not above it.
@@ -563,7 +563,7 @@ def cost(kernel: str, m: int, n: int, d: int, s: int, pairs: int, k: int = 128) 
 
 def _pinned(table: dict[int, dict], t: Tensor) -> dict:
     """The configuration for the device of t."""
-    return table[max(key for key in table if key <= major(t))]
+    return table[max(key for key in table if key <= capability(t))]
 
 
 def _source(t: Tensor, rows: int, columns: int, config: dict) -> Tensor | TensorDescriptor:

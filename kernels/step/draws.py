@@ -127,8 +127,8 @@ def _finish_kernel(
 
 
 def draw(
-    data: Tensor, y: Tensor | None, count: Tensor, seeds: Tensor, order: Tensor, clean: Tensor | None, noisy: Tensor,
-    noise: float, codes: Tensor, std: float, z: int, labeled: tuple[Tensor, Tensor, Tensor] | None = None,
+    data: tuple[Tensor, Tensor | None], count: Tensor, seeds: Tensor, images: tuple[Tensor, Tensor | None, Tensor],
+    noise: float, prior: tuple[Tensor, float, int], labeled: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> None:  # fmt: skip
     """Everything random of a step, in one launch.
 
@@ -137,18 +137,19 @@ def draw(
     the others.
 
     Args:
-        data, y: [N, D], uint8 or floats; int64 [N].
+        data: [N, D], uint8 or floats, and labels, int64 [N], or None where nothing is labelled.
         count: int64 [2], steps done in this epoch and in all.
         seeds: int64 [R].
-        order: int32 [R, L], rows of data.
-        clean: None where there is no noise and noisy holds all.
+        images: order, int32 [R, L], rows of data; clean, None where there is no noise and noisy holds all; noisy.
+        prior: codes, std and z.
         labeled: an order, and where to put its batch [R, B', D] and labels [R, B'], int64.
     """
+    (order, clean, noisy), (codes, std, z) = images, prior
     (r, b, d), width = noisy.shape, triton.next_power_of_2(codes.shape[2])
     rows = max(1, 256 // width)
-    labeled_order, images, labels = labeled or (order, noisy, count)
-    n = images.shape[1] if labeled else 0
-    args = (data, y, count, seeds, order, clean, noisy, labeled_order, images, labels, codes, codes.stride(0))
+    labeled_order, labeled_images, labels = labeled or (order, noisy, count)
+    n = labeled_images.shape[1] if labeled else 0
+    args = (*data, count, seeds, order, clean, noisy, labeled_order, labeled_images, labels, codes, codes.stride(0))
     args = (*args, float(noise), float(std), b, order.shape[1], n, labeled_order.shape[1], d, z, codes.shape[2] - z)
     options = {"NOISY": noise > 0, "BLOCK": min(1024, triton.next_power_of_2(d)), "ROWS": rows, "WIDTH": width}
     _draw_kernel[(b + n + triton.cdiv(b, rows), r)](*args, **options, num_warps=4)

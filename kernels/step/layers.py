@@ -20,10 +20,11 @@ from __future__ import annotations
 
 import os
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from .. import capability
 
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")  # whose products know no bf16
 
@@ -238,7 +239,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, relu: bool, con
     """As reference.linear."""
     (r, m, k), n = x.shape, weight.shape[1]
     _fits(x, out)
-    config = config or tiling(r, m, n, k, major(weight))
+    config = config or tiling(r, m, n, k, capability(weight))
     grid = (triton.cdiv(m, config["BM"]) * triton.cdiv(n, config["BN"]), r)
     replica, row, _ = zip(*(t.stride() for t in (x, weight, out)), strict=True)
     args = (*replica, m, *row, n, k, relu)
@@ -251,7 +252,7 @@ def linear_backward(
     """As reference.linear_backward."""
     (r, m, k), n, a = grad.shape, weight.shape[2], out if activation is None else activation
     _fits(grad, a, out)
-    config = config or tiling(r, m, n, k, major(weight))
+    config = config or tiling(r, m, n, k, capability(weight))
     grid = (triton.cdiv(m, config["BM"]) * triton.cdiv(n, config["BN"]), r)
     replica, row, _ = zip(*(t.stride() for t in (grad, weight, a, out)), strict=True)
     args = (*replica, m, *row, n, k)
@@ -269,7 +270,7 @@ def update(
     """As reference.update."""
     r, m, _ = layers[0][0].shape
     _fits(*(t for x, grad, *_ in layers for t in (x, grad)))
-    config = config or updating(r, m, correction is not None or scale is not None, major(rate))
+    config = config or updating(r, m, correction is not None or scale is not None, capability(rate))
     for start in range(0, len(layers), 3):
         some, shapes, first = layers[start : start + 3], [], 0
         for x, grad, _, _, shadow, *_ in some:
@@ -294,7 +295,7 @@ def _fits(*tensors: Tensor) -> None:
 
 def tiling(r: int, m: int, n: int, k: int, generation: int) -> dict[str, int]:
     """Tile and pipeline of a product [r, m, k] x [r, k, n], as measured on an H200 (bench/LOG.md). generation: see
-    major()."""
+    kernels.capability()."""
     bm, bn, bk, warps, stages = 64, 32, 64, 4, 4
     if n <= 64:
         bm, bn, bk, stages = 16, max(16, triton.next_power_of_2(n)), 256 if generation < 10 else 128, 3
@@ -312,14 +313,9 @@ def tiling(r: int, m: int, n: int, k: int, generation: int) -> dict[str, int]:
 
 
 def updating(r: int, m: int, wide: bool, generation: int) -> dict[str, int | str]:
-    """Tile of an update from m rows; wide: with more to hold than SGD has. generation: see major()."""
+    """Tile of an update from m rows; wide: with more to hold than SGD has. generation: see capability()."""
     rows, stages = (min(128, triton.next_power_of_2(max(m, 16))), 1) if m <= 128 else (64, 2)
     policy = "evict_first" if r == 1 else ""  # of a single replica, weights and activations stay in the L2 cache
     config = {"BO": 64, "BI": 64, "BM": rows, "ROWS": triton.cdiv(m, rows) * rows, "POLICY": policy}
     config |= {"num_warps": 8, "num_stages": stages}
     return config if wide or generation < 9 else config | {"maxnreg": 80}  # three programs fit a multiprocessor
-
-
-def major(t: Tensor) -> int:
-    """The first number of the compute capability of the device of t; on the CPU (Triton's interpreter) 9."""
-    return torch.cuda.get_device_capability(t.device)[0] if t.is_cuda else 9

@@ -140,11 +140,11 @@ def reconstruction_loss(
 
 
 def judge(
-    hidden: Tensor, weight: Tensor, bias: Tensor, logits: Tensor, grad: Tensor, below: Tensor, terms: Tensor,
+    hidden: Tensor, layer: tuple[Tensor, Tensor], out: tuple[Tensor, Tensor], below: Tensor, terms: Tensor,
     real: int, scale: Tensor | None = None,
 ) -> None:  # fmt: skip
     """As reference.judge, but logits are not written."""
-    (r, m, h), block = hidden.shape, triton.next_power_of_2(hidden.shape[2])
+    (r, m, h), block, (weight, bias), grad = hidden.shape, triton.next_power_of_2(hidden.shape[2]), layer, out[1]
     strides = (t.stride(0) for t in (hidden, weight, grad, below, terms))
     args = (hidden, weight, bias, grad, below, terms, *strides, hidden.stride(1), below.stride(1), m, real, scale, h)
     _judge_kernel[(m, r)](*args, BLOCK=block, num_warps=4)

@@ -1,0 +1,168 @@
+"""One training step of R replicas: its networks, buffers and optimisers, made once from the wiring; its state."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import kernels
+from ..config import Config
+from ..data import Data
+from . import phases, priors
+from .batches import Batches, Codes, seeds
+from .networks import MLP, AdamClock, Heads, Optimizer
+from .phases import Autoencoder, Generator
+from .profiling import mark
+from .wiring import Wiring, wiring
+
+COMPUTE = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""What products read, by precision; else what is learned itself."""
+
+
+class Step:
+    """Networks, optimisers and buffers of R replicas; calling it runs one whole step.
+
+    Args:
+        cfg: validated config.
+        data: data set; its training examples are moved to the device once.
+        device: where everything lives.
+        prior: draws samples of z where the config's prior is "custom".
+
+    Attributes:
+        networks, discriminators: by name; heads are those of an embedding.
+        player: what the discriminators play against; `autoencoder` is the same unless the task is "gan".
+        batches: the data and what is drawn. codes: what of it discriminators see.
+        judging, fooling: tapes of each discriminator on prior samples and fakes, and on the fakes alone.
+        losses: [log steps, phases, R], of the steps since `slot` was zero.
+
+    Raises:
+        ValueError: the config asks for more than the data has (batch size, labels), or a function is missing.
+    """
+
+    autoencoder: Autoencoder
+
+    def __init__(self, cfg: Config, data: Data, device: torch.device | str, prior: priors.Custom | None = None):
+        n, d = data.x_train.shape
+        if cfg.batch_size > n:
+            raise ValueError(f"batch_size={cfg.batch_size}: expected at most the {n} training examples of {data.name}")
+        self.cfg, self.batch, self.device, r = cfg, cfg.batch_size, torch.device(device), cfg.replicas
+        floats = torch.empty(0, device=device, dtype=torch.float64 if cfg.precision == "fp64" else torch.float32)
+        source = priors.chosen(cfg.prior, prior, floats.new_empty(cfg.batch_size, cfg.style_dim))
+        if cfg.task == "supervised" and data.y_train is None:
+            raise ValueError(f"task='supervised' needs labels with the training data, {data.name} has none: pass y")
+        w = self.wiring = wiring(cfg, d, data.n_classes)
+        self.phases = tuple(getattr(phases, phase.name) for phase in w.phases)
+
+        self.networks, self.heads = _networks(cfg, w, floats)
+        self.codes = Codes(w, (r, self.batch), floats, self.networks["decoder"].shadows[0])
+        self.ops = kernels.choose_losses(self.codes.buffer)
+        if cfg.task == "gan":
+            self.player = Generator(cfg, self.networks, self.codes)
+        else:
+            labeled = min(self.batch, cfg.n_labeled or n) if cfg.classifies else 0
+            self.player = self.autoencoder = Autoencoder(cfg, w, self.networks, self.heads, self.codes, labeled)
+        named = {n.split(".")[1]: m for n, m in self.networks.items() if n.startswith("discriminator.")}
+        self.discriminators = named
+        self.judging = {n: m.tape(2 * self.batch, self.player.judged(n)[0]) for n, m in named.items()}
+        passes = self.player.passes() | {f"discriminator.{n}": (m, self.judging[n]) for n, m in named.items()}
+        self.batches = Batches(cfg, data, self.codes, self.player.inputs(), self.player.noise, passes, source)
+        self.fooling = {n: tape.rows(self.batch, 2 * self.batch) for n, tape in self.judging.items()}
+        for n, tape in self.fooling.items():
+            tape.g[0] = self.player.judged(n)[1]
+
+        costs = ("reconstruction", "adversarial", "classification")
+        self.rates = {cost: floats.new_empty(r, 1, 1) for cost in costs}
+        self.clock = AdamClock(self.device, floats.dtype) if cfg.optimizer == "adam" else None
+        self.scale = floats.new_tensor([2.0**16, 0, 0]) if cfg.precision == "fp16" else None
+        self.optimizers = self._optimizers()
+        self.slot = torch.zeros(1, dtype=torch.int64, device=device)  # steps done since the losses were read
+        self.losses = floats.new_zeros(min(cfg.log_every, self.steps_per_epoch), len(self.phases), r)
+        self.terms = floats.new_zeros(len(self.phases), r, 2 * self.batch * max(1, len(self.discriminators)))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.batches.steps_per_epoch
+
+    def _optimizers(self) -> dict[str, Optimizer]:
+        """One for each network that a phase trains: its state is of that cost alone."""
+        found, cfg, networks = {}, self.cfg, {**self.networks, "heads": self.heads}
+        for phase, cost, trained in self.wiring.phases:
+            momentum = cfg.momentum_adversarial if cost == "adversarial" else cfg.momentum
+            options = (self.rates[cost], 0.0 if self.clock else momentum, self.clock, self.scale)
+            for name in trained:
+                found[name if name.startswith(phase) else f"{phase}.{name}"] = Optimizer(networks[name], *options)
+        return found
+
+    def start_epoch(self, epoch: int, slower: float = 1.0) -> None:
+        """Shuffle for an epoch, rewind the cursor, set the learning rates, times a factor. Runs on the host, between
+        steps."""
+        self.batches.start_epoch(epoch)
+        for cost, rates in self.rates.items():
+            rates.fill_(slower * self.cfg.rate(getattr(self.cfg, f"lr_{cost}"), epoch))
+
+    def __call__(self) -> None:
+        """One step of every replica. Capture-safe: no host synchronisation, no rebound buffer."""
+        count = self.batches.count
+        with mark("draw"):
+            self.draw()
+            if self.clock is not None:
+                self.clock.advance(count[1:])
+        for phase, terms in zip(self.phases, self.terms, strict=True):
+            with mark(phase.__name__):
+                phase(self, terms)
+        self.ops.finish(self.terms, self.losses, self.slot, count, self.scale)
+
+    def draw(self) -> None:
+        """Fill the buffers with what this step trains on."""
+        self.batches.draw()
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Weights, biases, batch normalisation and standardization [R, ...] by name; the tensors themselves."""
+        parts = {**self.networks, "heads": self.heads, "standard": self.batches.standard}
+        return {f"{n}.{k}": t for n, part in parts.items() if part is not None for k, t in part.state().items()}
+
+    def carried(self) -> list[Tensor]:
+        """Every tensor that one step leaves for the next, but for the generators' states."""
+        shadows = [t for network in self.networks.values() for t in network.shadows]
+        state = [t for name, t in self.state().items() if not name.startswith("generator.")]
+        return [*state, *shadows, self.batches.count, self.slot]
+
+    def state(self) -> dict[str, Tensor]:
+        """All that resuming needs besides config, data and step count, by name."""
+        named = self.parameters()
+        named |= {f"optimizer.{n}.{k}": t for n, o in self.optimizers.items() for k, t in o.state().items()}
+        if self.scale is not None:
+            named["scale"] = self.scale
+        return named | {f"generator.{s}": g.get_state() for s, g in enumerate(self.batches.generators)}
+
+    def restore(self, state: dict[str, Tensor], done: int) -> None:
+        """Copy a state() back into place, as after `done` steps."""
+        for name, tensor in self.state().items():
+            if not name.startswith("generator."):
+                tensor.copy_(state[name])
+        for network in self.networks.values():
+            network.refresh()
+        for k, g in enumerate(self.batches.generators):
+            g.set_state(state[f"generator.{k}"].cpu())
+        self.batches.count[1] = done
+
+
+def _networks(cfg: Config, w: Wiring, floats: Tensor) -> tuple[dict[str, MLP], Heads | None]:
+    """Networks by name, and cluster heads. Each replica draws all of them, in this order, from its own generator."""
+    generators = [torch.Generator().manual_seed(seeds(cfg.seed + k, 0)) for k in range(cfg.replicas)]
+    options = {"std": cfg.init_std, "generators": generators, "compute": COMPUTE.get(cfg.precision)}
+    options |= {"device": floats.device, "dtype": floats.dtype}
+    networks = {
+        name: MLP.initialize(sizes, **options, batch_norm=name in w.norms, noise=w.further(name))
+        for name, sizes in w.sizes.items()
+    }
+    if w.heads is None:
+        return networks, None
+    k, d = w.heads
+    if cfg.fixed_heads is None:  # near enough for the separation phase to spread them
+        heads = torch.stack([cfg.separation / 4 * torch.randn(k, d, generator=g) for g in generators])
+    elif k == d:
+        heads = cfg.fixed_heads * torch.eye(k).repeat(cfg.replicas, 1, 1)
+    else:
+        raise ValueError(f"style_dim={d}: expected {k}, the classes, with fixed_heads, a square W_C")
+    return networks, Heads(heads.to(floats))
