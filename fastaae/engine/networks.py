@@ -51,7 +51,8 @@ class Tape:
 
     def rows(self, start: int, stop: int) -> Tape:
         """The same buffers, restricted to some rows of the batch."""
-        return Tape(*([t[:, start:stop] for t in part] for part in (self.x, self.g, self.masks)), self.p)
+        x, g, masks = ([t[:, start:stop] for t in part] for part in (self.x, self.g, self.masks))
+        return Tape(x, g, masks, self.p)
 
 
 class Dropout:
@@ -315,8 +316,13 @@ class Standardization:
     def fit(cls, x: Tensor, replicas: int, dtype: torch.dtype) -> Standardization:
         """Of examples x [N, D], bytes scaled to [0, 1]; sums in float64. The std of a pixel that never changes is 1."""
         blocks, unit = x.split(4096), 255 if x.dtype == torch.uint8 else 1
-        mean = sum(b.double().sum(0) for b in blocks) / (unit * len(x))
-        variance = sum((b.double() / unit - mean).square().sum(0) for b in blocks) / len(x)
+        mean, variance = (x.new_zeros(x.shape[1], dtype=torch.float64) for _ in range(2))
+        for b in blocks:
+            mean += b.double().sum(0)
+        mean /= unit * len(x)
+        for b in blocks:
+            variance += (b.double() / unit - mean).square().sum(0)
+        variance /= len(x)
         std = torch.where(variance > 1e-12, variance.sqrt(), 1.0)
         return cls(*(t.to(dtype).repeat(replicas, 1, 1) for t in (mean, std)))
 

@@ -33,19 +33,19 @@ MOMENTUM = 0.1
 
 def reconstruction(s: Step, terms: Tensor) -> None:
     """Update encoder and decoder to reconstruct the clean image from the code of the noisy one."""
-    a = s.autoencoder
-    if a.penalty is None:  # else divergence has encoded
+    a, joint = s.autoencoder, s.cfg.regularizer != "adversarial"
+    if not joint:  # else divergence has encoded
         a.encode(MOMENTUM)
     a.decode(MOMENTUM)
     logits, grad = a.decoding.x[-1], a.decoding.g[-1]
     loss = (s.cfg.output, s.cfg.reconstruction, s.scale)
     s.ops.reconstruction_loss(logits, s.batches.images.target, grad, terms[:, : s.batch], *loss)
     a.decoder.backward(a.decoding, s.optimizers["reconstruction.decoder"], input_gradient=True)
-    if a.heads is not None:
+    if s.cfg.task == "embedding":
         g = a.heads.backward(a.decoding.g[0], a.code["y"], a.gradient["z"], a.gradient["y"])
         if s.cfg.fixed_heads is None:
             s.optimizers["reconstruction.heads"].step("weight", a.heads.weight, g)
-    a.learn(s.optimizers["reconstruction.encoder"], a.penalty)
+    a.learn(s.optimizers["reconstruction.encoder"], a.penalty if joint else None)
 
 
 def separation(s: Step, terms: Tensor) -> None:
@@ -112,16 +112,17 @@ class Autoencoder:
         code, gradient: of the batch, z and y by name: what the encoder makes, and the gradients with respect to that.
         encoding, decoding, classifying: what the passes through encoder and decoder leave behind.
         noise: [R, B, Z], N(0, 1), of a Gaussian posterior; else None.
-        penalty: gradient of a regulariser without discriminators; None with them.
     """
 
     trained = "encoder"
+    heads: Heads  # where the task is an embedding
     classifying: Tape  # where the encoder learns labels
+    penalty: Tensor  # gradient of a regulariser, where that takes the place of discriminators
 
     def __init__(
         self, cfg: Config, wiring: Wiring, networks: dict[str, MLP], heads: Heads | None, codes: Codes, labeled: int
     ):
-        self.cfg, self.wiring, self.codes, self.heads = cfg, wiring, codes, heads
+        self.cfg, self.wiring, self.codes = cfg, wiring, codes
         self.encoder, self.decoder = networks["encoder"], networks["decoder"]
         self.code, self.gradient, b = codes.code, codes.gradient, cfg.batch_size
         self.ops = kernels.choose_losses(codes.buffer)
@@ -133,11 +134,11 @@ class Autoencoder:
         if heads is None:
             self.decoding = self.decoder.tape(b, codes.decoded, first_gradient=codes.decoded_gradient)
         else:
-            self.decoding = self.decoder.tape(b, torch.zeros_like(self.code["z"]))
+            self.heads, self.decoding = heads, self.decoder.tape(b, torch.zeros_like(self.code["z"]))
         if labeled:
             self.classifying = self.encoder.tape(labeled)
-        of = {"adversarial": None, "kl": self.encoding.x[-1], "mmd": self.code["z"]}[cfg.regularizer]
-        self.penalty = None if of is None else torch.zeros_like(of)
+        if cfg.regularizer != "adversarial":
+            self.penalty = torch.zeros_like(self.encoding.x[-1] if cfg.regularizer == "kl" else self.code["z"])
 
     def parts(self, t: Tensor) -> dict[str, Tensor]:
         """Of the encoder's output, or a gradient of that shape, by name."""
@@ -158,7 +159,7 @@ class Autoencoder:
 
     def decode(self, momentum: float = 0.0) -> None:
         """The decoder's output, before its sigmoid, of the codes of the batch."""
-        if self.heads is not None:
+        if self.cfg.task == "embedding":
             self.heads.forward(self.code["z"], self.code["y"], self.decoding.x[0])
         self.decoder.forward(self.decoding, momentum=momentum)
 

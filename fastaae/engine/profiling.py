@@ -32,12 +32,12 @@ def traced(device: torch.device, path: Path) -> Iterator[None]:
         _traces.append(path)
         if cuda:
             torch.cuda.synchronize(device)
-            torch.cuda.cudart().cudaProfilerStart()
+            torch.cuda.profiler.start()
         try:
             yield
         finally:
             if cuda:
                 torch.cuda.synchronize(device)
-                torch.cuda.cudart().cudaProfilerStop()
+                torch.cuda.profiler.stop()
             _traces.remove(path)
     profile.export_chrome_trace(str(path))

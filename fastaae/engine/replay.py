@@ -44,14 +44,13 @@ class Replay:
             stream.synchronize()
             pool = None
             for steps in {size, 1}:
-                graph = torch.cuda.CUDAGraph()
+                captured = self.graphs[steps] = torch.cuda.CUDAGraph()
                 for generator in generators:
-                    graph.register_generator_state(generator)
-                with torch.cuda.graph(graph, pool=pool, stream=stream):
+                    captured.register_generator_state(generator)
+                with torch.cuda.graph(captured, pool=pool, stream=stream):
                     for _ in range(steps):
                         step()
-                pool = graph.pool()
-                self.graphs[steps] = graph
+                pool = captured.pool()
             for tensor, before in zip(state, saved, strict=True):
                 tensor.copy_(before)
             for generator, before in zip(generators, drawn, strict=True):
