@@ -682,7 +682,7 @@ def hostile_config(rng: np.random.Generator, case: int, folder: Path) -> str | O
         if done.returncode != 2 or "Traceback" in said or "\n" in said or len(said) > 8000 or took > 3:
             return f"{name}: exit {done.returncode} after {took:.1f} s, {said[-300:]!r}"
         return None if expected in said else f"{name}: {said[-300:]!r}, expected {expected!r}"
-    given = config.preset(str(rng.choice(config.presets()))).to_dict()
+    given = fastaae.preset(str(rng.choice(fastaae.presets()))).to_dict()
     if rng.random() < 0.3:
         given = {"config": given, "data": {"sha256": "0" * 64}}
     for _ in range(rng.integers(1, 4)):

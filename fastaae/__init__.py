@@ -11,8 +11,8 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Config": "config",
-    "preset": "config",
-    "presets": "config",
+    "preset": "experiments",
+    "presets": "experiments",
     "train": "run.training",
     "Run": "run.training",
     "Interrupted": "run.training",

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .config import PRESETS, Config, preset
+from .config import Config
+from .experiments import PRESETS, preset
 from .files import WriteError
 
 if TYPE_CHECKING:

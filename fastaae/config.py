@@ -1,4 +1,4 @@
-"""Config: everything a run depends on besides the data's bytes, and the presets, one per experiment of the paper.
+"""Config: everything a run depends on besides the data's bytes, and the rules that its fields keep.
 
 Needs no torch, so the command line answers `--help` and bad values at once.
 """
@@ -10,14 +10,14 @@ import difflib
 import math
 import os
 import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .files import brief, check_regular, parsed
 
 MAX_BYTES = 2**20  # of a config.json
-TASKS = ("unsupervised", "supervised", "semi_supervised", "clustering", "embedding", "gan")
 
 
 @dataclass(frozen=True)
@@ -145,133 +145,24 @@ class Config:
     directory."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):  # JSON and command lines give lists for tuples and integers for floats
-            value = getattr(self, field.name)
-            if type(value).__module__ == "numpy" and hasattr(value, "item"):
-                value = value.item()
-                object.__setattr__(self, field.name, value)
-            if isinstance(value, os.PathLike):
-                object.__setattr__(self, field.name, os.fspath(value))
-            elif isinstance(value, list):
-                object.__setattr__(self, field.name, tuple(value))
-            elif field.type in ("float", "float | None") and type(value) is int and abs(value) <= 2**53:
-                object.__setattr__(self, field.name, float(value))
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise _error(name, getattr(self, name), f"one of {', '.join(choices)}", choices)
-        for name in ("name", "dataset", "device"):
-            if not isinstance(getattr(self, name), str) or not getattr(self, name):
-                raise _error(name, getattr(self, name), "a non-empty string")
-        if not re.fullmatch(r"[\w.-]+", self.name):
-            raise _error("name", self.name, "letters, digits, '.', '_' and '-': it begins a directory's name")
-        for name in ("data_dir", "out_dir"):
-            if getattr(self, name) is not None and not isinstance(getattr(self, name), str):
-                raise _error(name, getattr(self, name), "a string or None")
-        _integer("noise_layer", self.noise_layer, 0)
-        for name in (
-            "noise_dim",
-            "style_dim",
-            "components",
-            "epochs",
-            "batch_size",
-            "replicas",
-            "checkpoint_every",
-            "log_every",
-        ):
-            _integer(name, getattr(self, name), 1)
-        for name in ("label_prior", "standardize", "graph"):
-            if type(getattr(self, name)) is not bool:
-                raise _error(name, getattr(self, name), "True or False")
-        for name in ("n_validation", "n_labeled", "n_clusters"):
-            if getattr(self, name) is not None:
-                _integer(name, getattr(self, name), 2 if name == "n_clusters" else 1)
-        _integer("seed", self.seed, 0)
-        for name, least in (("hidden", 1), ("lr_decay_epochs", 1)):
-            if not isinstance(getattr(self, name), tuple):
-                raise _error(name, getattr(self, name), "a tuple of integers")
+        for name, kind in TYPES.items():
+            object.__setattr__(self, name, _converted(getattr(self, name), kind))
+        for names, test, words in FIELDS:
+            for name in names.split():
+                value, optional = getattr(self, name), name in OPTIONAL
+                if not test(value) and not (optional and value is None):
+                    raise _error(name, value, f"{words} or None" if optional else words)
+        for name, test, words in ELEMENTS:
             for value in getattr(self, name):
-                _integer(name, value, least)
-        if self.profile is not None and not (isinstance(self.profile, str) and self.profiled()):
-            raise _error("profile", self.profile, "None or 'FIRST:LAST', steps counted from 1")
-        if list(self.lr_decay_epochs) != sorted(set(self.lr_decay_epochs)):
-            raise _error("lr_decay_epochs", self.lr_decay_epochs, "increasing epochs")
-        for name in (
-            "lr_reconstruction",
-            "lr_adversarial",
-            "lr_classification",
-            "prior_std",
-            "init_std",
-            "lr_decay",
-            "separation",
-        ):
-            _number(name, getattr(self, name), "a finite number > 0", lambda v: v > 0)
-        _number("regularizer_weight", self.regularizer_weight, "a finite number > 0", lambda v: v > 0)
-        _number("input_noise", self.input_noise, "a finite number >= 0", lambda v: v >= 0)
-        for name in ("input_dropout", "dropout", "momentum", "momentum_adversarial"):
-            _number(name, getattr(self, name), "a number in [0, 1)", lambda v: 0 <= v < 1)
-        if self.reconstruction == "cross_entropy" and self.output != "sigmoid":
-            raise _error("output", self.output, "'sigmoid' when reconstruction is 'cross_entropy'")
-        if self.standardize and self.output != "linear":
-            raise _error("output", self.output, "'linear' with standardize: a standardized pixel is not in [0, 1]")
-        if self.task == "gan":
-            for name in ("regularizer", "posterior", "batch_norm", "input_noise", "input_dropout"):
-                default = type(self).__dataclass_fields__[name].default
-                if getattr(self, name) != default:
-                    raise _error(name, getattr(self, name), f"{default!r} in the task 'gan', which has no encoder")
-            if self.precision in ("bf16", "fp16"):
-                raise _error("precision", self.precision, "'fp32' or 'fp64' in the task 'gan'")
-        if self.regularizer != "adversarial":
-            if self.task not in ("unsupervised", "supervised") or self.label_prior:
-                raise _error("regularizer", self.regularizer, "'adversarial' where y or its label has a prior, too")
-            if self.precision in ("bf16", "fp16"):
-                raise _error("precision", self.precision, f"'fp32' or 'fp64' with regularizer {self.regularizer!r}")
-        elif self.regularizer_weight != 1:
-            raise _error("regularizer_weight", self.regularizer_weight, "1.0 with discriminators: see lr_adversarial")
-        if self.regularizer == "kl" and self.posterior != "gaussian":
-            raise _error("posterior", self.posterior, "'gaussian' with regularizer 'kl', which needs its density")
-        if self.regularizer == "kl" and self.prior != "gaussian":
-            raise _error("prior", self.prior, "'gaussian' with regularizer 'kl', which has a closed form for no other")
-        if self.noise_layer > len(self.hidden):
-            raise _error("noise_layer", self.noise_layer, f"at most {len(self.hidden)}, the number of hidden layers")
-        if self.batch_norm != "none" and self.batch_size < 2:
-            raise _error("batch_size", self.batch_size, "at least 2 with batch_norm")
-        if self.batch_norm != "none" and self.precision in ("bf16", "fp16"):
-            raise _error("precision", self.precision, "'fp32' or 'fp64' with batch_norm")
-        if self.task != "embedding" and (self.n_clusters is None) == (self.task == "clustering"):
-            expected = "a number of clusters" if self.n_clusters is None else "None"
-            raise _error("n_clusters", self.n_clusters, f"{expected} in the task {self.task!r}")
-        if self.prior in ("mixture", "swiss_roll") and self.style_dim != 2:
-            raise _error("style_dim", self.style_dim, f"2 with the 2-D prior {self.prior!r}")
-        if self.label_prior and self.prior not in ("mixture", "swiss_roll"):
-            raise _error("prior", self.prior, "'mixture' or 'swiss_roll' with label_prior: a component for each class")
-        if self.label_prior and self.task != "unsupervised":
-            raise _error("label_prior", True, f"False: in the task {self.task!r} y is for that")
-        if self.fixed_heads is not None:
-            _number("fixed_heads", self.fixed_heads, "None or a finite number > 0", lambda v: v > 0)
-            if self.task != "embedding":
-                raise _error("fixed_heads", self.fixed_heads, f"None in the task {self.task!r}")
-            if self.n_clusters not in (None, self.style_dim):
-                raise _error(
-                    "n_clusters", self.n_clusters, f"style_dim={self.style_dim} with fixed_heads, a square W_C"
-                )
-        if self.task == "embedding" and self.precision == "fp16":
-            raise _error("precision", self.precision, "'fp32', 'bf16' or 'fp64' in the task 'embedding'")
-        for name, used, where in (
-            ("noise_dim", self.posterior == "universal", "posterior='universal'"),
-            ("noise_layer", self.posterior == "universal", "posterior='universal'"),
-            ("components", self.prior in ("mixture", "swiss_roll"), "prior='mixture' or 'swiss_roll'"),
-            (
-                "separation",
-                self.task == "embedding" and self.fixed_heads is None,
-                "the task 'embedding' that learns heads",
-            ),
-        ):
-            default = type(self).__dataclass_fields__[name].default
-            if not used and getattr(self, name) != default:
-                raise _error(name, getattr(self, name), f"{default!r}: it has a meaning with {where} alone")
-        if self.n_labeled is not None and not self.classifies and not self.label_prior:
-            used = "all" if self.task == "supervised" else "no"
-            raise _error("n_labeled", self.n_labeled, f"None: the task {self.task!r} uses {used} labels")
+                if not test(value):
+                    raise _error(name, value, words)
+        for name, holds, words in RULES:
+            if not holds(self):
+                raise _error(name, getattr(self, name), words.format(c=self, layers=len(self.hidden)))
+        for names, used, words in UNUSED:
+            for name in names.split():
+                if getattr(self, name) != getattr(Config, name) and not used(self):
+                    raise _error(name, getattr(self, name), f"{getattr(Config, name)!r}{words.format(c=self)}")
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values."""
@@ -286,10 +177,9 @@ class Config:
         """
         if not isinstance(values, dict):
             raise ValueError(f"config: got {type(values).__name__}, expected an object of Config's fields")
-        names = [f.name for f in dataclasses.fields(Config)]
         for key in values:
-            if key not in names:
-                hint = _suggestion(key, names) or ": expected one of Config's"
+            if key not in TYPES:
+                hint = suggestion(key, TYPES) or ": expected the name of one of Config's"
                 raise ValueError(f"config: unknown field {brief(key)}{hint}")
         return Config(**values)
 
@@ -326,208 +216,115 @@ class Config:
         return base * self.lr_decay ** sum(epoch >= e for e in self.lr_decay_epochs)
 
 
-_CHOICES = {
-    "task": TASKS,
-    "prior": ("gaussian", "uniform", "mixture", "swiss_roll", "custom"),
-    "output": ("sigmoid", "linear"),
-    "reconstruction": ("squared_error", "cross_entropy"),
-    "regularizer": ("adversarial", "kl", "mmd"),
-    "posterior": ("deterministic", "gaussian", "universal"),
-    "batch_norm": ("none", "encoder", "autoencoder"),
-    "optimizer": ("sgd", "adam"),
-    "precision": ("fp32", "bf16", "fp16", "fp64"),
-    "on_divergence": ("stop", "restart"),
-}
+def _converted(value: Any, kind: Any) -> Any:
+    """A field's value in its own type: JSON and command lines give lists for tuples and integers for floats."""
+    if type(value).__module__ == "numpy" and hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, list):
+        return tuple(value)
+    if kind in (float, float | None) and type(value) is int and abs(value) <= 2**53:
+        return float(value)
+    return value
 
 
-def _suggestion(word: Any, choices: Any) -> str:
+def suggestion(word: Any, choices: Iterable[str]) -> str:
+    """The end of a message about a word that is none of the choices: the one it may stand for, if it is like any."""
     close = difflib.get_close_matches(brief(word), list(choices), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _error(name: str, value: Any, expected: str, choices: Any = ()) -> ValueError:
-    return ValueError(f"{name}={brief(value)}: expected {expected}{_suggestion(value, choices)}")
+def _error(name: str, value: Any, expected: str) -> ValueError:
+    choices = CHOICES.get(name, ())
+    hint = "" if value in choices else suggestion(value, choices)
+    return ValueError(f"{name}={brief(value)}: expected {expected}{hint}")
 
 
-def _integer(name: str, value: Any, least: int) -> None:
-    if type(value) is not int or not least <= value < 2**31:
-        raise _error(name, value, f"an integer from {least} to 2**31 - 1")
+Test = Callable[[Any], object]
+Rule = tuple[str, Callable[[Config], object], str]
 
 
-def _number(name: str, value: Any, expected: str, valid: Any) -> None:
-    if type(value) is not float or not math.isfinite(value) or not valid(value):
-        raise _error(name, value, expected)
+def _integer(least: int) -> tuple[Test, str]:
+    return lambda v: type(v) is int and least <= v < 2**31, f"an integer from {least} to 2**31 - 1"
 
 
-_SEMI_SUPERVISED = {  # section 5 and appendix A.2 of the paper
-    "task": "semi_supervised",
-    "style_dim": 10,
-    "prior_std": 1.0,
-    "input_noise": 0.3,
-    "epochs": 5000,
-}
-
-_SHAPED = {  # figures 2b and 4; by the SGD of mnist-2d components are filled, and classes find theirs, later
-    "style_dim": 2,
-    "prior_std": 5.0,
-    "init_std": 0.03,
-    "optimizer": "adam",
-    "lr_reconstruction": 2e-4,
-    "lr_adversarial": 1e-3,  # at 5e-4 both, zeros stay on a neighbour's petal
-    "epochs": 1000,
-}
-
-_ADAM = {  # table 1 in far fewer epochs
-    "dropout": 0.2,
-    "init_std": 0.03,  # with 0.01 the first epochs are lost
-    "optimizer": "adam",
-    "lr_reconstruction": 2e-4,
-    "lr_adversarial": 1e-4,
-    "lr_decay_epochs": (55,),
-    "epochs": 70,
-}
-
-_LABELS = {"label_prior": True, "n_labeled": 10_000}  # the other 40,000 images have none
-
-_JOINT = {  # one cost of reconstruction and regulariser: what the paper compares with
-    "reconstruction": "cross_entropy",
-    "init_std": 0.03,
-    "optimizer": "adam",
-    "lr_reconstruction": 1e-3,
-    "lr_decay_epochs": (50,),
-    "epochs": 100,
-}
-
-_SVHN = {
-    "dataset": "svhn",
-    "standardize": True,
-    "output": "linear",
-    "batch_norm": "autoencoder",
-    "input_dropout": 0.2,
-    "lr_decay_epochs": (250,),
-}
-
-_EMBEDDING = {**_SEMI_SUPERVISED, "task": "embedding", "style_dim": 2}  # section 7
-
-_CLUSTERING = {  # section 6
-    "task": "clustering",
-    "hidden": (3000, 3000),
-    "style_dim": 5,
-    "prior_std": 1.0,
-    "batch_norm": "encoder",
-    "input_dropout": 0.2,
-    "lr_decay_epochs": (50,),
-    "epochs": 1500,
-}
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "digits": {
-        "dataset": "digits",
-        "hidden": (200, 200),
-        "style_dim": 2,
-        "init_std": 0.05,
-        "lr_reconstruction": 0.03,
-        "epochs": 200,
-        "lr_decay_epochs": (150,),
-    },
-    "mnist-likelihood": {"style_dim": 8, "prior_std": 5.0, "epochs": 1000},
-    "mnist-likelihood-adam": {**_ADAM, "reconstruction": "cross_entropy"},
-    "tfd-likelihood": {
-        **_ADAM,
-        "dataset": "tfd",
-        "style_dim": 15,
-        "prior_std": 10.0,
-        "standardize": True,
-        "output": "linear",
-    },
-    "mnist-gan": {
-        "task": "gan",
-        "style_dim": 100,
-        "prior": "uniform",
-        "prior_std": 1.0,
-        "dropout": 0.5,
-        "init_std": 0.05,
-        "momentum_adversarial": 0.5,
-        "lr_adversarial": 0.02,
-        "lr_decay_epochs": (),
-        "epochs": 60,
-    },
-    "mnist-gmmn": {**_JOINT, "regularizer": "mmd", "regularizer_weight": 100.0},
-    "mnist-vae-2d": {**_JOINT, "style_dim": 2, "regularizer": "kl", "posterior": "gaussian"},
-    "mnist-2d": {"style_dim": 2, "prior_std": 5.0, "epochs": 1000},
-    "mnist-2d-mixture": {
-        **_SHAPED,
-        "prior": "mixture",
-        "lr_adversarial": 1e-4,  # at 1e-3 codes collapse
-        "dropout": 0.2,
-    },
-    "mnist-2d-swiss-roll": {**_SHAPED, "prior": "swiss_roll", **_LABELS},
-    "mnist-2d-labels": {**_SHAPED, "prior": "mixture", **_LABELS},
-    "mnist-100": {**_SEMI_SUPERVISED, "n_labeled": 100},
-    "mnist-1000": {**_SEMI_SUPERVISED, "n_labeled": 1000},
-    "mnist-all": _SEMI_SUPERVISED,
-    "svhn-1000": {
-        **_SVHN,
-        "task": "semi_supervised",
-        "n_labeled": 1000,
-        "style_dim": 20,
-        "prior_std": 1.0,
-        "lr_reconstruction": 1e-4,
-        "lr_adversarial": 0.01,
-        "epochs": 1000,
-    },
-    "mnist-style": {  # where the code is fast to learn, it carries the class as well, and the label is ignored
-        **_ADAM,
-        "task": "supervised",
-        "style_dim": 15,
-        "prior_std": 1.0,
-        "lr_reconstruction": 1e-4,
-        "lr_adversarial": 5e-4,
-    },
-    "svhn-style": {
-        **_SVHN,
-        "task": "supervised",
-        "style_dim": 15,
-        "prior_std": 1.0,
-        "lr_reconstruction": 1e-4,
-        "lr_adversarial": 0.01,
-        "epochs": 1000,
-    },
-    "mnist-embedding-2d-1000": {**_EMBEDDING, "n_labeled": 1000},
-    "mnist-embedding-2d-100": {**_EMBEDDING, "n_labeled": 100},
-    "mnist-embedding-2d-unsupervised": {  # where without batch normalisation few heads are used
-        **_EMBEDDING,
-        "n_clusters": 20,
-        "batch_norm": "encoder",
-    },
-    "mnist-embedding-10d-100": {**_EMBEDDING, "style_dim": 10, "n_labeled": 100, "fixed_heads": 10.0},
-    "mnist-clusters-16": {**_CLUSTERING, "n_clusters": 16},
-    "mnist-clusters-30": {**_CLUSTERING, "n_clusters": 30},
-    "mnist-clusters-30-adam": {  # where the game is slower than reconstruction, z takes the class and y stays soft
-        **_CLUSTERING,
-        "n_clusters": 30,
-        "hidden": (1000, 1000),
-        "init_std": 0.03,
-        "optimizer": "adam",
-        "lr_reconstruction": 2e-4,
-        "lr_adversarial": 5e-4,
-        "lr_decay_epochs": (30,),
-        "epochs": 40,
-    },
-}
+def _number(valid: Test, words: str) -> tuple[Test, str]:
+    return lambda v: type(v) is float and math.isfinite(v) and valid(v), words
 
 
-def presets() -> list[str]:
-    """Names that preset() takes."""
-    return list(PRESETS)
+def _only(name: str, allowed: Sequence[Any], where: Callable[[Config], object], why: str) -> Rule:
+    words = " or ".join(map(repr, allowed)).replace(" or ", ", ", len(allowed) - 2)
+    return name, lambda c: not where(c) or getattr(c, name) in allowed, f"{words} {why}"
 
 
-def preset(name: str, **changes: Any) -> Config:
-    """The Config of one experiment, with any field changed by keyword.
+# A new field needs a row of FIELDS (unless its type is a Literal), one of UNUSED if some settings ignore it, and one of
+# RULES for each other field that it may contradict. They are checked in this order.
 
-    Raises:
-        ValueError: unknown preset or field, or a value out of range.
-    """
-    if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}: expected one of {', '.join(PRESETS)}{_suggestion(name, PRESETS)}")
-    return Config.from_dict({"name": name, **PRESETS[name], **changes})
+TYPES = get_type_hints(Config)
+CHOICES = {name: get_args(kind) for name, kind in TYPES.items() if get_origin(kind) is Literal}
+OPTIONAL = {name for name, kind in TYPES.items() if type(None) in get_args(kind)}
+POSITIVE = _number(lambda v: v > 0, "a finite number > 0")
+FIELDS: tuple[tuple[str, Test, str], ...] = (  # names, what their values must pass, what is expected
+    *((name, choices.__contains__, f"one of {', '.join(choices)}") for name, choices in CHOICES.items()),
+    ("name dataset device", lambda v: isinstance(v, str) and v, "a non-empty string"),
+    ("name", re.compile(r"[\w.-]+").fullmatch, "letters, digits, '.', '_' and '-': it begins a directory's name"),
+    ("data_dir out_dir profile", lambda v: isinstance(v, str), "a string"),
+    ("seed noise_layer", *_integer(0)),
+    ("noise_dim style_dim components epochs batch_size replicas checkpoint_every log_every", *_integer(1)),
+    ("n_validation n_labeled", *_integer(1)),
+    ("n_clusters", *_integer(2)),
+    ("label_prior standardize graph", lambda v: type(v) is bool, "True or False"),
+    ("hidden lr_decay_epochs", lambda v: isinstance(v, tuple), "a tuple of integers"),
+    ("lr_reconstruction lr_adversarial lr_classification lr_decay", *POSITIVE),
+    ("prior_std init_std separation regularizer_weight fixed_heads", *POSITIVE),
+    ("input_noise", *_number(lambda v: v >= 0, "a finite number >= 0")),
+    ("input_dropout dropout momentum momentum_adversarial", *_number(lambda v: 0 <= v < 1, "a number in [0, 1)")),
+)
+ELEMENTS = (("hidden", *_integer(1)), ("lr_decay_epochs", *_integer(1)))  # the same of each value of a tuple
+
+FULL = ("fp32", "fp64")
+SHAPED = ("mixture", "swiss_roll")
+WITH_Y = ("semi_supervised", "clustering", "embedding")
+RULES: tuple[Rule, ...] = (  # a name, what must hold of the config, what is expected
+    ("profile", lambda c: c.profile is None or c.profiled(), "None or 'FIRST:LAST', steps counted from 1"),
+    ("lr_decay_epochs", lambda c: list(c.lr_decay_epochs) == sorted(set(c.lr_decay_epochs)), "increasing epochs"),
+    _only("output", ["sigmoid"], lambda c: c.reconstruction == "cross_entropy", "when reconstruction='cross_entropy'"),
+    _only("output", ["linear"], lambda c: c.standardize, "with standardize: a standardized pixel is not in [0, 1]"),
+    _only("regularizer", ["adversarial"], lambda c: c.task in WITH_Y or c.label_prior, "where y or labels have priors"),
+    _only("posterior", ["gaussian"], lambda c: c.regularizer == "kl", "with regularizer 'kl', which needs its density"),
+    _only("prior", ["gaussian"], lambda c: c.regularizer == "kl", "with regularizer 'kl', which needs a closed form"),
+    _only("prior", SHAPED, lambda c: c.label_prior, "with label_prior: a component for each class"),
+    _only("style_dim", [2], lambda c: c.prior in SHAPED, "with the 2-D prior {c.prior!r}"),
+    _only("precision", FULL, lambda c: c.task == "gan", "in the task 'gan'"),
+    _only("precision", FULL, lambda c: c.regularizer != "adversarial", "with regularizer {c.regularizer!r}"),
+    _only("precision", FULL, lambda c: c.batch_norm != "none", "with batch_norm"),
+    _only("precision", ["fp32", "bf16", "fp64"], lambda c: c.task == "embedding", "in the task 'embedding'"),
+    ("batch_size", lambda c: c.batch_size >= 2 or c.batch_norm == "none", "at least 2 with batch_norm"),
+    ("noise_layer", lambda c: c.noise_layer <= len(c.hidden), "at most {layers}, the number of hidden layers"),
+    ("n_clusters", lambda c: c.n_clusters or c.task != "clustering", "a number of clusters in the task 'clustering'"),
+    (
+        "n_clusters",
+        lambda c: c.task != "embedding" or c.fixed_heads is None or c.n_clusters in (None, c.style_dim),
+        "style_dim={c.style_dim} with fixed_heads, a square W_C",
+    ),
+)
+
+UNUSED: tuple[Rule, ...] = (  # names, when they have a use, why they must keep their default elsewhere
+    ("regularizer posterior batch_norm", lambda c: c.task != "gan", " in the task 'gan', which has no encoder"),
+    ("input_noise input_dropout", lambda c: c.task != "gan", " in the task 'gan', which has no encoder"),
+    ("regularizer_weight", lambda c: c.regularizer != "adversarial", " with discriminators: see lr_adversarial"),
+    ("n_clusters", lambda c: c.task in ("clustering", "embedding"), " in the task {c.task!r}"),
+    ("label_prior", lambda c: c.task == "unsupervised", ": in the task {c.task!r} y is for that"),
+    ("fixed_heads", lambda c: c.task == "embedding", " in the task {c.task!r}"),
+    (
+        "separation",
+        lambda c: c.task == "embedding" and c.fixed_heads is None,
+        ": it has a meaning with the task 'embedding' that learns heads alone",
+    ),
+    ("noise_dim", lambda c: c.posterior == "universal", ": it has a meaning with posterior='universal' alone"),
+    ("noise_layer", lambda c: c.posterior == "universal", ": it has a meaning with posterior='universal' alone"),
+    ("components", lambda c: c.prior in SHAPED, ": it has a meaning with prior='mixture' or 'swiss_roll' alone"),
+    ("n_labeled", lambda c: c.task != "supervised", ": the task 'supervised' uses all labels"),
+    ("n_labeled", lambda c: c.classifies or c.label_prior, ": the task {c.task!r} uses no labels"),
+)

@@ -10,7 +10,9 @@ import sys
 
 import pytest
 
-from fastaae.config import Config, preset, presets
+from fastaae import config
+from fastaae.config import Config
+from fastaae.experiments import preset, presets
 from fastaae.files import brief
 
 HUGE = 10**400  # more than a float holds
@@ -261,6 +263,14 @@ def test_fields_that_contradict_each_other_are_refused(fields, message):
         Config(**fields)
 
 
+def test_every_field_is_checked():
+    names = [f.name for f in dataclasses.fields(Config)]
+    assert {name for row in config.FIELDS for name in row[0].split()} == {*names}
+    tables = (*config.ELEMENTS, *config.RULES, *config.UNUSED)
+    assert {name for row in tables for name in row[0].split()} <= {*names}
+    assert len(config.CHOICES) == 10 and config.CHOICES["optimizer"] == ("sgd", "adam")
+
+
 @pytest.mark.parametrize(
     ("make", "parts"),
     [
@@ -334,7 +344,5 @@ def test_without_decay_epochs_the_rate_stays():
 
 
 def test_config_needs_no_torch():
-    code = (
-        "import sys, fastaae.config as c; c.preset('mnist-100'); sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
-    )
+    code = "import sys, fastaae.experiments as e; e.preset('mnist-100'); sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -19,10 +19,10 @@ KERNELS = sorted((ROOT / "kernels").glob("**/*.py"))
 # From bottom to top; a folder is a layer. A module imports from its own layer or a lower one.
 LAYERS = [
     {"kernels"},
-    {"config", "files", "checkpoint", "device", "liveness"},
+    {"config", "experiments", "files", "checkpoint", "device", "liveness"},
     {"data"},
     {"engine"},
-    {"parzen", "window", "model", "evaluation"},
+    {"parzen", "window", "model", "evaluation", "clusters"},
     {"run"},
     {"figures"},
     {"cli"},
