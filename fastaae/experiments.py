@@ -1,4 +1,7 @@
-"""The presets: a Config for every experiment of the paper, and some that reach its results sooner."""
+"""The presets: a Config for every experiment of the paper, and some that reach its results sooner.
+
+Not called presets.py: the module would hide the function fastaae.presets().
+"""
 
 from __future__ import annotations
 

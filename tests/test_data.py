@@ -242,7 +242,7 @@ def test_npz_errors_name_the_file(tmp_path, monkeypatch):
     hidden = bytearray(path.read_bytes())
     hidden[hidden.index(b"PK\1\2") + 32] = 46 + len("y.npy")  # the first one's comment takes in what says of the second
     path.write_bytes(hidden)
-    fails("1 arrays, expected the 2 that its last bytes tell of")
+    fails("1 arrays, expected the 2 that its last bytes declare")
 
     path.write_bytes(content)
     monkeypatch.setattr(sources, "MAX_NPZ_BYTES", 1000)

@@ -10,19 +10,17 @@ import torch
 from sklearn.metrics import normalized_mutual_info_score
 
 import fastaae.evaluation
+from fastaae.clusters import (
+    cluster_error,
+    cluster_labels,
+    majority_labels,
+    normalized_mutual_information,
+    score_clusters,
+)
 from fastaae.config import Config
 from fastaae.data import from_arrays
 from fastaae.engine.networks import MLP
-from fastaae.evaluation import (
-    cluster_error,
-    cluster_labels,
-    evaluate,
-    majority_labels,
-    normalized_mutual_information,
-    score,
-    score_clusters,
-    summarize,
-)
+from fastaae.evaluation import evaluate, score, summarize
 from fastaae.model import Model
 
 BYTES = torch.tensor([[0, 255], [51, 102], [255, 255], [0, 0]], dtype=torch.uint8)  # 0, 0.2, 0.4 and 1

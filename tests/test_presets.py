@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import fastaae
+import fastaae.clusters
 import fastaae.data
 import fastaae.engine.priors
-import fastaae.evaluation
 import fastaae.model
 from fastaae.engine.step import Step
 
@@ -169,7 +169,7 @@ def test_clusters_are_scored_against_labels(tmp_path):
     run = fastaae.train(small("mnist-clusters-16", out_dir=str(tmp_path / "run")), data, progress=False)
     model, arrays = run.model, fastaae.data.from_arrays(data)
     q_valid, q = (model.predict_proba(x.numpy()) for x in (arrays.x_valid, arrays.x_test))
-    expected = fastaae.evaluation.score_clusters(q_valid, arrays.y_valid.numpy(), q, data["y_test"])
+    expected = fastaae.clusters.score_clusters(q_valid, arrays.y_valid.numpy(), q, data["y_test"])
     assert "test_error" not in run.metrics and q.shape == (40, 16)
     for name, value in expected.items():
         assert run.metrics[f"test_{name}"]["mean"] == value

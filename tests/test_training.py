@@ -658,7 +658,7 @@ def again(**fields):
         (lambda d: fit(d / "run"), "out_dir='*/run': expected a new or empty directory; * use resume"),
         (lambda d: fit(d / "file"), "out_dir='*/file': expected a new or empty directory*"),
         (new(batch_size=251), "batch_size=251: expected at most the 250 training examples of arrays"),
-        (new(**{**SEMI, "n_labeled": 251}), "n_labeled=251, but only 250 labelled examples: expected fewer"),
+        (new(**{**SEMI, "n_labeled": 251}), "n_labeled=251, but only 250 labelled examples: ask for fewer"),
         (new(**SEMI, data=X), "task='semi_supervised' needs labels with the training data, arrays has none: pass y"),
         (new(n_validation=300), "n_validation=300 of 300 training examples, expected *fewer than 300"),
         (new(data=X * 2), "x has values from 0 to 2, expected [0, 1]*"),

@@ -16,6 +16,7 @@ import torch
 
 from ..files import DataError, DataUnavailable, brief
 from . import sources
+from .sources import Arrays
 
 __all__ = ["Data", "DataError", "DataUnavailable", "examples", "from_arrays", "labeled_subset", "load", "plain"]
 
@@ -63,17 +64,17 @@ def load(dataset: str, data_dir: str | None = None, n_validation: int | None = N
         DataError: anything else about the data or the arguments is wrong.
     """
     if data_dir is not None and not Path(data_dir).is_dir():
-        raise DataError(f"data_dir={data_dir!r} is not a folder, expected one")
+        raise DataError(f"data_dir={data_dir!r} is not a folder: name the one that holds the data, or leave it out")
     if dataset == "mnist":
-        return _build("mnist", *sources.mnist(data_dir), n_validation, shuffle=False)
+        return _build("mnist", sources.mnist(data_dir), n_validation)
     if dataset == "svhn":
-        return _build(*sources.svhn(data_dir), n_validation, shuffle=False)
+        return _build(*sources.svhn(data_dir), n_validation)
     if dataset == "tfd":
         if n_validation is not None:
             raise DataError(f"n_validation={n_validation}, expected None: the folds of TFD say what is for validation")
-        return _build(*sources.tfd(data_dir), shuffle=False)
+        return _build(*sources.tfd(data_dir))
     if dataset == "digits":
-        return _build("digits", *sources.digits(), n_validation, shuffle=False)
+        return _build("digits", sources.digits(), n_validation)
     if dataset.endswith(".npz"):
         arrays = sources.read_npz(Path(dataset))
         try:
@@ -81,7 +82,7 @@ def load(dataset: str, data_dir: str | None = None, n_validation: int | None = N
         except DataError as error:
             raise DataError(f"{dataset}: {error}") from None
     if dataset == "arrays":
-        raise DataError(f"{dataset=}: trained on the caller's own arrays, expected again: pass them again as data=")
+        raise DataError(f"{dataset=}: trained on the caller's own arrays: pass them again as data=")
     raise DataError(f"dataset={dataset!r}: expected 'mnist', 'svhn', 'tfd', 'digits' or the path of a .npz file")
 
 
@@ -112,12 +113,12 @@ def from_arrays(data: Any, n_validation: int | None = None, name: str = "arrays"
     for short in "xy":
         if f"{short}_train" in given:
             if short in given:
-                raise DataError(f"both {short} and {short}_train are given, expected one of them")
+                raise DataError(f"both {short} and {short}_train are given: pass one of them")
             given[short] = given.pop(f"{short}_train")
     if "x" not in given:
-        raise DataError(f"there is no array x (or x_train) among {brief(list(given))}, expected one")
-    arrays = (given.get(key) for key in ("x", "y", "x_test", "y_test"))
-    return _build(name, *arrays, n_validation, shuffle=True)
+        raise DataError(f"there is no array x (or x_train) among {brief(list(given))}: pass the examples as x")
+    arrays = given["x"], given.get("y"), given.get("x_test"), given.get("y_test")
+    return _build(name, arrays, n_validation, shuffle=True)
 
 
 def labeled_subset(labels: torch.Tensor, n_labeled: int | None, n_classes: int, seed: int) -> torch.Tensor:
@@ -134,7 +135,7 @@ def labeled_subset(labels: torch.Tensor, n_labeled: int | None, n_classes: int, 
     if n_labeled < n_classes:
         raise DataError(f"n_labeled={n_labeled}, expected at least {n_classes}, one of each class")
     if n_labeled > len(labels):
-        raise DataError(f"n_labeled={n_labeled}, but only {len(labels)} labelled examples: expected fewer")
+        raise DataError(f"n_labeled={n_labeled}, but only {len(labels)} labelled examples: ask for fewer")
     rng = np.random.default_rng(seed)
     counts = np.full(n_classes, n_labeled // n_classes)
     counts[rng.choice(n_classes, n_labeled % n_classes, replace=False)] += 1
@@ -143,52 +144,57 @@ def labeled_subset(labels: torch.Tensor, n_labeled: int | None, n_classes: int, 
         members = np.flatnonzero(labels.cpu().numpy() == label)
         if len(members) < count:
             there = f"class {label}, it has {len(members)}"
-            raise DataError(f"n_labeled={n_labeled} asks for {count} examples of {there}: expected fewer")
+            raise DataError(f"n_labeled={n_labeled} asks for {count} examples of {there}: ask for fewer")
         chosen.append(rng.choice(members, count, replace=False))
     return torch.from_numpy(np.concatenate(chosen))
 
 
-# Checking and splitting
-
-
-def _build(name: str, x: Any, y: Any, x_test: Any, y_test: Any, n_validation: int | None, shuffle: bool) -> Data:
+def _build(name: str, arrays: Arrays, n_validation: int | None, shuffle: bool = False) -> Data:
     """Check the arrays and split the training set: its last (after shuffling) `n_validation` examples are held out."""
-    if y_test is not None and (y is None or x_test is None):
-        raise DataError(f"y_test is given without {'y' if y is None else 'x_test'}, expected both")
-    x = examples("x", x)
-    shape, n = x.shape[1:], len(x)
-    y = None if y is None else _labels("y", y, n)
-    if x_test is not None:
-        x_test = examples("x_test", x_test)
-        if (x_test.shape[1:], x_test.dtype) != (shape, x.dtype):
-            found, expected = (f"{a.dtype} examples of shape {tuple(a.shape[1:])}" for a in (x_test, x))
-            raise DataError(f"x_test has {found}, expected {expected} as in x")
-        x_test = x_test.flatten(1)
-        y_test = None if y_test is None else _labels("y_test", y_test, len(x_test))
-
+    x, y, x_test, y_test = _checked(arrays)
+    n = len(x)
     held = n // 6 if n_validation is None else n_validation
     if not 1 <= held < n:
-        default = " (a sixth of them)" if n_validation is None else ""
-        raise DataError(
-            f"n_validation={held} of {n} training examples{default}, expected at least 1 and fewer than {n}"
-        )
-    x = x.flatten(1)
+        why = " (a sixth of them)" if n_validation is None else ""
+        raise DataError(f"n_validation={held} of {n} training examples{why}, expected at least 1 and fewer than {n}")
+    n_classes = 0 if y is None else _number_of_classes(y, y_test)
+    shape, x = tuple(x.shape[1:]), x.flatten(1)
+    x_test = None if x_test is None else x_test.flatten(1)
     if shuffle:
         order = torch.from_numpy(np.random.default_rng(SPLIT_SEED).permutation(n))
         x, y = x[order], None if y is None else y[order]
         x_test = None if x_test is None else x_test.clone()  # like x, no longer the user's memory
     y_train, y_valid = (None, None) if y is None else (y[:-held], y[-held:])
-    n_classes = 0 if y is None else int(y.max()) + 1
-    if y is not None and (absent := sorted(set(range(n_classes)) - set(y.unique().tolist()))):
+    splits = (x[:-held], y_train, x[-held:], y_valid, x_test, y_test)
+    return Data(name, shape, n_classes, _digest(splits), *splits)
+
+
+def _checked(arrays: Arrays) -> Arrays:
+    """The arrays as tensors: examples and labels that fit each other."""
+    x, y, x_test, y_test = arrays
+    if y_test is not None and (y is None or x_test is None):
+        raise DataError(f"y_test is given without {'y' if y is None else 'x_test'}: pass that as well")
+    x = examples("x", x)
+    y = None if y is None else _labels("y", y, len(x))
+    if x_test is not None:
+        x_test = examples("x_test", x_test)
+        if (x_test.shape[1:], x_test.dtype) != (x.shape[1:], x.dtype):
+            found, expected = (f"{a.dtype} examples of shape {tuple(a.shape[1:])}" for a in (x_test, x))
+            raise DataError(f"x_test has {found}, expected {expected} as in x")
+        y_test = None if y_test is None else _labels("y_test", y_test, len(x_test))
+    return x, y, x_test, y_test
+
+
+def _number_of_classes(y: torch.Tensor, y_test: torch.Tensor | None) -> int:
+    """The largest training label + 1. Every class up to it has to occur, and no other one in the test set."""
+    last = int(y.max())
+    if absent := sorted(set(range(last)) - set(y.unique().tolist())):
         some = ", ".join(map(str, absent[:5])) + (", ..." if len(absent) > 5 else "")
         hint = "renumber them with np.unique(y, return_inverse=True)[1]"
-        raise DataError(
-            f"y has labels up to {n_classes - 1} but none of {some}; expected every class from 0 on: {hint}"
-        )
-    if y_test is not None and y_test.max() >= n_classes:
-        raise DataError(f"y_test has label {int(y_test.max())}, expected 0 to {n_classes - 1}, the training labels")
-    splits = (x[:-held], y_train, x[-held:], y_valid, x_test, y_test)
-    return Data(name, tuple(shape), n_classes, _digest(splits), *splits)
+        raise DataError(f"y has labels up to {last} but none of {some}; expected every class from 0 on: {hint}")
+    if y_test is not None and y_test.max() > last:
+        raise DataError(f"y_test has label {int(y_test.max())}, expected 0 to {last}, the training labels")
+    return last + 1
 
 
 def _numpy(name: str, value: Any) -> np.ndarray:
@@ -218,7 +224,7 @@ def examples(name: str, value: Any) -> torch.Tensor:
     if not finite.all():
         first = tuple(int(i) for i in np.unravel_index(finite.argmin(), x.shape))
         count = x.size - finite.sum()
-        raise DataError(f"{name} has {count} NaN or infinite values, the first at index {first}, expected none")
+        raise DataError(f"{name} has {count} NaN or infinite values, the first at index {first}: replace or drop them")
     low, high = x.min(), x.max()
     if low < 0 or high > 1:
         hint = "divide by 255, or pass uint8" if 0 <= low and high <= 255 else "rescale it"
@@ -228,7 +234,7 @@ def examples(name: str, value: Any) -> torch.Tensor:
 
 def plain(values: np.ndarray, dtype: Any = None) -> np.ndarray:
     """Contiguous, writable, no negative strides (one row may keep them though contiguous): as torch wants memory."""
-    return np.require(values.copy() if min(values.strides, default=0) < 0 else values, dtype, "CW")
+    return np.require(values.copy() if min(values.strides, default=0) < 0 else values, dtype, ["C", "W"])
 
 
 def _labels(name: str, value: Any, n: int) -> torch.Tensor:
@@ -250,5 +256,5 @@ def _digest(tensors: Sequence[torch.Tensor | None]) -> str:
             digest.update(b"None;")
         else:
             digest.update(f"{tensor.dtype}{tuple(tensor.shape)};".encode())
-            digest.update(tensor.numpy())
+            digest.update(tensor.numpy().data)
     return digest.hexdigest()

@@ -22,10 +22,12 @@ from ..files import DataError, check_regular
 
 MAX_BYTES = 2**35  # of a file; what its arrays may declare is for the caller to say
 TIME_LIMIT = 600  # seconds for one file
+Variables = dict[str, np.ndarray]  # by name
+Convert = Callable[[Variables], Variables]
 READER = str(Path(__file__).with_name("matreader.py"))
 
 
-def read(path: str | Path, names: Sequence[str], limit_bytes: int) -> dict[str, np.ndarray]:
+def read(path: str | Path, names: Sequence[str], limit_bytes: int) -> Variables:
     """The variables `names` of the MATLAB file (version 4 to 7.2) `path`, in the shapes and dtypes they are stored in.
 
     Raises:
@@ -52,25 +54,19 @@ def read(path: str | Path, names: Sequence[str], limit_bytes: int) -> dict[str, 
                 timeout=TIME_LIMIT,
             )
             if done.returncode < 0:
-                died = _signal(-done.returncode)
-                raise DataError(f"the process reading it died of {died}: a damaged file? expected one that is whole")
+                died = next((s.name for s in signal.Signals if s == -done.returncode), f"signal {-done.returncode}")
+                raise DataError(f"the process reading it died of {died}: a damaged file? get it again")
             if done.returncode:
                 lines = done.stderr.decode(errors="backslashreplace").strip().splitlines() or ["no message"]
                 raise DataError(lines[-1][:1000] + ("" if done.returncode == 1 else f" (status {done.returncode})"))
             return {name: np.load(Path(folder, f"{k}.npy"), allow_pickle=False) for k, name in enumerate(names)}
     except subprocess.TimeoutExpired:
-        raise DataError(f"{path}: not read after {TIME_LIMIT} s, expected less: a damaged file?") from None
+        raise DataError(f"{path}: not read after {TIME_LIMIT} s: a damaged file? get it again") from None
     except (OSError, ValueError, EOFError, MemoryError) as error:  # np.load of what a broken process left, and above
         raise DataError(f"{path}: {error}") from None
 
 
-def converted(
-    path: Path,
-    names: Sequence[str],
-    limit_bytes: int,
-    convert: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]],
-    cache: Path,
-) -> dict[str, np.ndarray]:
+def converted(path: Path, names: Sequence[str], limit_bytes: int, convert: Convert, cache: Path) -> Variables:
     """`convert(read(path, names, limit_bytes))`, kept as .npz in the folder `cache` by the file's SHA-256.
 
     Raises:
@@ -98,7 +94,7 @@ def converted(
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as folder:
-            np.savez(Path(folder, "arrays.npz"), **arrays)
+            np.savez(Path(folder, "arrays.npz"), **arrays)  # pyright: ignore[reportArgumentType]  # none has its names
             os.replace(Path(folder, "arrays.npz"), kept)
     except OSError:
         pass  # no cache then: the next time takes as long as this one
@@ -117,11 +113,4 @@ def _check_header(head: bytes) -> None:
             kind, rows, columns, is_complex, length = struct.unpack(f"{order}5i", head[:20])
             if kind // 100 == 10 * code and is_complex in (0, 1) and rows >= 0 <= columns and 0 < length < 1000:
                 return
-    raise DataError(f"not a MATLAB file of version 4 to 7.2, begins with {head[:16]!r}, expected one")
-
-
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+    raise DataError(f"not a MATLAB file of version 4 to 7.2, begins with {head[:16]!r}: save it again with save()")

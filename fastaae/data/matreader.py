@@ -32,7 +32,7 @@ def main(path: str, limit: str, *names: str) -> None:
         declared = scipy.io.whosmat(path, appendmat=False)
         wanted = [variable for variable in declared if variable[0] in names]
         if missing := [name for name in names if name not in [variable[0] for variable in wanted]]:
-            sys.exit(f"no variables {missing}, it has {[variable[0] for variable in declared][:20]}, expected all")
+            sys.exit(f"no variables {missing}, it has {[v[0] for v in declared][:20]}: save all of them in one file")
         for name, shape, kind in wanted:
             if kind not in CLASSES or min(shape, default=1) < 0:
                 sys.exit(f"{name!r} is {kind} of shape {shape}, expected a full numeric array")
@@ -41,7 +41,7 @@ def main(path: str, limit: str, *names: str) -> None:
         arrays = scipy.io.loadmat(path, appendmat=False, variable_names=names)
         for k, name in enumerate(names):
             if not isinstance(arrays[name], np.ndarray) or arrays[name].dtype.kind not in "biuf":
-                sys.exit(f"{name!r} cannot be read as real numbers, expected such")
+                sys.exit(f"{name!r} cannot be read as real numbers: save it as an array of them")
             np.save(f"{k}.npy", arrays[name], allow_pickle=False)
     except Exception as error:  # a damaged file can raise nearly anything
         sys.exit(" ".join(f"not readable ({type(error).__name__}: {error}), expected a MATLAB file".split()))

@@ -10,7 +10,7 @@ import tempfile
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,29 +26,33 @@ SMALL_NPZ_BYTES = 64 * 2**20
 MAX_MAT_BYTES = 4 * 2**30  # what a .mat file may declare for its arrays; SVHN's largest has 1.6e9
 MAX_DOWNLOAD_BYTES = 64 * 2**20
 
+Arrays = tuple[Any, Any, Any, Any]  # x, y, x_test and y_test, before checks; None for what there is not
+
 MIRRORS = "https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"
 
 
-def digits() -> tuple[np.ndarray, ...]:
+def digits() -> Arrays:
+    """scikit-learn's digits, in [0, 1]; the last 297 are the test set."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise DataError(f"the digits data set needs scikit-learn ({error}): pip install 'fastaae[demo]'") from None
-    digits = load_digits()
-    x, y = (digits.images / 16).astype(np.float32), digits.target
+    bunch: Any = load_digits()
+    x, y = (bunch.images / 16).astype(np.float32), bunch.target
     return x[:-297], y[:-297], x[-297:], y[-297:]
 
 
 def read_npz(path: Path) -> dict[str, Any]:
+    """The arrays of a .npz file. Raises DataError, which names the file, for one that is damaged or too large."""
     try:
         check_regular(path, MAX_NPZ_BYTES)
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             file.seek(-22, os.SEEK_END)
             end = file.read(22)
-        told = int.from_bytes(end[10:12], "little")
-        if not end.startswith(b"PK\5\6") or told not in (len(members), 0xFFFF):  # a damaged entry may hide the next
-            raise ValueError(f"{len(members)} arrays, expected the {told} that its last bytes tell of")
+        count = int.from_bytes(end[10:12], "little")
+        if not end.startswith(b"PK\5\6") or count not in (len(members), 0xFFFF):  # a damaged entry may hide the next
+            raise ValueError(f"{len(members)} arrays, expected the {count} that its last bytes declare")
         if len(members) > MAX_NPZ_ARRAYS:
             raise ValueError(f"{len(members)} arrays, expected at most {MAX_NPZ_ARRAYS}")
         declared = sum(member.file_size for member in members)
@@ -81,15 +85,12 @@ _MNIST = (
 )
 
 
-def mnist(data_dir: str | None) -> list[np.ndarray]:
-    """MNIST's x, y, x_test and y_test, from the first folder that holds any of its files, else downloaded."""
+def mnist(data_dir: str | None) -> Arrays:
+    """MNIST, from the first folder that holds any of its files, else downloaded."""
     folders = _folders(data_dir, "mnist", "MNIST/raw")
-    for folder in folders:
-        if paths := _find(folder):
-            break
-    else:
-        paths = _download(_cache() / "mnist", folders)
-    return [_read_idx(path, file) for path, file in zip(paths, _MNIST, strict=True)]
+    paths = next(filter(None, map(_find, folders)), None) or _download(_cache() / "mnist", folders)
+    x, y, x_test, y_test = (_read_idx(path, file) for path, file in zip(paths, _MNIST, strict=True))
+    return x, y, x_test, y_test
 
 
 def _folders(data_dir: str | None, *subfolders: str) -> list[Path]:
@@ -123,7 +124,7 @@ def _find(folder: Path) -> list[Path]:
     found = {file: folder / name for file in _MNIST for name in file.names() if name in present}
     missing = [file.names()[0] for file in _MNIST if file not in found]
     if found and missing:
-        raise DataError(f"{folder}: holds a part of MNIST, but not {', '.join(missing)}, expected all")
+        raise DataError(f"{folder}: holds a part of MNIST, but not {', '.join(missing)}: put the rest there")
     return [found[file] for file in _MNIST if found]
 
 
@@ -140,7 +141,7 @@ def _read_idx(path: Path, file: _IdxFile) -> np.ndarray:
             if not unpacker.eof and len(content) <= size:
                 raise ValueError(f"truncated gzip file after {len(content)} bytes, expected {size}")
     except (OSError, ValueError, zlib.error) as error:
-        raise DataError(f"{path}: corrupt or unreadable file ({error}), expected one of MNIST") from error
+        raise DataError(f"{path}: corrupt or unreadable file ({error}), expected a file of MNIST") from error
     found = int.from_bytes(content[:4], "big")
     if len(content) >= 4 and found != magic:
         raise DataError(f"{path}: magic number {found}, expected {magic}")
@@ -185,8 +186,8 @@ def _fetch(file: _IdxFile, path: Path) -> None:
     raise DataError("; ".join(failures))
 
 
-def svhn(data_dir: str | None) -> tuple[Any, ...]:
-    """SVHN's name, x, y, x_test and y_test, from the first folder that holds any of its files."""
+def svhn(data_dir: str | None) -> tuple[str, Arrays]:
+    """SVHN and its name, from the first folder that holds any of its files."""
     folders = _folders(data_dir, "svhn", "SVHN")
     for folder in folders:
         present = _listing(folder, "SVHN")
@@ -195,11 +196,11 @@ def svhn(data_dir: str | None) -> tuple[Any, ...]:
             if not present.intersection(names):
                 continue
             if missing := [name for name in names[:2] if name not in present]:
-                raise DataError(f"{folder}: holds a part of SVHN, but not {', '.join(missing)}, expected all")
+                raise DataError(f"{folder}: holds a part of SVHN, but not {', '.join(missing)}: put the rest there")
             paths = [folder / name for name in names if name in present]
             train, test, *extra = (_mat(path, ("X", "y"), _svhn_arrays) for path in paths)
             x, y = (np.concatenate([train[key], extra[0][key]]) if extra else train[key] for key in "xy")
-            return f"svhn{' subset' if prefix else ''}", x, y, test["x"], test["y"]
+            return f"svhn{' subset' if prefix else ''}", (x, y, test["x"], test["y"])
     raise DataUnavailable(
         f"SVHN is in none of {', '.join(map(str, folders))}. Put train_32x32.mat, test_32x32.mat and, if wanted, "
         "extra_32x32.mat, the cropped digits (format 2) of http://ufldl.stanford.edu/housenumbers, in a folder, and "
@@ -207,7 +208,7 @@ def svhn(data_dir: str | None) -> tuple[Any, ...]:
     )
 
 
-def _svhn_arrays(given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _svhn_arrays(given: matfiles.Variables) -> matfiles.Variables:
     """x, uint8 [N, 32, 32, 3], and y, int64 [N] in 0..9, of X, uint8 [32, 32, 3, N], and y, [N, 1] in 1..10."""
     images, labels = given["X"], given["y"]
     n = images.shape[-1]
@@ -216,8 +217,8 @@ def _svhn_arrays(given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {"x": np.ascontiguousarray(images.transpose(3, 0, 1, 2)), "y": labels[:, 0].astype(np.int64) % 10}
 
 
-def tfd(data_dir: str | None) -> tuple[Any, ...]:
-    """TFD's name, x, y, x_test, y_test and n_validation, from the first folder that holds a *_48x48.mat."""
+def tfd(data_dir: str | None) -> tuple[str, Arrays, int]:
+    """TFD, its name and n_validation, from the first folder that holds a *_48x48.mat."""
     folders = _folders(data_dir, "tfd", "TFD", "faces")
     for folder in folders:
         if found := [name for name in _listing(folder, "TFD") if name.endswith("_48x48.mat")]:
@@ -234,10 +235,10 @@ def tfd(data_dir: str | None) -> tuple[Any, ...]:
     order, test = np.argsort(part, kind="stable")[: np.sum(part < 3)], part == 3
     y, y_test = (None, None) if y.min() < 0 else (y[order], y[test])
     name = "tfd" if stem.lower().startswith("tfd") else f"{stem} (TFD layout)"
-    return name, x[order], y, x[test], y_test, int(np.sum(part == 2))
+    return name, (x[order], y, x[test], y_test), int(np.sum(part == 2))
 
 
-def _tfd_arrays(given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _tfd_arrays(given: matfiles.Variables) -> matfiles.Variables:
     """x, uint8 [N, 48, 48]; y, int64 [N] in 0..6, or -1 for none; part, [N]: 1 train, 2 validation, 3 test."""
     images, folds, labels = given["images"], given["folds"], given["labs_ex"]
     n = len(images)
@@ -258,5 +259,5 @@ def _expect(name: str, array: np.ndarray, shape: tuple[int, ...], expected: str,
         raise DataError(f"{name} has values {others[:5].tolist()}, expected {', '.join(map(str, values))}")
 
 
-def _mat(path: Path, names: Sequence[str], convert: Callable[..., dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _mat(path: Path, names: Sequence[str], convert: matfiles.Convert) -> matfiles.Variables:
     return matfiles.converted(path, names, MAX_MAT_BYTES, convert, _cache() / "mat")

@@ -1,0 +1,94 @@
+"""How well clusters agree with labels: the paper's error, majority vote and normalized mutual information."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def cluster_labels(q: ArrayLike, y: ArrayLike) -> np.ndarray:
+    """The paper's label of every cluster: that of the example with the highest q(y_i|x), the first of equals.
+
+    A cluster gets one even if no example is assigned to it.
+
+    Args:
+        q, y: [N, K], q(y|x) of the validation examples, and [N], their labels.
+
+    Returns:
+        int64 [K].
+
+    Raises:
+        ValueError: q is no finite [N, K], or y no N integers.
+    """
+    q, y = _checked(q, y)
+    return y[q.argmax(0)]
+
+
+def majority_labels(q: ArrayLike, y: ArrayLike) -> np.ndarray:
+    """The label that most of the examples assigned to a cluster have, the smallest of equals; -1 for a cluster with no
+    examples, so that whatever else comes there counts as wrong. Arguments, result and errors as of cluster_labels."""
+    q, y = _checked(q, y)
+    names, labels = np.unique(y, return_inverse=True)
+    counts = np.zeros((q.shape[1], len(names)), np.int64)
+    np.add.at(counts, (q.argmax(1), labels), 1)
+    return np.where(counts.any(1), names[counts.argmax(1)], -1)
+
+
+def cluster_error(q: ArrayLike, y: ArrayLike, labels: ArrayLike) -> float:
+    """Percent of the examples whose cluster, that of the highest q(y|x) and the first of equals, has another label.
+
+    Args:
+        q, y: [N, K], [N], of the test examples.
+        labels: [K], from cluster_labels or majority_labels on the validation examples.
+
+    Raises:
+        ValueError: as cluster_labels, or there are not K labels.
+    """
+    q, y = _checked(q, y)
+    if np.shape(labels) != (q.shape[1],):
+        raise ValueError(f"labels of shape {np.shape(labels)}: expected one for each of {q.shape[1]} clusters")
+    return 100 * float(np.mean(np.asarray(labels)[q.argmax(1)] != y))
+
+
+def normalized_mutual_information(a: ArrayLike, b: ArrayLike) -> float:
+    """Mutual information of two labelings [N] over the mean of their entropies: 1 where they are the same up to names,
+    also if both are a single cluster; 0 where they are independent."""
+    i, j = (np.unique(np.asarray(v), return_inverse=True)[1] for v in (a, b))
+    joint = np.zeros((i.max() + 1, j.max() + 1))
+    np.add.at(joint, (i, j), 1 / len(i))
+    in_a, in_b, in_both = (_entropy(p) for p in (joint.sum(1), joint.sum(0), joint))
+    mean = (in_a + in_b) / 2
+    return float(np.clip((in_a + in_b - in_both) / mean, 0, 1)) if mean else 1.0
+
+
+def score_clusters(q_valid: ArrayLike, y_valid: ArrayLike, q_test: ArrayLike, y_test: ArrayLike) -> dict[str, float]:
+    """How well clusters q(y|x) [N, K] agree with labels y [N]. Labels of clusters come from the validation examples.
+
+    Returns:
+        {"cluster_error": percent, by the paper's protocol, "majority_error": percent, by majority vote, "nmi": in
+        [0, 1], of test labels and clusters, "clusters": number of clusters with test examples}.
+
+    Raises:
+        ValueError: as cluster_labels and cluster_error.
+    """
+    clusters = _checked(q_test, y_test)[0].argmax(1)
+    return {
+        "cluster_error": cluster_error(q_test, y_test, cluster_labels(q_valid, y_valid)),
+        "majority_error": cluster_error(q_test, y_test, majority_labels(q_valid, y_valid)),
+        "nmi": normalized_mutual_information(y_test, clusters),
+        "clusters": float(len(np.unique(clusters))),
+    }
+
+
+def _checked(q: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    q, y = np.asarray(q), np.asarray(y)
+    if q.ndim != 2 or not q.size or not np.isfinite(q).all():
+        raise ValueError(f"q of shape {q.shape}: expected finite probabilities [N, K]")
+    if y.shape != (len(q),) or not np.issubdtype(y.dtype, np.integer):
+        raise ValueError(f"y of shape {y.shape} and type {y.dtype}: expected {len(q)} integers")
+    return q, y.astype(np.int64)
+
+
+def _entropy(p: np.ndarray) -> float:
+    p = p[p > 0]
+    return max(0.0, float(-(p * np.log(p)).sum()))
