@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from .config import Config
 from .engine import priors
@@ -37,59 +39,54 @@ def draw(model: Model, data: Data, folder: str | Path, seed: int = 0) -> dict[Pa
     Raises:
         ValueError: a seed below 0, or examples that are no images for grid(). OSError: a file could not be written.
     """
-    cfg, folder, shown = model.config, Path(folder), {}
-    split, x, y = "test", data.x_test, data.y_test
-    if x is None:
-        split, x, y = "validation", data.x_valid, data.y_valid
-    x, coloured = x.numpy().reshape(-1, *model.shape), "" if y is None else ", coloured by label"
-
-    def file(name: str, shows: str) -> Path:
+    folder, contents = Path(folder), {}
+    for name, what, write in _pictures(model, data, seed):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / name).unlink(missing_ok=True)  # it may be a link out of the folder
-        shown[folder / name] = shows
-        return folder / name
+        path = folder / f"{name}.png"
+        path.unlink(missing_ok=True)  # it may be a link out of the folder
+        write(path)
+        contents[path] = what
+    return contents
 
-    def plot(name: str, z: np.ndarray, curves: Sequence[np.ndarray], title: str) -> None:
-        shows = f"{name} of {split} images{coloured}" + (f"; {title}" if title else "")
-        codes(z, y, file(f"{name}.png", shows), curves, title)
+
+def _pictures(model: Model, data: Data, seed: int) -> Iterator[tuple[str, str, Callable[[Path], None]]]:
+    """Name, content and writer of each picture that fits the model."""
+    cfg = model.config
+    split, tensor, y = "test", data.x_test, data.y_test
+    if tensor is None:
+        split, tensor, y = "validation", data.x_valid, data.y_valid
+    x = tensor.numpy().reshape(-1, *model.shape)
+
+    def scatter(name: str, z: np.ndarray, curves: Sequence[np.ndarray], title: str):
+        coloured = "" if y is None else ", coloured by label"
+        what = f"{name} of {split} images{coloured}" + (f"; {title}" if title else "")
+        return name, what, lambda path: codes(z, y, path, curves, title)
 
     if cfg.prior != "custom" or model.prior is not None:
-        samples = model.sample(90, seed)
-        path = file("neighbours.png", "samples; last in a row, the training image nearest to the sample before it")
-        neighbours(samples, data.x_train, path)
+        what = "samples; last in a row, the training image nearest to the sample before it"
+        yield "neighbours", what, partial(neighbours, model.sample(90, seed), data.x_train)
     if model.encoder is not None and cfg.task != "supervised":
         first = x[: min(40, len(x) // 10 * 10 or len(x))]
-        path = file("reconstructions.png", f"{split} images, each above its reconstruction")
-        reconstructions(_unit(first), model.reconstruct(first), path)
+        what = f"{split} images, each above its reconstruction"
+        yield "reconstructions", what, partial(reconstructions, _unit(first), model.reconstruct(first))
     if model.encoder is not None and cfg.style_dim == 2 and not model.label_head:
-        plot("codes", model.encode(x), *outlines(cfg))
+        yield scatter("codes", model.encode(x), *outlines(cfg))
     if cfg.style_dim == 2 and not model.n_classes and (found := spread(cfg)):
-        panels, what = found
-        manifold(model, panels, file("manifold.png", f"images decoded from {what}"))
+        yield "manifold", f"images decoded from {found[1]}", partial(manifold, model, found[0])
     if cfg.task in ("supervised", "semi_supervised"):
-        path = file("style_content.png", f"styles of {split} images, one a row, decoded with every label, one a column")
-        style_content(model, model.encode(x[:10]), path)
+        what = f"styles of {split} images, one a row, decoded with every label, one a column"
+        yield "style_content", what, partial(style_content, model, model.encode(x[:10]))
     if cfg.n_clusters:
-        path = file("cluster_heads.png", f"a cluster a row, first its head, then {split} images assigned to it")
-        cluster_heads(model, x, path, seed=seed)
-    if cfg.task == "embedding" and (cfg.style_dim == 2 or model.n_classes <= cfg.style_dim):
-        points, title = model.encode(x), ""
-        if cfg.style_dim != 2:
-            points, title = points @ circle_map(model.heads.weight[0].cpu()), "mapped so that heads lie on a circle"
-        plot("representations", points, (), title)
-    return shown
+        what = f"a cluster a row, first its head, then {split} images assigned to it"
+        yield "cluster_heads", what, partial(cluster_heads, model, x, seed=seed)
+    if model.heads is not None and cfg.style_dim == 2:
+        yield scatter("representations", model.encode(x), (), "")
+    elif model.heads is not None and model.n_classes <= cfg.style_dim:
+        z = model.encode(x) @ circle_map(model.heads.weight[0].cpu())
+        yield scatter("representations", z, (), "mapped so that heads lie on a circle")
 
 
-def _canvas(width: float, height: float) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def grid(images: np.ndarray, path: str | Path, columns: int | None = None, dividers: Sequence[int] = ()) -> None:
+def grid(images: ArrayLike, path: str | Path, columns: int | None = None, dividers: Sequence[int] = ()) -> None:
     """Write images [N, H, W], [N, H, W, C], [N, C, H, W] (C: 1 or 3) or flat [N, D], floats in [0, 1], as one picture
     in rows of `columns` (None: about square), with a grey line of GAP pixels after each. Values become squares of
     pixels, as large as keep an image within 75 x 75, at least one. A white bar stands behind as many columns as each of
@@ -105,8 +102,8 @@ def grid(images: np.ndarray, path: str | Path, columns: int | None = None, divid
     if images.ndim == 2:
         side = int(np.sqrt(images.shape[1]))
         height = side if side * side == images.shape[1] else 1
-        images = images.reshape(len(images), height, -1)
-    if images.ndim == 3:
+        images = images.reshape(len(images), height, -1, 1)
+    elif images.ndim == 3:
         images = images[..., None]
     elif images.ndim == 4 and images.shape[3] not in (1, 3):
         images = np.moveaxis(images, 1, 3)
@@ -121,24 +118,19 @@ def grid(images: np.ndarray, path: str | Path, columns: int | None = None, divid
     tiles = padded.repeat(scale, 1).repeat(scale, 2).repeat(3 if channels == 1 else 1, 3)
     tiles = np.pad(tiles, ((0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=128)
     height, width = tiles.shape[1:3]
-    mosaic = tiles.reshape(rows, columns, height, width, 3).swapaxes(1, 2)
-    picture = mosaic.reshape(rows * height, columns * width, 3)
+    picture = tiles.reshape(rows, columns, height, width, 3).swapaxes(1, 2).reshape(rows * height, columns * width, 3)
     imsave(path, np.insert(picture, [k * width for k in dividers for _ in range(4 * GAP)], 255, 1))
 
 
 def reconstructions(images: np.ndarray, decoded: np.ndarray, path: str | Path) -> None:
     """Write rows of ten images [N, H, W], each row above its reconstructions. N: a multiple of 10, or less than 10."""
     shape, columns = images.shape[1:], min(10, len(images))
-    pairs = np.stack([images.reshape(-1, columns, *shape), decoded.reshape(-1, columns, *shape)], 1)
-    grid(pairs.reshape(-1, *shape), path, columns)
+    rows = np.stack([images.reshape(-1, columns, *shape), decoded.reshape(-1, columns, *shape)], 1)
+    grid(rows.reshape(-1, *shape), path, columns)
 
 
 def codes(
-    z: np.ndarray,
-    labels: Sequence[int] | np.ndarray | None,
-    path: str | Path,
-    curves: Sequence[np.ndarray] = (),
-    title: str = "",
+    z: ArrayLike, labels: ArrayLike | None, path: str | Path, curves: Sequence[np.ndarray] = (), title: str = ""
 ) -> None:
     """Write a scatter plot of codes z [N, 2] coloured by label [N], of one colour without labels.
 
@@ -146,26 +138,27 @@ def codes(
         curves: [P, 2], dashed over the codes, see outlines().
     """
     from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    figure = _canvas(6, 5.4)
+    figure = Figure(figsize=(6, 5.4), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    names, index = np.unique(np.zeros(len(z), int) if labels is None else labels, return_inverse=True)
+    points = np.asarray(z)
+    names, index = np.unique(np.zeros(len(points), int) if labels is None else labels, return_inverse=True)
     places = names if 0 <= names.min() and names.max() < 20 else np.arange(len(names))  # a label keeps its colour
     if places.max() < 20:
         colours = colormaps["tab10" if places.max() < 10 else "tab20"](places)
     else:
         colours = colormaps["turbo"](np.linspace(0, 1, len(names)))
-    size = min(16, max(4, 4000 / len(z)))
-    axes.scatter(*np.asarray(z).T, c=colours[index], s=size, linewidths=0)
+    axes.scatter(*points.T, c=colours[index], s=min(16, max(4, 4000 / len(points))), linewidths=0)
     for curve in curves:
         axes.plot(*np.asarray(curve).T, color="0.2", linewidth=0.8, linestyle="--")
     axes.set_aspect("equal")
     axes.set_title(title, fontsize="small")
-    dots = [
-        Line2D([], [], marker="o", linestyle="", color=colour, label=str(n))
-        for colour, n in zip(colours, names, strict=True)
-    ]
+    dot = partial(Line2D, [], [], marker="o", linestyle="")
+    dots = [dot(color=colour, label=str(n)) for colour, n in zip(colours, names, strict=True)]
     if labels is not None:
         columns = -(-len(names) // 20)
         figure.legend(handles=dots, title="label", loc="outside right center", ncols=columns, frameon=False)
@@ -210,14 +203,14 @@ def _petals(cfg: Config) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [priors.petal(k, components=cfg.components, scale=cfg.prior_std) for k in range(cfg.components)]
 
 
-def ellipses(mean: np.ndarray, axes: np.ndarray, stds: Sequence[float] = (2,)) -> list[np.ndarray]:
+def ellipses(mean: ArrayLike, axes: ArrayLike, stds: Sequence[float] = (2,)) -> list[np.ndarray]:
     """Curves [73, 2] around a 2-D Gaussian, so many standard deviations out. mean [2], axes [2, 2]: priors.petal()."""
     t = np.linspace(0, 2 * np.pi, 73)
     circle = np.stack([np.cos(t), np.sin(t)], 1)
     return [np.asarray(mean) + k * circle @ np.asarray(axes) for k in stds]
 
 
-def percentiles(n: int, mean: np.ndarray, axes: np.ndarray) -> np.ndarray:
+def percentiles(n: int, mean: ArrayLike, axes: ArrayLike) -> np.ndarray:
     """The codes z [n, n, 2] that share a 2-D Gaussian's mass evenly, on each of its axes the quantiles at
     (k + 1/2) / n, in the places of a picture: the first axis grows to the right, the second upwards.
 
@@ -266,16 +259,15 @@ def cluster_heads(model: Model, x: Any, path: str | Path, n: int = 16, seed: int
     """
     q = np.asarray(model.predict_proba(x))
     k = q.shape[1]
-    heads = model.decode(np.zeros((k, model.config.style_dim)), np.arange(k))
     rows = np.full((k, 1 + n, *model.shape), EMPTY, np.float32)
-    rows[:, 0] = heads
+    rows[:, 0] = model.decode(np.zeros((k, model.config.style_dim)), np.arange(k))
     images, assigned = _unit(x).reshape(-1, *model.shape), q.argmax(1)
     rng = None if seed is None else np.random.default_rng(seed)
     for cluster in range(k):
         members = np.flatnonzero(assigned == cluster)
         order = np.argsort(-q[members, cluster], kind="stable") if rng is None else rng.permutation(len(members))
-        shown = members[order[:n]]
-        rows[cluster, 1 : 1 + len(shown)] = images[shown]
+        chosen = members[order[:n]]
+        rows[cluster, 1 : 1 + len(chosen)] = images[chosen]
     grid(rows.reshape(-1, *model.shape), path, 1 + n, dividers=(1,))
 
 
@@ -320,7 +312,7 @@ def nearest(queries: Any, data: Any) -> np.ndarray:
     return index.numpy()
 
 
-def circle_map(heads: np.ndarray, radius: float = 10.0) -> np.ndarray:
+def circle_map(heads: ArrayLike, radius: float = 10.0) -> np.ndarray:
     """The linear map M [D, 2] that sends cluster heads, the rows of W_C [K, D], to K points evenly spaced on a circle:
     heads @ M are those points, and z @ M draws a representation z [N, D] in the plane. Of all such maps the smallest.
 

@@ -1,11 +1,12 @@
-"""Error messages follow one form: WHAT is wrong with its value, then what was expected or what to do.
+"""Error messages follow one form: WHAT is wrong with its value, then what is allowed or what to do.
 
     name=value: expected ...            of an argument or a field
     path: what is wrong with it ...     of a file
     subject ..., expected ...           of anything else
+    subject ...: do this                where that says more
 
 One line that begins with what it is about, no capital letter unless that is a name, no full stop at the end; it shows
-the offending value, and says what was expected, needed, or to be done.
+the offending value, and says what is allowed, needed, or to be done in words that make sense: "expected less" do not.
 """
 
 import ast
@@ -14,10 +15,18 @@ from pathlib import Path
 
 import pytest
 
+from fastaae import config
+
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted([*(ROOT / "fastaae").glob("**/*.py"), *(ROOT / "kernels").glob("**/*.py")])
-HELP = re.compile(  # a hint is "did you mean ..." or what to do
-    r"expected|at most|allowed are|needs|[Pp]ut |delete|move it|go on|start it again|resume it|last good|save it|{hint}"
+HELP = re.compile(  # what is allowed, or an imperative where a part begins; a hint is "did you mean ..." or one
+    r"expected|at (?:most|least)|allowed|\bmust\b|\bneeds?\b|\bonly\b|\btakes\b|\bto \{|did you mean|last good|{hint}"
+    r"|(?:[:;,.?)] |\b(?:or|and|then) )(?i:ask|call|choose|delete|divide|drop|fill|fit|get|give|go on|leave|lower|make"
+    r"|move|name|pass|pip install|put|raise|replace|rescale|resume|run|save|score|set|start|stop|train|use|wait|write)\b"
+)
+NONSENSE = re.compile(  # nothing follows that such a word could stand before
+    r"expected (?:a fit|again|all|another|any|both|each|enough|fewer|it|less|many|more|none|once|ones?|other|others"
+    r"|several|so|some|such|that|them|there|these|this|those|two|whole|one of (?:them|these|this|those))(?![ ]?[\w{'])"
 )
 HANDED_ON = re.compile(  # what another error says
     r"\{(error|message|word|lines\[-1\]|'; '\.join\(failures\))[^{}]*\}\)?( \{.*)?$|^\{lines"
@@ -53,7 +62,7 @@ CASES = [(path, *case) for path in FILES for case in raised(path)]
 
 
 def faults(name, arguments):
-    if name == "_error":
+    if name == "_error":  # it makes the form from the name, the value and what is expected
         return []
     message = arguments[0] if arguments else ""
     found = []
@@ -67,7 +76,7 @@ def faults(name, arguments):
     if "{" not in message:
         found.append("no value is shown")
     if not HELP.search(message) and not HANDED_ON.search(message):
-        found.append("it does not say what was expected, or what to do")
+        found.append("it does not say what is allowed, or what to do")
     return found
 
 
@@ -79,12 +88,62 @@ def test_form(path, line, name, arguments):
     assert faults(name, arguments) == [], arguments
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_what_is_expected_makes_sense(path):
+    found = {line: text for line, _, texts in raised(path) for text in texts if NONSENSE.search(text or "")}
+    assert found == {}
+
+
+def test_what_a_config_expects_makes_sense():
+    rows = (*config.FIELDS, *config.ELEMENTS, *config.RULES, *config.UNUSED)
+    assert [words for *_, words in rows if not words or NONSENSE.search(f"expected {words}")] == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "less",
+        "less: a damaged file?",
+        "one",
+        "one (mode {mode})",
+        "such",
+        "none",
+        "none: stop it",
+        "all",
+        "more",
+        "both",
+    ]
+    + ["a fit: call fit first", "fewer", "once", "again: pass them", "another", "some", "one of this"],
+)
+def test_nonsense_is_seen(words):
+    assert NONSENSE.search(f"{{path}}: the file holds {{n}}, expected {words}")
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["less than {n}", "one of a, b", "one for each of {n} classes", "more than 3", "both x and y", "all {n} files"]
+    + [
+        "0 to 3",
+        "None",
+        "a function of (out, generator)",
+        "it to fill its first argument",
+        "at least 2",
+        "oneDNN",
+        "{n}",
+    ],
+)
+def test_sense_is_not(words):
+    assert not NONSENSE.search(f"{{path}}: the file holds {{n}}, expected {words}")
+
+
 @pytest.mark.parametrize(
     ("message", "fault"),
     [
         ("Bad epochs={value}, expected more", "capital"),
         ("epochs={value}: expected more.", "full stop"),
         ("epochs={value}", "does not say what"),
+        ("epochs={value}: too many", "does not say what"),
+        ("epochs={value}: the runs of the morning start", "does not say what"),
         ("epochs: expected more", "no value"),
         ("epochs={value}:\nexpected more", "one line"),
         ("", "capital"),
