@@ -54,12 +54,12 @@ class Codes:
 
     def __init__(self, wiring: Wiring, shape: tuple[int, int], floats: Tensor, products: Tensor):
         (r, b), c, z = shape, wiring.condition, wiring.code["z"]
-        made, width = c + sum(wiring.prior.values()), c + z + wiring.n_classes
+        end, width = c + sum(wiring.prior.values()), c + z + wiring.n_classes
         self.buffer, self.buffer_gradient = floats.new_zeros(r, 2 * b, width), products.new_zeros(r, b, width)
-        self.condition, self.label = self.buffer[..., :c], self.buffer[:, b:, made:]
-        self.encoded, self.encoded_gradient = self.buffer[:, b:, c:made], self.buffer_gradient[..., c:made]
+        self.condition, self.label = self.buffer[..., :c], self.buffer[:, b:, end:]
+        self.encoded, self.encoded_gradient = self.buffer[:, b:, c:end], self.buffer_gradient[..., c:end]
         self.decoded, self.decoded_gradient = self.buffer[:, b:, c:], self.buffer_gradient[..., c:]
-        self.prior = columns(self.buffer[:, :b, c:made], wiring.prior)
+        self.prior = columns(self.buffer[:, :b, c:end], wiring.prior)
         self.code = columns(self.encoded, wiring.prior)
         self.gradient = columns(self.encoded_gradient, wiring.prior)
         self.seen = {"z": slice(c + z), "y": slice(c + z, None)}
@@ -102,7 +102,7 @@ class Batches:
         passes: dict[str, tuple[MLP, Tape]], source: str | priors.Custom,
     ):  # fmt: skip
         self.cfg, self.codes, self.source, self.passes = cfg, codes, source, passes
-        self.steps_per_epoch, r = len(data.x_train) // cfg.batch_size, cfg.replicas
+        self.steps, r = len(data.x_train) // cfg.batch_size, cfg.replicas  # of an epoch
         self.seeds = [cfg.seed + k for k in range(r)]
         device, dtype = codes.buffer.device, codes.buffer.dtype
         self.x = data.x_train.to(device)
@@ -138,7 +138,7 @@ class Batches:
     def _feed(self, x: Tensor, further: Tensor | None) -> Feed:
         """For a network's input x. Targets are that input itself where nothing comes between."""
         cfg, (r, b, _), dtype = self.cfg, x.shape, self.codes.buffer.dtype
-        order = torch.empty(r, self.steps_per_epoch * b, dtype=torch.int32, device=x.device)
+        order = torch.empty(r, self.steps * b, dtype=torch.int32, device=x.device)
         same = x.dtype == dtype and x.is_contiguous() and not (cfg.input_noise or cfg.input_dropout)
         target = x if same else torch.empty(x.shape, dtype=dtype, device=x.device)
         return Feed(order, target, x, further)

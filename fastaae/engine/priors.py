@@ -32,12 +32,12 @@ def draw(
     """
     if not isinstance(prior, str):
         try:
-            made = prior(out, generator)
+            returned = prior(out, generator)
         except OSError as error:  # not one of the files that training writes
             raise RuntimeError(f"prior={prior!r}: {type(error).__name__}: {error}") from error
-        if made is not None and made is not out:
+        if returned is not None and returned is not out:
             raise ValueError(
-                f"prior={prior!r} returned a {type(made).__name__}: expected it to fill its first argument"
+                f"prior={prior!r} returned a {type(returned).__name__}: expected it to fill its first argument"
             )
     elif prior == "gaussian":
         gaussian(out, std, generator)

@@ -51,6 +51,7 @@ class Step:
         if cfg.task == "supervised" and data.y_train is None:
             raise ValueError(f"task='supervised' needs labels with the training data, {data.name} has none: pass y")
         w = self.wiring = wiring(cfg, d, data.n_classes)
+        self.steps_per_epoch = n // cfg.batch_size
         self.phases = tuple(getattr(phases, phase.name) for phase in w.phases)
 
         self.networks, self.heads = _networks(cfg, w, floats)
@@ -78,10 +79,6 @@ class Step:
         self.slot = torch.zeros(1, dtype=torch.int64, device=device)  # steps done since the losses were read
         self.losses = floats.new_zeros(min(cfg.log_every, self.steps_per_epoch), len(self.phases), r)
         self.terms = floats.new_zeros(len(self.phases), r, 2 * self.batch * max(1, len(self.discriminators)))
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.batches.steps_per_epoch
 
     def _optimizers(self) -> dict[str, Optimizer]:
         """One for each network that a phase trains: its state is of that cost alone."""

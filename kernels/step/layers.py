@@ -289,7 +289,7 @@ def _fits(*tensors: Tensor) -> None:
     for t in tensors:
         if t.shape[1] * t.stride(1) >= 2**31:
             raise ValueError(
-                f"a batch of {t.shape[1]} rows, {t.stride(1)} apart, is too large for 16-bit precision, expected less"
+                f"{t.shape[1]} rows of a batch, {t.stride(1)} apart: too many for 16 bits, take a smaller batch_size"
             )
 
 
