@@ -285,7 +285,7 @@ ELEMENTS = (("hidden", *_integer(1)), ("lr_decay_epochs", *_integer(1)))  # the 
 
 FULL = ("fp32", "fp64")
 SHAPED = ("mixture", "swiss_roll")
-WITH_Y = ("semi_supervised", "clustering", "embedding")
+WITH_Y = ("semi_supervised", "clustering", "embedding")  # tasks whose encoder makes labels
 RULES: tuple[Rule, ...] = (  # a name, what must hold of the config, what is expected
     ("profile", lambda c: c.profile is None or c.profiled(), "None or 'FIRST:LAST', steps counted from 1"),
     ("lr_decay_epochs", lambda c: list(c.lr_decay_epochs) == sorted(set(c.lr_decay_epochs)), "increasing epochs"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..config import Config
+from ..config import WITH_Y, Config
 
 PHASES: dict[str, tuple[str, ...]] = {
     "unsupervised": ("reconstruction", "discriminator", "generator"),
@@ -18,9 +18,6 @@ PHASES: dict[str, tuple[str, ...]] = {
     "gan": ("discriminator", "generator"),
 }
 """The phases of each task, in their order; without those that a config has no use for."""
-
-HEADED = ("semi_supervised", "clustering", "embedding")
-"""Tasks whose encoder makes y."""
 
 
 class Phase(NamedTuple):
@@ -57,7 +54,7 @@ def wiring(cfg: Config, d: int, classes: int) -> Wiring:
     """Of examples with d values and so many classes."""
     y = cfg.n_clusters or (0 if cfg.task in ("unsupervised", "gan") else classes)
     condition = classes + 1 if cfg.label_prior else 0
-    code = {"z": cfg.style_dim} | ({"y": y} if cfg.task in HEADED else {})
+    code = {"z": cfg.style_dim} | ({"y": y} if cfg.task in WITH_Y else {})
     judged = {"x": d} if cfg.task == "gan" else {**code, "z": condition + cfg.style_dim}
     if cfg.posterior == "gaussian":
         code["log_variance"] = cfg.style_dim
