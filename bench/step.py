@@ -85,7 +85,7 @@ def products(step: Step, as_step: bool = True) -> tuple[Callable[[], None], int]
             calls.extend(forwards + backwards)
             flops += cost * (len(forwards) + len(backwards))
 
-    every = step.player.passes()
+    every = step.player.passes
     if "encoder" in every:
         forward = 1 if step.cfg.regularizer == "adversarial" else 0  # reconstruction, and the codes that D and G share
         passes(*every["encoder"], forward=1 + forward)

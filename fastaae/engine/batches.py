@@ -6,6 +6,7 @@ epoch); noise and prior samples on a GPU from (seed, step), by Philox, else from
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,9 @@ from ..data import Data, labeled_subset
 from . import priors
 from .networks import MLP, Dropout, Standardization, Tape
 from .wiring import Wiring
+
+Input = tuple[Tensor, Tensor | None]
+"""Where a network has a batch of examples [R, B, D], and noise [R, B, N] of a universal posterior."""
 
 
 def seeds(seed: int, *stream: int) -> int:
@@ -49,7 +53,7 @@ class Codes:
         prior, code: z and y by name, above and below; gradient is of the latter.
         encoded, decoded: the columns of the lower half that an encoder makes (z, y) and a decoder sees (and labels).
         label: of the lower half, where a supervised decoder is given it.
-        seen: what each discriminator sees.
+        judged: by name, what a discriminator sees, prior samples above codes, and the gradient of the codes.
     """
 
     def __init__(self, wiring: Wiring, shape: tuple[int, int], floats: Tensor, products: Tensor):
@@ -62,7 +66,8 @@ class Codes:
         self.prior = columns(self.buffer[:, :b, c:end], wiring.prior)
         self.code = columns(self.encoded, wiring.prior)
         self.gradient = columns(self.encoded_gradient, wiring.prior)
-        self.seen = {"z": slice(c + z), "y": slice(c + z, None)}
+        seen = {"z": slice(c + z), "y": slice(c + z, None)}
+        self.judged = {name: (self.buffer[..., s], self.buffer_gradient[..., s]) for name, s in seen.items()}
 
 
 @dataclass
@@ -82,8 +87,7 @@ class Batches:
     Args:
         cfg, data: of the step; training examples are moved to the device once.
         codes: the buffer that prior samples and labels fill.
-        inputs: what the batch fills and, where the encoder learns labels, what the labelled one does: a network's input
-            [R, B, D] and, of a universal posterior, its noise.
+        inputs: what the batch fills and, where the encoder learns labels, what the labelled one does.
         noise: [R, B, Z], of a Gaussian posterior.
         passes: through all networks, by name, whose hidden layers get dropout masks.
         source: what priors.draw() takes.
@@ -98,7 +102,7 @@ class Batches:
     known: Tensor  # [R, N], classes, or one more where unlabelled, where labels choose components of the prior
 
     def __init__(
-        self, cfg: Config, data: Data, codes: Codes, inputs: list[tuple[Tensor, Tensor | None]], noise: Tensor | None,
+        self, cfg: Config, data: Data, codes: Codes, inputs: Sequence[Input], noise: Tensor | None,
         passes: dict[str, tuple[MLP, Tape]], source: str | priors.Custom,
     ):  # fmt: skip
         self.cfg, self.codes, self.source, self.passes = cfg, codes, source, passes

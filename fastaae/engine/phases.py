@@ -112,6 +112,9 @@ class Autoencoder:
         code, gradient: of the batch, z and y by name: what the encoder makes, and the gradients with respect to that.
         encoding, decoding, classifying: what the passes through encoder and decoder leave behind.
         noise: [R, B, Z], N(0, 1), of a Gaussian posterior; else None.
+        passes: network and tape by name, all there are.
+        inputs: where examples go, the batch's and the labelled one's, and the noise of a universal posterior.
+        judged: by name, what a discriminator sees, prior samples above fakes, and the gradient of the fakes.
     """
 
     trained = "encoder"
@@ -139,6 +142,14 @@ class Autoencoder:
             self.classifying = self.encoder.tape(labeled)
         if cfg.regularizer != "adversarial":
             self.penalty = torch.zeros_like(self.encoding.x[-1] if cfg.regularizer == "kl" else self.code["z"])
+        encoders = {"encoder": self.encoding} | ({"labeled": self.classifying} if labeled else {})
+        self.passes = {name: (self.encoder, tape) for name, tape in encoders.items()}
+        self.passes["decoder"] = (self.decoder, self.decoding)
+        d, (layer, n) = self.decoder.sizes[-1], wiring.noise
+        plain = [t.x[0] if layer or not n else t.x[0][..., :d] for t in encoders.values()]
+        further = [t.x[layer][..., -n:] if n else None for t in encoders.values()]
+        self.inputs = list(zip(plain, further, strict=True))
+        self.judged = codes.judged
 
     def parts(self, t: Tensor) -> dict[str, Tensor]:
         """Of the encoder's output, or a gradient of that shape, by name."""
@@ -178,25 +189,6 @@ class Autoencoder:
             self.encoding.g[-1].add_(penalty)
         self.encoder.backward(self.encoding, optimizer, input_gradient=False)
 
-    def judged(self, name: str) -> tuple[Tensor, Tensor]:
-        """What the discriminator of that name sees, prior samples above fakes, and the gradient of the fakes."""
-        seen = self.codes.seen[name]
-        return self.codes.buffer[..., seen], self.codes.buffer_gradient[..., seen]
-
-    def passes(self) -> dict[str, tuple[MLP, Tape]]:
-        """Through its networks."""
-        labeled = {"labeled": (self.encoder, self.classifying)} if self.cfg.classifies else {}
-        return {"encoder": (self.encoder, self.encoding), **labeled, "decoder": (self.decoder, self.decoding)}
-
-    def inputs(self) -> list[tuple[Tensor, Tensor | None]]:
-        """Where the batch goes, and the labelled one: examples, and the noise of a universal posterior."""
-        d, (layer, n), found = self.decoder.sizes[-1], self.wiring.noise, []
-        for network, tape in self.passes().values():
-            if network is self.encoder:
-                x = tape.x[0]
-                found.append((x if x.shape[2] == d else x[..., :d], tape.x[layer][..., -n:] if n else None))
-        return found
-
 
 class Generator:
     """The player whose fakes are images: the decoder of a GAN.
@@ -205,6 +197,9 @@ class Generator:
         cfg: of the step.
         networks: decoder among them.
         codes: the buffer whose prior samples it decodes.
+
+    Attributes:
+        passes, inputs, judged: as an autoencoder's, with images of the data in the place of prior samples.
     """
 
     trained = "decoder"
@@ -215,6 +210,9 @@ class Generator:
         self.images = codes.buffer.new_zeros(cfg.replicas, 2 * b, self.decoder.sizes[-1])  # of the data, then fakes
         self.gradient = torch.zeros_like(self.images[:, b:])
         self.decoding = self.decoder.tape(b, codes.buffer[:, :b], last=self.images[:, b:])
+        self.passes = {"decoder": (self.decoder, self.decoding)}
+        self.inputs = [(self.images[:, :b], None)]
+        self.judged = {"x": (self.images, self.gradient)}
 
     def play(self) -> None:
         """Fill the fakes from the prior samples."""
@@ -230,15 +228,3 @@ class Generator:
         else:
             out.copy_(self.gradient)
         self.decoder.backward(self.decoding, optimizer, input_gradient=False)
-
-    def judged(self, name: str) -> tuple[Tensor, Tensor]:
-        """As an autoencoder's: images of the data above fakes."""
-        return self.images, self.gradient
-
-    def passes(self) -> dict[str, tuple[MLP, Tape]]:
-        """Through its network."""
-        return {"decoder": (self.decoder, self.decoding)}
-
-    def inputs(self) -> list[tuple[Tensor, Tensor | None]]:
-        """Where the batch goes."""
-        return [(self.images[:, : self.images.shape[1] // 2], None)]

@@ -64,12 +64,12 @@ class Step:
             self.player = self.autoencoder = Autoencoder(cfg, w, self.networks, self.heads, self.codes, labeled)
         named = {n.split(".")[1]: m for n, m in self.networks.items() if n.startswith("discriminator.")}
         self.discriminators = named
-        self.judging = {n: m.tape(2 * self.batch, self.player.judged(n)[0]) for n, m in named.items()}
-        passes = self.player.passes() | {f"discriminator.{n}": (m, self.judging[n]) for n, m in named.items()}
-        self.batches = Batches(cfg, data, self.codes, self.player.inputs(), self.player.noise, passes, source)
+        self.judging = {n: m.tape(2 * self.batch, self.player.judged[n][0]) for n, m in named.items()}
+        passes = self.player.passes | {f"discriminator.{n}": (m, self.judging[n]) for n, m in named.items()}
+        self.batches = Batches(cfg, data, self.codes, self.player.inputs, self.player.noise, passes, source)
         self.fooling = {n: tape.rows(self.batch, 2 * self.batch) for n, tape in self.judging.items()}
         for n, tape in self.fooling.items():
-            tape.g[0] = self.player.judged(n)[1]
+            tape.g[0] = self.player.judged[n][1]
 
         costs = ("reconstruction", "adversarial", "classification")
         self.rates = {cost: floats.new_empty(r, 1, 1) for cost in costs}
