@@ -247,18 +247,6 @@ def finish(terms: Tensor, losses: Tensor, slot: Tensor, count: Tensor, scale: Te
         scale.copy_(torch.stack([(scale[0] * factor).clamp(1, 2.0**24), torch.zeros_like(good), good % 2000]))
 
 
-def philox(seed: int, c0: Tensor, c1: int, c2: int, c3: int = 0) -> list[Tensor]:
-    """Philox 4x32-10 (Salmon et al. 2011): four numbers in [0, 2^32), int64, for every counter (c0, c1, c2, c3)."""
-    mask, high = 2**32 - 1, lambda a, b: ((a >> 16) * b + ((a & 0xFFFF) * b >> 16)) >> 16
-    c = [c0.long() & mask, *(torch.full_like(c0, v & mask, dtype=torch.int64) for v in (c1, c2, c3))]
-    k0, k1 = seed & mask, seed >> 32 & mask
-    a, b = 0xD2511F53, 0xCD9E8D57
-    for _ in range(10):
-        c = [high(c[2], b) ^ c[1] ^ k0, c[2] * b & mask, high(c[0], a) ^ c[3] ^ k1, c[0] * a & mask]
-        k0, k1 = k0 + 0x9E3779B9 & mask, k1 + 0xBB67AE85 & mask
-    return c
-
-
 def kl(mean: Tensor, log_variance: Tensor, std: float, mean_grad: Tensor, log_variance_grad: Tensor) -> Tensor:
     """KL divergence of N(mean, exp(log_variance)) from N(0, std²), sum over D, mean over B. In nats.
 
