@@ -248,7 +248,7 @@ if RUNS:
         tl.store(out_ptr + 3 * N + i, d.to(tl.int64))
 
 
-def philox(seed: int, c0: Tensor, c1: int, c2: int, c3: int = 0) -> list[Tensor]:
+def philox(seed, c0, c1, c2, c3=0):
     """Philox 4x32-10 (Salmon et al. 2011): four numbers in [0, 2^32), int64, for every counter (c0, c1, c2, c3):
     the twin of what draws.py draws from."""
     mask, high = 2**32 - 1, lambda a, b: ((a >> 16) * b + ((a & 0xFFFF) * b >> 16)) >> 16

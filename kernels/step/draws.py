@@ -2,7 +2,7 @@
 
 Random numbers come from Philox 4x32-10 (Salmon et al. 2011), a pure function of where they are used: key = the
 replica's seed, counter = (element, stream, steps done before, 0). A step draws the same numbers whenever and beside
-whatever replicas it runs. its twin is in tests/test_step_kernels.py.
+whatever replicas it runs. The twin of that is in tests/test_step_kernels.py.
 """
 
 from __future__ import annotations
