@@ -121,10 +121,11 @@ def test_bench_step_says_what_train_adds_to_a_step(bench_step, monkeypatch, caps
 DIGITS = ["--dataset", "digits", "--samples", "3000", "--samples-others", "500", "--queries", "50"]
 
 
-def run_bench_parzen(*options, ranks=1):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-    command = [sys.executable, *launcher, str(ROOT / "bench" / "parzen.py"), *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+BENCH_PARZEN = ROOT / "bench" / "parzen.py"
+
+
+def run_bench_parzen(*options):
+    return subprocess.run([sys.executable, BENCH_PARZEN, *options], capture_output=True, text=True, timeout=300)
 
 
 def test_bench_parzen_prints_a_table_and_json(tmp_path):
@@ -154,8 +155,9 @@ def test_bench_gpu_dry_run(part):
     assert f"dry-run-{part}.json" in done.stdout.splitlines()[-1]
 
 
-def test_bench_parzen_over_ranks():
-    alone, two = (run_bench_parzen(*DIGITS, "--others", "--choose-sigma", ranks=r) for r in (1, 2))
+def test_bench_parzen_over_ranks(two_ranks):
+    options = (*DIGITS, "--others", "--choose-sigma")
+    alone, two = run_bench_parzen(*options), two_ranks(BENCH_PARZEN, *options, patience=300)
     assert two.returncode == 0, two.stderr
     alone, two = (json.loads(done.stdout.splitlines()[-1]) for done in (alone, two))
     assert two["sigma"] == alone["sigma"] and two["rows"][0]["samples"] == 3000

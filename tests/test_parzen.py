@@ -3,7 +3,6 @@
 import errno
 import math
 import re
-import subprocess
 import sys
 import time
 import tracemalloc
@@ -421,14 +420,13 @@ torch.distributed.destroy_process_group()
 """
 
 
-def test_two_ranks_agree_with_one_process(tmp_path):
+def test_two_ranks_agree_with_one_process(tmp_path, two_ranks):
     arrays = {"queries": images(40, 96, 1), "validation": images(30, 96, 2), "samples": images(3001, 96)}
     for name, array in arrays.items():
         np.save(tmp_path / f"{name}.npy", array)
     (tmp_path / "rank.py").write_text(RANK)
     fastaae.train(fastaae.preset("digits", epochs=1, out_dir=str(tmp_path / "run")), progress=False)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    done = subprocess.run([*command, "rank.py", ".", "run"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = two_ranks(tmp_path / "rank.py", ".", "run", patience=300)
     assert done.returncode == 0, done.stderr
     ranks = [np.load(tmp_path / f"{rank}.npy") for rank in (0, 1)]
     np.testing.assert_array_equal(*ranks)
@@ -483,11 +481,10 @@ except BaseException as error:
         ("hang", r"RuntimeError: rank 1 has reached \d+ samples and no more for timeout=3 s, expected"),
     ],
 )
-def test_a_rank_that_fails_stops_the_others(tmp_path, fault, message):
+def test_a_rank_that_fails_stops_the_others(tmp_path, two_ranks, fault, message):
     (tmp_path / "rank.py").write_text(RANK_FAILS)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     start = time.monotonic()
-    done = subprocess.run([*command, "rank.py", fault], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = two_ranks(tmp_path / "rank.py", fault, patience=120)
     assert done.returncode and time.monotonic() - start < 60
     assert re.match(message, (tmp_path / "0.txt").read_text())
     if fault == "raise":

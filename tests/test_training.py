@@ -997,11 +997,10 @@ torch.distributed.destroy_process_group()
 """
 
 
-def test_replicas_spread_over_ranks(tmp_path):
+def test_replicas_spread_over_ranks(tmp_path, two_ranks):
     script = tmp_path / "ranks.py"
     script.write_text(RANKS)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    done = subprocess.run([*command, script, tmp_path], capture_output=True, text=True, timeout=120)
+    done = two_ranks(script, tmp_path, patience=120)
     assert done.returncode == 0, done.stderr
     ranks = [json.loads((tmp_path / f"rank{k}.json").read_text()) for k in range(2)]
     x = np.random.default_rng(0).integers(0, 256, (120, 16), dtype=np.uint8)

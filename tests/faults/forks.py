@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import importlib
 import json
 import os
@@ -17,20 +18,24 @@ import signal
 import subprocess
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-ROOT = Path(__file__).resolve().parent.parent
+from .processes import ROOT, TESTS, environment
+
+READERS = ROOT / "fastaae" / "data"  # where matreader.py lies, which is run as a file, without fastaae and torch
 
 
 class Forks:
     """Such a process, with these modules imported. It ends with this one."""
 
     def __init__(self, *modules: str) -> None:
-        paths = os.pathsep.join(map(str, (ROOT, ROOT / "bench", ROOT / "fastaae" / "data")))
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "PYTHONWARNINGS": "default"}
+        paths = os.pathsep.join(map(str, (ROOT, TESTS, READERS)))
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        command = [sys.executable, __file__, *modules]
+        command = [sys.executable, "-m", "faults.forks", *modules]
+        env = environment(PYTHONPATH=paths, PYTHONWARNINGS="default")
         self.process = subprocess.Popen(command, env=env, start_new_session=True, **pipes)
         atexit.register(self.process.__exit__, None, None, None)  # closes its input, and waits for its end
 
@@ -44,10 +49,27 @@ class Forks:
         """Its exit status, negative for a signal."""
         return int(self.process.stdout.readline())
 
-    def read_mat(self, command: list[str], cwd: str, **_: Any) -> subprocess.CompletedProcess:
-        """What subprocess.run does for fastaae.data.matfiles.read, here by a fork."""
-        self.start(cwd, "matreader", "main", *command[2:], seconds=20)
-        return subprocess.CompletedProcess(command, self.wait(), None, Path(cwd, "stderr").read_bytes())
+
+@functools.cache
+def _mat_reader() -> Forks:
+    return Forks("scipy.io", "matreader")
+
+
+@contextlib.contextmanager
+def forked_mat_reader() -> Iterator[list[int]]:
+    """Inside, fastaae.data reads .mat files by forking. Yields: the exit statuses so far."""
+    from .inside import matfiles  # not above: the process that forks for .mat files does without torch
+
+    statuses = []
+
+    def run(command: list[str], cwd: str, timeout: float, **_: Any) -> subprocess.CompletedProcess:
+        assert command[:2] == [sys.executable, matfiles.READER] and timeout > 0
+        _mat_reader().start(cwd, "matreader", "main", *command[2:], seconds=20)
+        statuses.append(_mat_reader().wait())
+        return subprocess.CompletedProcess(command, statuses[-1], None, Path(cwd, "stderr").read_bytes())
+
+    with mock.patch.object(matfiles.subprocess, "run", run):
+        yield statuses
 
 
 def _run(module: str, function: str, arguments: list) -> int:

@@ -1,25 +1,22 @@
-"""The log-likelihood, and the discriminator's loss, at extremes and under faults. See bench/faults.py."""
+"""The log-likelihood, and the discriminator's loss, at extremes: R16 to R20."""
 
 from __future__ import annotations
 
 import json
 import math
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import mpmath
 import numpy as np
 import torch
-from fault_case import Check, Outcome, environment, two_ranks_of
 
-from fastaae import ParzenWindow, parzen, parzen_log_likelihood
-from fastaae.kernels import reference
-from fastaae.kernels.parzen import sums as pairs
+from fastaae import ParzenResult, ParzenWindow, parzen_log_likelihood
+
+from .case import Check, Outcome
+from .inside import judged, reference
+from .processes import SCRIPTS, python
 
 METHODS = ("auto", "pruned", "dense")
 mpmath.mp.dps = 60
@@ -46,7 +43,7 @@ def by_differences(queries: np.ndarray, samples: np.ndarray, sigma: float) -> np
     return reference.parzen_log_likelihood(x, s, sigma).numpy()
 
 
-def beyond_bound(result: parzen.ParzenResult, expected: Any, slack: float) -> str | Outcome | None:
+def beyond_bound(result: ParzenResult, expected: Any, slack: float) -> str | Outcome | None:
     """Whether a result is farther from what is expected than it says; slack: relative, of what is expected."""
     for k, (value, right) in enumerate(zip(result.per_query, expected, strict=True)):
         if math.isnan(value) or (math.isinf(value) and abs(right) < sys.float_info.max):
@@ -68,10 +65,9 @@ def saturated(rng: np.random.Generator, case: int, folder: Path) -> str | Outcom
     real, half = bool(case // len(LOGITS) % 2), bool(case // len(LOGITS) // 2 % 2)
     kind = torch.bfloat16 if half else torch.float32
     hidden = torch.tensor([[[LOGITS[case % len(LOGITS)]]]]).to(kind)
-    logits, grad, terms = torch.empty_like(hidden), torch.empty_like(hidden), torch.empty(1, 1)
-    reference.judge(hidden, torch.ones(1, 1, 1, dtype=kind), torch.zeros(1, 1, 1), logits, grad, None, terms, int(real))
+    loss, gradient = judged(hidden, real)
     x = mpmath.mpf(hidden.item()) * (-1 if real else 1)  # the loss is softplus(x), its gradient +- sigmoid(x)
-    found = (terms.item(), grad.item() * (-1 if real else 1))
+    found = (loss, gradient * (-1 if real else 1))
     if math.isinf(x):  # either exact, or not finite, which training refuses
         fine = found == (0, 0) if x < 0 else not math.isfinite(found[0])
         return None if fine else Outcome(f"at {float(x)}: {found}", wrong=True)
@@ -110,10 +106,10 @@ def exactness(rng: np.random.Generator, case: int, folder: Path) -> str | Outcom
     return beyond_bound(result, expected, 1e-18 if few else 1e-13)
 
 
-def extremes(rng: np.random.Generator, case: int, folder: Path) -> str | Outcome | None:
-    a, q = rng.random((40, 6)), rng.random((3, 6))
+def extreme_numbers(q: np.ndarray, a: np.ndarray) -> list[tuple[Any, Any, float]]:
+    """Queries, samples and a bandwidth, made of queries and samples from 0 to 1."""
     tiny = 5e-324
-    listed: list[tuple[Any, Any, float]] = [
+    return [
         (q + 1e6 * 0.2, a, 0.2),
         (q + 1e12, a, 0.2),
         (q * 1e140, a, 0.2),
@@ -142,6 +138,11 @@ def extremes(rng: np.random.Generator, case: int, folder: Path) -> str | Outcome
         (np.concatenate([q, q + 1e100]), np.concatenate([a, a - 1e100]), 0.3),
         (np.concatenate([q, q * 1e-200]), np.concatenate([a, a * 1e-200]), 1e-90),
     ]
+
+
+def extremes(rng: np.random.Generator, case: int, folder: Path) -> str | Outcome | None:
+    a, q = rng.random((40, 6)), rng.random((3, 6))
+    listed = extreme_numbers(q, a)
     refusals = [(q, a, h) for h in (1e-300, 1e300, 0.0, math.nan)]
     k = case % (len(listed) + len(refusals) + 2)
     method = METHODS[case % 3]
@@ -187,8 +188,8 @@ def laws(rng: np.random.Generator, case: int, folder: Path) -> str | Outcome | N
         other = parzen_log_likelihood(queries + by, samples + by, h, method=method)
     elif law == "shards":
         cut = int(rng.integers(0, n + 1))
-        halves = [part for part in (samples[:cut], samples[cut:]) if len(part)]
-        parts = [parzen_log_likelihood(queries, part, h, method=method) for part in halves]
+        shards = [part for part in (samples[:cut], samples[cut:]) if len(part)]
+        parts = [parzen_log_likelihood(queries, part, h, method=method) for part in shards]
         values = np.logaddexp.reduce([r.per_query + math.log(r.n_samples / n) for r in parts])
         error = np.abs(values - one.per_query) - 1e-12 * np.abs(values)
         bound = one.error_bound + max(r.error_bound for r in parts) + 1e-12
@@ -204,26 +205,6 @@ def laws(rng: np.random.Generator, case: int, folder: Path) -> str | Outcome | N
 
 # R20: memory and the width of indices
 
-LIMITED = """
-import json, resource, sys
-import numpy as np, torch
-from fastaae import parzen_log_likelihood
-torch.set_num_threads(1)
-megabytes, d, m, n, block, method = json.loads(sys.argv[1])
-g = np.random.default_rng(0)
-samples, queries = g.random((n, d), np.float32), g.random((m, d), np.float32)
-parzen_log_likelihood(queries[:2], samples[:600], 0.3)
-whole = parzen_log_likelihood(queries, samples, 1.0, method=method)
-held = next(int(s.split()[1]) * 1024 for s in open("/proc/self/status") if s.startswith("VmSize"))
-resource.setrlimit(resource.RLIMIT_AS, (held + megabytes * 2**20,) * 2)
-try:
-    r = parzen_log_likelihood(queries, samples, 1.0, method=method, block=block)
-except MemoryError as error:
-    print(json.dumps(["refused", str(error)]))
-else:
-    gap = np.abs(r.per_query - whole.per_query).max()
-    print(json.dumps(["scored", float(gap - r.error_bound - whole.error_bound)]))
-"""
 BUDGETS = [
     (megabytes, d, m, n, block, method)
     for (d, m, n, block) in ((784, 1000, 2**15, 2**15), (16, 2000, 2**16, 2**16), (784, 20, 2**16, 2**16))
@@ -234,8 +215,7 @@ BUDGETS = [
 def memory(rng: np.random.Generator, case: int, folder: Path) -> str | Outcome | None:
     case %= len(BUDGETS) + 6
     if case < len(BUDGETS):
-        command = [sys.executable, "-c", LIMITED, json.dumps(BUDGETS[case])]
-        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+        done = python(SCRIPTS / "score_in_little_memory.py", json.dumps(BUDGETS[case]))
         if done.returncode:
             return f"{BUDGETS[case]}: exit {done.returncode}, {done.stderr[-300:]}"
         what, value = json.loads(done.stdout.splitlines()[-1])
@@ -277,192 +257,10 @@ def resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-# R31 to R34: streams, ranks, memory and kills, while the samples are scored
-
-
-class Broken(Exception):
-    """What a stream raises."""
-
-
-def broken_stream(rng: np.random.Generator, case: int, folder: Path) -> str | Outcome | None:
-    """The error names the sample or passes through; the partial sums are good, and the next try ends with the same
-    bits."""
-    n, d, block = int(rng.integers(200, 2000)), int(rng.choice([3, 40, 130])), int(rng.choice([16, 64, 100, 4096]))
-    samples = rng.random((n, d)).astype(rng.choice([np.float32, np.float64]))
-    queries, at = rng.random((7, d)), int(rng.integers(0, n))
-    cuts = np.unique([0, *rng.integers(0, n, 6), n])
-    options = {
-        "sigma": float(rng.choice([0.1, 1.0])),
-        "block": block,
-        "n_samples": n,
-        "method": str(rng.choice(METHODS)),
-    }
-    whole = parzen_log_likelihood(queries, samples, **options)
-    kind = ("raises", "ends early", "goes on", "NaN", "infinite")[case % 5]
-
-    def stream(broken: bool) -> Iterator[np.ndarray]:
-        for k, (start, stop) in enumerate(zip(cuts, cuts[1:], strict=False)):
-            part = samples[start:stop].copy()
-            if broken and kind in ("NaN", "infinite") and start <= at < stop:
-                part[at - start, int(rng.integers(d))] = np.nan if kind == "NaN" else np.inf
-            if broken and start <= at < stop and kind in ("raises", "ends early"):
-                if kind == "raises":
-                    raise Broken("the disk is gone")
-                return
-            yield part
-            if broken and kind == "goes on" and k == len(cuts) - 2:
-                yield samples
-
-    expected = {
-        "raises": "the disk is gone",
-        "ends early": f"expected n_samples={n}",
-        "goes on": f"expected n_samples={n}",
-        "NaN": f"sample {at} holds NaN",
-        "infinite": f"sample {at} holds NaN",
-    }[kind]
-    state = folder / "state"
-    try:
-        parzen_log_likelihood(queries, stream(True), state=state, **options)
-        return Outcome(f"{kind}: accepted", wrong=True)
-    except (Broken, ValueError) as error:
-        if expected not in str(error) or isinstance(error, Broken) != (kind == "raises"):
-            return f"{kind}: {error}"
-        notes = getattr(error, "__notes__", ["samples had been scored"])
-        if "samples had been scored" not in notes[0]:
-            return f"{kind}: {notes}"
-    again = parzen_log_likelihood(queries, stream(False), state=state, **options)
-    same = np.array_equal(again.per_query, whole.per_query) and again.error_bound == whole.error_bound
-    return None if same else Outcome(f"{kind}: other bits after the second try", wrong=True)
-
-
-RANK = """
-import os, signal, sys, time
-import numpy as np, torch
-from datetime import timedelta
-from fastaae import parzen_log_likelihood
-fault, at = sys.argv[1], int(sys.argv[2])
-torch.set_num_threads(1)
-torch.distributed.init_process_group("gloo")
-rank = torch.distributed.get_rank()
-def stream():
-    for k in range(20):
-        if rank == 1 and k == at:
-            if fault == "raise": raise OSError("the disk is gone")
-            if fault == "NaN": yield np.full((512, 3), np.nan, np.float32)
-            if fault == "exit": os._exit(0)
-            if fault == "kill": os.kill(os.getpid(), signal.SIGKILL)
-            if fault == "hang": time.sleep(600)
-            if fault == "stop": os.kill(os.getpid(), signal.SIGSTOP)
-        yield np.full((512, 3), k, np.float32)
-        time.sleep(0.05 if rank else 0.2)
-try:
-    parzen_log_likelihood(np.zeros((4, 3)), stream(), 1.0, block=512, distributed=True, timeout=3)
-    said = "finished"
-except BaseException as error:
-    said = f"{type(error).__name__}: {error}"
-open(f"{rank}.txt", "w").write(said)
-time.sleep(3 * rank)
-os._exit(1)
-"""
-
-
-def broken_rank(rng: np.random.Generator, case: int, folder: Path) -> str | Outcome | None:
-    fault, at = ("raise", "NaN", "exit", "kill", "hang", "stop")[case % 6], int(rng.integers(0, 20))
-    (folder / "rank.py").write_text(RANK)
-    start, launcher = time.monotonic(), fault not in ("hang", "stop")
-    status = two_ranks_of(folder / "rank.py", fault, at, launcher=launcher, patience=90)
-    took = time.monotonic() - start
-    said = Path(folder, "0.txt").read_text() if Path(folder, "0.txt").exists() else ""
-    if status == 0 or said == "finished":
-        return Outcome(f"{fault} at block {at}: exit {status}, rank 0 {said}", wrong=True)
-    if fault in ("raise", "NaN"):
-        right = said.startswith(f"RuntimeError: rank 1 failed after {512 * at} samples: ")
-    elif fault == "kill":  # torchrun stops the others at once
-        right = not said or said.startswith("RuntimeError: rank 1")
-    else:
-        right = said.startswith("RuntimeError: rank 1 has reached ") and "for timeout=3 s" in said
-    return None if right else f"{fault} at block {at}, {took:.0f} s: rank 0 said {said!r}"
-
-
-def out_of_memory(rng: np.random.Generator, case: int, folder: Path) -> str | Outcome | None:
-    """Blocks above a size run out of memory, now at their start, now when they have been counted."""
-    n, d = int(rng.integers(300, 3000)), int(rng.choice([3, 40, 130]))
-    samples, queries = rng.random((n, d)), rng.random((9, d))
-    block = int(2 ** rng.integers(4, 12))
-    most = max(int(block // 2 ** rng.integers(0, 5)), 1)
-    options: dict[str, Any] = {"sigma": float(rng.choice([0.1, 1.0])), "method": str(rng.choice(METHODS))}
-    error = [MemoryError(), torch.OutOfMemoryError("HIP"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
-    counted = pairs.PairSums._add
-
-    def exhausting(sums: pairs.PairSums, part: torch.Tensor) -> None:
-        late = rng.random() < 0.5
-        if late:
-            counted(sums, part)
-        if len(part) > most:
-            raise error[case % 3]
-        if not late:
-            counted(sums, part)
-
-    expected = parzen_log_likelihood(queries, samples, block=most, **options)
-    with mock.patch.object(pairs.PairSums, "_add", exhausting):
-        result = parzen_log_likelihood(queries, samples, block=block, **options)
-    gap = np.abs(result.per_query - expected.per_query).max()
-    if not gap <= result.error_bound + expected.error_bound + 1e-12 * np.abs(expected.per_query).max():
-        return Outcome(f"off by {gap:.1e}", wrong=True)
-    # Halves of the first, incomplete, block may be smaller than what fits; else the blocks are the same.
-    return None if n < block or np.array_equal(result.per_query, expected.per_query) else "other bits"
-
-
-KILLED = """
-import sys, time
-import numpy as np, torch
-from fastaae import parzen, parzen_log_likelihood
-torch.set_num_threads(1)
-parzen.SAVE_EVERY = 0.02
-seed, method, choosing = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "1"
-g = np.random.default_rng(seed)
-samples, queries = g.random((40_000, 60), np.float32), g.random((300, 60), np.float32)
-def stream(skip):
-    for k in range(skip, len(samples), 500):
-        time.sleep(0.01)
-        yield samples[k : k + 500]
-options = {"validation": queries[:50], "sigmas": [0.1, 0.2, 0.3, 0.5]} if choosing else {"sigma": 0.3}
-print("ready", flush=True)
-options |= {"method": method, "block": 512, "state": sys.argv[4] if sys.argv[4:] else None}
-r = parzen_log_likelihood(queries, stream, **options)
-print(r.per_query.tobytes().hex(), r.error_bound.hex(), r.sigma.hex(), r.n_samples)
-"""
-
-
-def killed(rng: np.random.Generator, case: int, folder: Path) -> str | Outcome | None:
-    arguments = [str(case), METHODS[case % 3], str(int(rng.random() < 0.5))]
-    command = [sys.executable, "-c", KILLED, *arguments]
-    whole = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
-    if whole.returncode:
-        return whole.stderr[-300:]
-    for _ in range(2):
-        with subprocess.Popen(
-            [*command, "state"], cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        ) as process:
-            process.stdout.readline()
-            time.sleep(rng.uniform(0, 0.7))
-            process.kill()
-    done = subprocess.run(
-        [*command, "state"], cwd=folder, env=environment(), capture_output=True, text=True, timeout=120
-    )
-    if done.returncode:
-        return done.stderr[-300:]
-    return None if done.stdout == whole.stdout else Outcome("other bits after two kills", wrong=True)
-
-
 CHECKS = {
     "R16": Check("saturated discriminator", 44, saturated),
     "R17": Check("exactness of the log-likelihood, a grid of shapes", 120, exactness),
     "R18": Check("log-likelihood of extreme numbers", 33, extremes),
     "R19": Check("laws of the log-likelihood", 1200, laws),
     "R20": Check("little memory, wide indices", 18, memory),
-    "R31": Check("streams of samples that raise, end early, yield NaN", 100, broken_stream),
-    "R32": Check("ranks that die or hang while they score", 12, broken_rank),
-    "R33": Check("memory that runs out while samples are scored", 100, out_of_memory),
-    "R34": Check("kill -9 while samples are scored, resumed", 10, killed),
 }

@@ -1,32 +1,18 @@
-"""The fault campaign's quick tier: one case in ten of every check of bench/faults.py."""
+"""The fault campaign's quick tier, one case in ten of every check; and that it counts."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 
-BENCH = Path(__file__).resolve().parent.parent / "bench"
-
-
-def load():
-    spec = importlib.util.spec_from_file_location("faults", BENCH / "faults.py")
-    module = sys.modules["faults"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-faults = load()
-CHECKS = faults.checks()
+from .campaign import CHECKS, campaign, chosen, inject
+from .case import Check, Outcome, Skip
 
 
 @pytest.mark.parametrize("check_id", CHECKS)
 @pytest.mark.filterwarnings("default")
 def test_one_case_in_ten(check_id):
     check = CHECKS[check_id]
-    row = faults.campaign(check_id, check, 0, faults.chosen(check, quick=True))
+    row = campaign(check_id, check, 0, chosen(check, quick=True))
     assert row["failures"] == [] and row["wrong results"] == 0
     assert row["passed"] == row["cases"]
     if not row["cases"]:
@@ -35,9 +21,9 @@ def test_one_case_in_ten(check_id):
 
 def test_a_case_is_drawn_from_seed_check_and_number_alone(tmp_path):
     drawn = []
-    check = faults.Check("none", 2, lambda rng, case, folder: drawn.append((case, rng.integers(1 << 30))))
+    check = Check("none", 2, lambda rng, case, folder: drawn.append((case, rng.integers(1 << 30))))
     for seed, case in ((0, 0), (0, 1), (1, 0), (0, 1)):
-        assert faults.inject("R99", check, seed, case).error is None
+        assert inject("R99", check, seed, case).error is None
     assert drawn[1] == drawn[3] and len(set(drawn)) == 3
 
 
@@ -47,9 +33,9 @@ def test_failures_are_counted_and_can_be_run_again(tmp_path, monkeypatch):
     def run(rng, case, folder):
         if case == 1:
             raise ValueError("first\nlast")
-        return faults.Outcome("accepted", lost=3, wrong=True, inputs=5) if case == 2 else None
+        return Outcome("accepted", lost=3, wrong=True, inputs=5) if case == 2 else None
 
-    row = faults.campaign("R99", faults.Check("none", 3, run), 7, [0, 1, 2])
+    row = campaign("R99", Check("none", 3, run), 7, [0, 1, 2])
     assert (row["cases"], row["passed"], row["lost steps"], row["wrong results"]) == (7, 1, 3, 1)
     assert [f.split(" [")[0] for f in row["failures"]] == [
         "R99 --seed 7 --case 1: ValueError: last", "R99 --seed 7 --case 2: accepted"]  # fmt: skip
@@ -57,7 +43,7 @@ def test_failures_are_counted_and_can_be_run_again(tmp_path, monkeypatch):
 
 def test_what_a_machine_cannot_inject_is_said():
     def run(rng, case, folder):
-        raise faults.Skip("no strace")
+        raise Skip("no strace")
 
-    row = faults.campaign("R99", faults.Check("none", 3, run), 0, [0, 1, 2])
+    row = campaign("R99", Check("none", 3, run), 0, [0, 1, 2])
     assert (row["cases"], row["fault"], row["failures"]) == (0, "none (skipped: no strace)", [])
