@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faults.arrays import mat_of_shape
 from scipy.io import savemat
 
 from fastaae.data import matfiles
@@ -107,13 +108,6 @@ def test_missing_variable_and_limit(tmp_path, fast_reader):
     fails(path, "X, y declare 427 bytes, at most 426 are accepted", limit=426)
 
 
-def with_shape(rows: int, columns: int) -> bytes:
-    """A file whose only variable, X, uint8 of that shape, has one byte of pixels."""
-    header = struct.pack("<4I", 6, 8, 9, 0) + struct.pack("<2I2i", 5, 8, rows, columns)
-    variable = header + struct.pack("<2I8s", 1, 1, b"X") + struct.pack("<2I8s", 2, 1, b"\x07")
-    return b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM" + struct.pack("<2I", 14, len(variable)) + variable
-
-
 @pytest.mark.parametrize(
     "rows, columns, message",
     [
@@ -124,21 +118,21 @@ def with_shape(rows: int, columns: int) -> bytes:
 )
 def test_bomb_headers(tmp_path, fast_reader, rows, columns, message):
     path = tmp_path / "a.mat"
-    path.write_bytes(with_shape(1, 1))
+    path.write_bytes(mat_of_shape(1, 1))
     assert matfiles.read(path, ["X"], LIMIT)["X"].tolist() == [[7]]
-    path.write_bytes(with_shape(rows, columns))
+    path.write_bytes(mat_of_shape(rows, columns))
     fails(path, message, ["X"])
 
 
 def test_bomb_of_zeros(tmp_path, fast_reader):
     """Compressed, the declared shape small: what matters is the memory that the process may take."""
-    path, content = tmp_path / "a.mat", bytearray(with_shape(4, 4)[128:])
+    path, content = tmp_path / "a.mat", bytearray(mat_of_shape(4, 4)[128:])
     content[4:8] = struct.pack("<I", 2**32 - 8)
     content[-16:-8] = struct.pack("<2I", 2, 2**31)
     packer = zlib.compressobj()
     packed = packer.compress(content[:-8]) + b"".join(packer.compress(bytes(2**20)) for _ in range(8))
     packed += packer.flush()
-    path.write_bytes(with_shape(4, 4)[:128] + struct.pack("<2I", 15, len(packed)) + packed)
+    path.write_bytes(mat_of_shape(4, 4)[:128] + struct.pack("<2I", 15, len(packed)) + packed)
     fails(path, "not readable .*MemoryError", ["X"], limit=2**10)
 
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from faults.processes import SCRIPTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -443,37 +444,6 @@ def test_two_ranks_agree_with_one_process(tmp_path, two_ranks):
         assert abs(mean - one.mean) <= bound + one.error_bound and bound < 1e-3
 
 
-RANK_FAILS = """
-import os, sys, time
-import numpy as np
-import torch
-from fastaae import parzen_log_likelihood
-
-torch.distributed.init_process_group("gloo")
-rank = torch.distributed.get_rank()
-
-
-def stream():
-    for k in range(40):
-        if rank == 1 and k == 5:
-            if sys.argv[1] == "raise":
-                raise OSError("the disk is gone")
-            time.sleep(600 if sys.argv[1] == "hang" else 0)
-        if rank == 1 and k > 5 and sys.argv[1] == "exit":
-            os._exit(0)
-        yield np.full((512, 3), k, np.float32)
-        time.sleep(0.1)
-
-
-try:
-    parzen_log_likelihood(np.zeros((4, 3)), stream(), 1.0, block=512, distributed=True, timeout=3)
-except BaseException as error:
-    open(f"{rank}.txt", "w").write(f"{type(error).__name__}: {error}")
-    time.sleep(3 * rank)  # torchrun stops the others when one exits
-    os._exit(1)
-"""
-
-
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
@@ -482,9 +452,8 @@ except BaseException as error:
     ],
 )
 def test_a_rank_that_fails_stops_the_others(tmp_path, two_ranks, fault, message):
-    (tmp_path / "rank.py").write_text(RANK_FAILS)
     start = time.monotonic()
-    done = two_ranks(tmp_path / "rank.py", fault, patience=120)
+    done = two_ranks(SCRIPTS / "rank_that_scores.py", fault, 5, patience=120)
     assert done.returncode and time.monotonic() - start < 60
     assert re.match(message, (tmp_path / "0.txt").read_text())
     if fault == "raise":

@@ -18,7 +18,7 @@ import torch
 import fastaae
 
 from .case import Check, Outcome
-from .hostile import MB, changed, mutated, refused
+from .hostile import MB, NO_FILES, changed, mutated, refused, unclear
 from .inside import CheckpointError, checkpoint
 
 # R6: damaged
@@ -43,7 +43,7 @@ def damaged_checkpoint(rng: np.random.Generator, case: int, folder: Path) -> str
     try:
         loaded, about = checkpoint.load(path)
     except CheckpointError as error:
-        return None if str(error).startswith(f"{path}: ") else f"no file named: {error}"
+        return unclear(str(error), f"{path}: ")
     same = loaded.keys() == tensors.keys() and all(torch.equal(loaded[k], t) for k, t in tensors.items())
     return None if same and about == info else Outcome("loads with other values", wrong=True)
 
@@ -152,9 +152,7 @@ def special_files() -> dict[str, Callable[[Path], None]]:
 
     big = json.dumps({"__metadata__": {"format": "1", "sha256": "0" * 64, "info": "{}"}}).encode()
     return {
-        "a pipe": lambda path: os.mkfifo(path),
-        "endless zeros": lambda path: path.symlink_to("/dev/zero"),
-        "a folder": lambda path: path.mkdir(),
+        **NO_FILES,
         "a loop of links": lambda path: path.symlink_to(path),
         "sparse, 2 TB": lambda path: sparse(path, 2**41),
         "sparse, 8 GB, without tensors": lambda path: sparse(path, 2**33, sealed(big, b"")),
@@ -179,7 +177,7 @@ def hostile_checkpoint(rng: np.random.Generator, case: int, folder: Path) -> str
     try:
         model = fastaae.load(path)
     except CheckpointError as error:
-        return None if "\n" not in str(error) and len(str(error)) < 2000 else f"no line: {str(error)[:200]!r}"
+        return unclear(str(error))
     sample = model.sample(3)
     return None if sample.shape == (3, *model.shape) and np.isfinite(sample).all() else "a model that does not work"
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import time
 import zipfile
 from collections.abc import Callable
@@ -17,6 +18,11 @@ import numpy as np
 from .case import Outcome
 
 MB = 2**20
+NO_FILES: dict[str, Callable[[Path], None]] = {
+    "a pipe": os.mkfifo,
+    "endless zeros": lambda path: path.symlink_to("/dev/zero"),
+    "a folder": Path.mkdir,
+}
 
 
 def mutated(rng: np.random.Generator, content: bytes) -> bytes:
@@ -63,6 +69,13 @@ def peak() -> int:
     return int(held.split()[1]) * 1024
 
 
+def unclear(message: str, start: str = "") -> str | None:
+    """What is wrong with the message of a refusal; None for one line, not too long, that begins with `start`."""
+    if message and "\n" not in message and len(message) <= 2000 and message.startswith(start):
+        return None
+    return f"the message is no line of {start!r}: {message[:300]!r}"
+
+
 def refused(
     name: str, call: Callable[[], Any], error: type[Exception], seconds: float, megabytes: float
 ) -> str | Outcome | None:
@@ -77,9 +90,8 @@ def refused(
     took, more = time.perf_counter() - start, (peak() - before) / MB
     if took > seconds or more > megabytes:
         return f"{name}: {took:.1f} s and {more:.0f} MB to say: {message[:100]}"
-    if not message or "\n" in message or len(message) > 2000:
-        return f"{name}: the message is no line: {message[:200]!r}"
-    return None
+    wrong = unclear(message)
+    return wrong and f"{name}: {wrong}"
 
 
 ODD = (

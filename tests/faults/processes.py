@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,19 @@ def python(*arguments: Any, timeout: float = 300, cwd: Path | None = None, **cha
     command = [sys.executable, *map(str, arguments)]
     options = {"capture_output": True, "text": True, "errors": "replace"}
     return subprocess.run(command, cwd=cwd, env=environment(**changes), timeout=timeout, **options)
+
+
+def suffer(fault: str, error: Exception) -> None:
+    """Let this process raise an error, exit, hang, or be killed, terminated or stopped."""
+    if fault == "raise":
+        raise error
+    if fault == "exit":
+        os._exit(0)
+    if fault == "hang":
+        time.sleep(600)
+    signals = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM, "stop": signal.SIGSTOP}
+    if fault in signals:
+        os.kill(os.getpid(), signals[fault])
 
 
 def free_port() -> int:

@@ -18,7 +18,7 @@ import numpy as np
 import fastaae
 
 from .case import Check, Outcome, Skip, require
-from .hostile import MB, changed, mutated
+from .hostile import MB, changed, mutated, unclear
 from .processes import environment, python
 
 
@@ -101,9 +101,7 @@ def hostile_config(rng: np.random.Generator, case: int, folder: Path) -> str | O
     try:
         cfg = fastaae.Config.from_json(path)
     except ValueError as error:
-        message = str(error)
-        right = message.startswith(f"{path}: ") and len(message) < 2000 and "\n" not in message
-        return None if right else f"no line: {message[:300]!r}"
+        return unclear(str(error), f"{path}: ")
     return None if fastaae.Config.from_dict(json.loads(json.dumps(cfg.to_dict()))) == cfg else "does not come back"
 
 

@@ -6,7 +6,6 @@ What the estimator said is left in RANK.txt.
 """
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from faults.processes import suffer
 
 from fastaae import parzen_log_likelihood
 
@@ -23,23 +23,10 @@ torch.distributed.init_process_group("gloo")
 rank = torch.distributed.get_rank()
 
 
-def hit() -> None:
-    if fault == "raise":
-        raise OSError("the disk is gone")
-    if fault == "exit":
-        os._exit(0)
-    if fault == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if fault == "hang":
-        time.sleep(600)
-    if fault == "stop":
-        os.kill(os.getpid(), signal.SIGSTOP)
-
-
 def stream() -> Iterator[np.ndarray]:
     for k in range(20):
         if rank == 1 and k == at:
-            hit()
+            suffer(fault, OSError("the disk is gone"))
             if fault == "NaN":
                 yield np.full((512, 3), np.nan, np.float32)
         yield np.full((512, 3), k, np.float32)

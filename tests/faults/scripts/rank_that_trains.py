@@ -5,13 +5,13 @@ python rank_that_trains.py FAULT POINT AT ARGUMENT ... of the command line
 
 import itertools
 import os
-import signal
 import sys
 import time
 from pathlib import Path
 
 import torch
 from faults import inside
+from faults.processes import suffer
 
 from fastaae import cli
 
@@ -25,16 +25,7 @@ def hit() -> None:
     if next(passes) != int(at):
         return
     Path("hit").write_text(str(time.time()))
-    if fault == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if fault == "raise":
-        raise RuntimeError("injected")
-    if fault == "exit":
-        os._exit(0)
-    if fault == "terminate":
-        os.kill(os.getpid(), signal.SIGTERM)
-    if fault == "hang":
-        time.sleep(600)
+    suffer(fault, RuntimeError("injected"))
 
 
 if os.environ["RANK"] == "1":
