@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -52,9 +53,13 @@ class Model:
 
     @property
     def label_head(self) -> bool:
-        """Whether the encoder makes y; in a supervised autoencoder the label is given."""
+        """Whether the encoder has an output y; in a supervised autoencoder the label is given."""
         return self.n_classes > 0 and self.config.task != "supervised"
 
+    @overload
+    def encode(self, x: np.ndarray, seed: int | None = None) -> np.ndarray: ...
+    @overload
+    def encode(self, x: Tensor, seed: int | None = None) -> Tensor: ...
     def encode(self, x: Any, seed: int | None = None) -> Any:
         """Style codes z [N, style_dim] of examples x [N, ...], uint8 or float in [0, 1]; of an embedding, the
         representations y W_C + z.
@@ -66,10 +71,17 @@ class Model:
             DataError: x is not such an array, or its examples have another size.
         """
         g = None if seed is None else torch.Generator(self.device).manual_seed(seed)
-        if self.heads is not None:
-            return self._batched(lambda b: self.heads(*self.code(b, g)), self._examples(x), x)
-        return self._batched(lambda b: self.code(b, g)[0], self._examples(x), x)
 
+        def representation(block: Tensor) -> Tensor:
+            z, *y = self.code(block, g)
+            return self.heads(z, *y) if self.heads else z
+
+        return self._batched(representation, self._examples(x), x)
+
+    @overload
+    def predict_proba(self, x: np.ndarray) -> np.ndarray: ...
+    @overload
+    def predict_proba(self, x: Tensor) -> Tensor: ...
     def predict_proba(self, x: Any) -> Any:
         """Class probabilities q(y|x) [N, n_classes] of examples x [N, ...].
 
@@ -77,13 +89,21 @@ class Model:
             DataError: as encode. ValueError: the model was trained without labels.
         """
         if not self.label_head:
-            raise ValueError(f"predict: task {self.config.task!r} has no label head, expected one that learns labels")
+            raise ValueError(f"task {self.config.task!r} has no label head, which predict needs")
         return self._batched(lambda b: self.code(b)[1], self._examples(x), x)
 
+    @overload
+    def predict(self, x: np.ndarray) -> np.ndarray: ...
+    @overload
+    def predict(self, x: Tensor) -> Tensor: ...
     def predict(self, x: Any) -> Any:
         """Classes int64 [N], the largest of predict_proba. Raises as predict_proba."""
         return self.predict_proba(x).argmax(-1)
 
+    @overload
+    def decode(self, z: np.ndarray | Sequence[Any], labels: Any = None) -> np.ndarray: ...
+    @overload
+    def decode(self, z: Tensor, labels: Any = None) -> Tensor: ...
     def decode(self, z: Any, labels: Any = None) -> Any:
         """Examples [N, *shape] from style codes z [N, style_dim].
 
@@ -94,18 +114,23 @@ class Model:
         Raises:
             ValueError: a wrong shape or range, or labels missing or in vain.
         """
-        code = self._tensor(z, self.decoder.weights[0].dtype)
+        code = self._tensor("z", z, self.decoder.weights[0].dtype)
         if code.ndim != 2 or code.shape[1] != self.config.style_dim:
             raise ValueError(f"z of shape {tuple(code.shape)}: expected [N, {self.config.style_dim}]")
-        if not torch.isfinite(code).all():
-            raise ValueError(f"z of shape {tuple(code.shape)} holds NaN or infinite values, expected none")
-        if (labels is not None) != bool(self.n_classes) and (self.heads is None or labels is not None):
-            expected = f"labels (a class in [0, {self.n_classes}) for every z)" if self.n_classes else "no labels"
-            raise ValueError(f"decode: the model's decoder takes {expected}")
-        if labels is not None:
-            code = self.join(code, self._labels(labels, len(code)))
-        return self._batched(self.decoded, code, z).reshape(-1, *self.shape)
+        if not (finite := torch.isfinite(code)).all():
+            first = tuple((~finite).nonzero()[0].tolist())
+            raise ValueError(f"z holds {code[first].item()} at index {first}: expected finite numbers")
+        y = self._labels(labels, len(code))
+        if y is None and self.n_classes and self.heads is None:
+            raise ValueError(
+                f"labels=None: the decoder takes labels, expected a class in [0, {self.n_classes}) for every z"
+            )
+        return self._batched(self.decoded, self.join(code, y), z).reshape(-1, *self.shape)
 
+    @overload
+    def reconstruct(self, x: np.ndarray, labels: Any = None) -> np.ndarray: ...
+    @overload
+    def reconstruct(self, x: Tensor, labels: Any = None) -> Tensor: ...
     def reconstruct(self, x: Any, labels: Any = None) -> Any:
         """Examples [N, *shape] decoded from the codes of x [N, ...].
 
@@ -144,10 +169,9 @@ class Model:
         for name, value, least in (("n", n, 1), ("seed", seed, 0)):
             if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value < 2**63:
                 raise ValueError(f"{name}={value!r}: expected an integer, at least {least}")
-        if labels is not None and not self.n_classes:
-            raise ValueError(f"labels={brief(labels)}: the model's decoder takes no labels, expected None")
-        y = None if labels is None else self._labels(labels, n)
-        return self._stream(n, torch.Generator(self.device).manual_seed(int(seed)), y, share, skip)
+        # Every block is drawn, since the next draws follow it; which are decoded is chosen after that.
+        codes = self._codes(n, torch.Generator(self.device).manual_seed(int(seed)), self._labels(labels, n))
+        return self._stream(islice(codes, share[0], None, share[1]), skip)
 
     def log_likelihood(
         self, queries: Any, n_samples: int = 10_000, sigma: float | None = None, *, seed: int = 0, **options: Any
@@ -190,13 +214,13 @@ class Model:
         """(z, y), or (z,) without a label head, of scaled examples x [N, D] on the model's device. With a generator z
         is a sample of the posterior."""
         if self.encoder is None:
-            raise ValueError(f"encode: task {self.config.task!r} has no encoder, expected an autoencoder")
+            raise ValueError(f"task {self.config.task!r} has no encoder, which encode needs")
         cfg, noise = self.config, None
         if generator is not None and cfg.posterior == "universal":
             noise = x.new_empty(len(x), cfg.noise_dim).normal_(generator=generator)
         heads = self.n_classes if self.label_head else 0
-        made = self.encoder(self.standardized(x), noise)
-        z, logits, log_variance = made.tensor_split([cfg.style_dim, cfg.style_dim + heads], 1)
+        out = self.encoder(self.standardized(x), noise)
+        z, logits, log_variance = out.tensor_split([cfg.style_dim, cfg.style_dim + heads], 1)
         if generator is not None and cfg.posterior == "gaussian":
             z = z + torch.exp(log_variance / 2) * torch.empty_like(z).normal_(generator=generator)
         return (z, torch.softmax(logits, -1)) if self.label_head else (z,)
@@ -208,9 +232,9 @@ class Model:
         return torch.cat([z, y], 1) if self.heads is None else self.heads(z, y)
 
     def decoded(self, code: Tensor) -> Tensor:
-        """Examples [N, D] from what join() makes."""
-        made = self.output(code)
-        return self.standard.invert(made[None])[0] if self.standard else made
+        """Examples [N, D] from what join() returns."""
+        out = self.output(code)
+        return self.standard.invert(out[None])[0] if self.standard else out
 
     def output(self, code: Tensor) -> Tensor:
         """The decoder's output, which training compares with standardized()."""
@@ -226,50 +250,50 @@ class Model:
         x, dtype = x.to(self.device), self.decoder.weights[0].dtype
         return x.to(dtype).div_(255) if x.dtype == torch.uint8 else x.to(dtype)
 
-    def _stream(
-        self, n: int, g: torch.Generator, labels: Tensor | None, share: tuple[int, int], skip: int
-    ) -> Iterator[Tensor]:
-        like = self.decoder.weights[0].new_empty(min(DRAWN, n), self.config.style_dim)
-        codes, prior = [], priors.chosen(self.config.prior, self.prior, like)
+    def _codes(self, n: int, g: torch.Generator, labels: Tensor | None) -> Iterator[Tensor]:
+        """What the decoder sees of n draws from the prior, DRAWN at a time."""
+        cfg, like = self.config, self.decoder.weights[0]
+        prior = priors.chosen(cfg.prior, self.prior, like.new_empty(min(DRAWN, n), cfg.style_dim))
         for start in range(0, n, DRAWN):
-            rows = min(DRAWN, n - start)
-            cfg, component = self.config, torch.empty(rows, dtype=torch.int64, device=self.device)
-            code = self.decoder.weights[0].new_empty(rows, cfg.style_dim)
-            priors.draw(prior, code, cfg.prior_std, component, g, components=cfg.components)
-            if self.n_classes:
-                if labels is None:
-                    y = code.new_empty(rows, self.n_classes)
-                    priors.categorical(y, g)
-                else:
-                    y = labels[start : start + rows]
-                code = self.join(code, y)
-            if start // DRAWN % share[1] == share[0]:
-                codes.append(code)  # others are drawn all the same, since the next draws follow them
-            if codes and (len(codes) == (TOGETHER if code.is_cuda else 1) or start + rows == n):
-                code = torch.cat(codes) if len(codes) > 1 else codes[0]
-                codes.clear()
-                if skip < len(code):
-                    with torch.inference_mode():
-                        decoded = self.decoded(code)
-                    yield decoded[skip:]
-                skip = max(skip - len(code), 0)
+            z = like.new_empty(min(DRAWN, n - start), cfg.style_dim)
+            component = torch.empty(len(z), dtype=torch.int64, device=z.device)
+            priors.draw(prior, z, cfg.prior_std, component, g, components=cfg.components)
+            y = None if labels is None else labels[start : start + DRAWN]
+            if self.n_classes and y is None:
+                y = z.new_empty(len(z), self.n_classes)
+                priors.categorical(y, g)
+            yield self.join(z, y)
+
+    def _stream(self, codes: Iterator[Tensor], skip: int) -> Iterator[Tensor]:
+        """Examples decoded from codes, without the first `skip`."""
+        while blocks := list(islice(codes, TOGETHER if self.device.type == "cuda" else 1)):
+            code = torch.cat(blocks)
+            if skip < len(code):
+                with torch.inference_mode():
+                    decoded = self.decoded(code)
+                yield decoded[skip:]
+            skip = max(skip - len(code), 0)
 
     def _examples(self, x: Any) -> Tensor:
         x = examples("x", x).flatten(1)
-        if x.shape[1] != math.prod(self.shape):
-            raise DataError(f"x has {x.shape[1]} values per example, expected {math.prod(self.shape)} {self.shape}")
+        if x.shape[1] != (size := math.prod(self.shape)):
+            raise DataError(f"x has {x.shape[1]} values per example, expected {size} of shape {self.shape}")
         return x
 
-    def _tensor(self, value: Any, dtype: torch.dtype | None = None) -> Tensor:
+    def _tensor(self, name: str, value: Any, dtype: torch.dtype | None = None) -> Tensor:
         try:
             value = plain(value) if isinstance(value, np.ndarray) else value
             return torch.as_tensor(value, device=self.device, dtype=dtype)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"got a {type(value).__name__}, expected an array or tensor ({error})") from None
+            raise ValueError(f"{name}: got a {type(value).__name__}, expected an array or tensor ({error})") from None
 
-    def _labels(self, labels: Any, n: int) -> Tensor:
-        dtype = self.decoder.weights[0].dtype
-        y = self._tensor(labels)
+    def _labels(self, labels: Any, n: int) -> Tensor | None:
+        """Probabilities [n, n_classes] of what a caller gave as labels."""
+        if labels is None:
+            return None
+        if not self.n_classes:
+            raise ValueError(f"labels={brief(labels)}: the model's decoder takes no labels, expected None")
+        y, dtype = self._tensor("labels", labels), self.decoder.weights[0].dtype
         if tuple(y.shape) == (n, self.n_classes) and ((y >= 0) & (y <= 1)).all():
             return y.to(dtype)
         expected = f"expected [{n}] integers in [0, {self.n_classes}) or [{n}, {self.n_classes}] probabilities"

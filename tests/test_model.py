@@ -298,7 +298,9 @@ def test_wrong_labels_are_refused(labels):
 
 
 def test_labels_missing_or_in_vain_are_refused():
-    with pytest.raises(ValueError, match=r"takes labels \(a class in \[0, 3\) for every z\)"):
+    with pytest.raises(
+        ValueError, match=r"labels=None: the decoder takes labels, expected a class in \[0, 3\) for every z"
+    ):
         model().decode(Z)
     for call in (lambda m: m.decode(Z, LABELS), lambda m: m.sample(7, labels=LABELS)):
         with pytest.raises(ValueError, match="takes no labels"):
@@ -479,7 +481,9 @@ def test_what_is_no_number_of_samples_or_seed_is_refused(arguments, message, tmp
     with pytest.raises(ValueError, match=message):
         model.sample(**arguments)
     assert np.array_equal(model.sample(np.int64(3), np.int64(2)), model.sample(3, 2))
-    with pytest.raises(ValueError, match="got a str, expected an array or tensor"):
+    with pytest.raises(ValueError, match=r"z holds nan at index \(1, 0\): expected finite numbers"):
+        model.decode([[0, 1], [math.nan, 1]])
+    with pytest.raises(ValueError, match="z: got a str, expected an array or tensor"):
         model.decode("abc")
 
 
