@@ -1,5 +1,5 @@
-# make demo: trains a small model and draws its pictures.   make test: lints and tests.
-# Both need only python3 >= 3.10 and a package index; everything is installed into .venv.
+# make demo: trains a small model and draws its pictures.   make check: lints, types, quick tests.   make test: all tests.
+# They need only python3 >= 3.10 and a package index; everything is installed into .venv.
 # pip's own variables are honoured, e.g. PIP_INDEX_URL, PIP_EXTRA_INDEX_URL.
 
 PYTHON ?= python3
@@ -7,17 +7,29 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PYTEST_ARGS ?=
 
-.PHONY: help demo test clean
+# What most changes break, in seconds: tests/test_*.py of these names.
+QUICK := checkpoint config data digests errors evaluation kernels model networks package priors types
+
+.PHONY: help demo check test clean
 
 help:
-	@echo 'make demo | make test [PYTEST_ARGS="-k name"] | make clean      (PYTHON=python3.12 picks an interpreter)'
+	@echo 'make demo   trains a small model and draws its pictures'
+	@echo 'make check  lints, types and quick tests: before every commit'
+	@echo 'make test   every test; PYTEST_ARGS="-k name" picks some, CHECKED=yes leaves out those of make check'
+	@echo 'make clean  removes what these write'
+	@echo 'PYTHON=python3.12 picks an interpreter'
 
 demo: $(VENV)/.installed-demo
 	$(RUN) examples/quickstart.py
 
-test: $(VENV)/.installed-test
+check: $(VENV)/.installed-test
 	$(RUN) -m ruff check .
-	$(RUN) -m pytest $(PYTEST_ARGS)
+	$(RUN) -m ruff format --check .
+	$(RUN) tests/typecheck.py
+	$(RUN) -m pytest -q $(QUICK:%=tests/test_%.py)
+
+test: $(VENV)/.installed-test
+	$(RUN) -m pytest $(if $(CHECKED),$(QUICK:%=--ignore=tests/test_%.py)) $(PYTEST_ARGS)
 
 # One stamp per extra: the environment is touched again only when its description changes.
 $(VENV)/.installed-%: setup.py constraints.txt
