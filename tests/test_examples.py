@@ -63,17 +63,18 @@ def test_quickstart(available, tmp_path, monkeypatch, capsys):
 
 
 EXPERIMENTS = [
-    ("label_prior", "mnist-2d-labels", "codes manifold"),
-    ("label_prior", "mnist-2d-swiss-roll", "codes manifold"),
+    ("paper", "mnist-2d", "codes manifold"),
+    ("paper", "mnist-2d-labels", "codes manifold"),
+    ("paper", "mnist-2d-swiss-roll", "codes manifold"),
     ("likelihood", "mnist-likelihood-adam", "neighbours"),
     ("likelihood", "mnist-gmmn", "neighbours"),
     ("likelihood", "mnist-gan", "neighbours"),
-    ("codes", "mnist-2d-mixture", "codes manifold"),
-    ("codes", "mnist-vae-2d", "codes manifold"),
-    ("style", "mnist-style", "style_content"),
-    ("embedding", "mnist-embedding-2d-unsupervised", "representations cluster_heads"),
-    ("embedding", "mnist-embedding-10d-100", "representations"),
-    ("clustering", "mnist-clusters-16", "cluster_heads"),
+    ("paper", "mnist-2d-mixture", "codes manifold"),
+    ("paper", "mnist-vae-2d", "codes manifold"),
+    ("paper", "mnist-style", "style_content"),
+    ("paper", "mnist-embedding-2d-unsupervised", "representations cluster_heads"),
+    ("paper", "mnist-embedding-10d-100", "representations"),
+    ("paper", "mnist-clusters-16", "cluster_heads"),
 ]
 
 
@@ -82,7 +83,7 @@ def test_an_experiment_draws_its_pictures(example, name, pictures, tmp_path, mon
     out = tmp_path / "run"
     small = ["--dataset", "digits", "--hidden", "16", "--epochs", "1", "--out-dir", str(out), "--batch-size", "50"]
     small += ["--n-labeled", "100"] if fastaae.preset(name).n_labeled else []
-    first = [name] if name not in ("mnist-2d-labels", "mnist-style") else []  # the examples' own
+    first = [name] if name not in ("mnist-2d", "mnist-likelihood-adam") else []  # the examples' own
     monkeypatch.setattr(sys, "argv", [example, *first, *small])
     assert module(ROOT / "examples" / f"{example}.py").main() == 0
     printed = capsys.readouterr().out
