@@ -1,4 +1,5 @@
-"""The package as a whole: it installs, its layers hold, it imports fast and without Triton, it never unpickles."""
+"""The package as a whole: it installs, its layers and budgets hold, it imports fast and without Triton, it never
+unpickles."""
 
 import ast
 import os
@@ -7,8 +8,10 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+from typecheck import build
 
 import fastaae
 
@@ -19,7 +22,7 @@ KERNELS = sorted((ROOT / "kernels").glob("**/*.py"))
 # From bottom to top; a folder is a layer. A module imports from its own layer or a lower one.
 LAYERS = [
     {"kernels"},
-    {"config", "experiments", "files", "checkpoint", "device", "liveness"},
+    {"config", "experiments", "files", "checkpoint", "device", "directory", "liveness"},
     {"data"},
     {"engine"},
     {"parzen", "window", "model", "evaluation", "clusters"},
@@ -80,6 +83,135 @@ def test_kernels_import_from_outside_the_root(tmp_path):
     file = Path(output_of("import fastaae.kernels; print(fastaae.kernels.__file__)", tmp_path)).resolve()
     assert file.parent.name == "kernels"
     assert file.name == "__init__.py"
+
+
+def test_public_names_are_there_and_listed():
+    listed = {name for names in fastaae._HOME.values() for name in names}
+    assert listed == {*fastaae.__all__} - {"__version__"} and dir(fastaae) == sorted(fastaae.__all__)
+    assert all(getattr(fastaae, name) for name in listed)
+    with pytest.raises(AttributeError, match="no attribute 'trian', expected one of .*train"):
+        fastaae.trian  # noqa: B018
+
+
+def test_an_installation_holds_every_module(tmp_path):
+    build(tmp_path)
+    found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.glob("**/*.*")}
+    here = {path.relative_to(ROOT).as_posix() for path in [*FASTAAE, *KERNELS]}
+    assert found == {path if path.startswith("fastaae/") else f"fastaae/{path}" for path in here} | {"fastaae/py.typed"}
+    for folder in ("engine", "run", "data", "kernels", "kernels/step", "kernels/parzen"):
+        assert f"fastaae/{folder}/__init__.py" in found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Budgets: what a reader has to get through
+# ---------------------------------------------------------------------------------------------------------------------
+
+READING_PATH = [  # one batch, from its config to the updated weights
+    "fastaae/config.py",
+    "fastaae/wiring.py",
+    "fastaae/engine/batches.py",
+    "fastaae/engine/phases.py",
+    "fastaae/engine/step.py",
+    "fastaae/engine/networks.py",
+    "fastaae/run/training.py",
+]
+PATH_LINES, PATH_FUNCTION = 1700, 60
+ALL_LINES, ANY_FUNCTION, PARAMETERS, DOCUMENTED = 8100, 80, 8, 0.91
+
+
+class Function(NamedTuple):
+    """A function that runs on the host: name is with its file's and classes', parameters are without self."""
+
+    name: str
+    lines: int
+    parameters: int
+    public: bool  # neither it nor its class begins with an underscore, and it is in no function
+    documented: bool
+
+
+def functions(path, source):
+    """Every Function of a file, but those that Triton compiles and the signatures of @overload."""
+
+    def visit(node, names, inside):
+        for child in ast.iter_child_nodes(node):
+            if not isinstance(child, (ast.FunctionDef, ast.ClassDef)):
+                yield from visit(child, names, inside)
+                continue
+            named, is_function = [*names, child.name], isinstance(child, ast.FunctionDef)
+            decorators = {dotted(getattr(d, "func", d)) for d in child.decorator_list}
+            if is_function and not decorators & {"triton.jit", "overload"}:
+                a = child.args
+                taken = [p.arg for p in (*a.posonlyargs, *a.args, a.vararg, *a.kwonlyargs, a.kwarg) if p]
+                taken = taken[1:] if taken[:1] in (["self"], ["cls"]) else taken
+                lines = child.end_lineno - child.lineno + 1
+                public = not inside and not any(name.startswith("_") for name in named)
+                name = f"{path}:{'.'.join(named)}"
+                yield Function(name, lines, len(taken), public, ast.get_docstring(child) is not None)
+            yield from visit(child, named, inside or is_function)
+
+    return list(visit(ast.parse(source), [], False))
+
+
+def over_budget(sources, exported=fastaae.__all__):
+    """What is too much in {path: source} of fastaae/ and kernels/, a line each. Only what is exported, and methods of
+    such classes, may have many parameters: users pass them by name."""
+    found = [f"{path} is missing" for path in READING_PATH if path not in sources]
+    lines = {path: len(source.splitlines()) for path, source in sources.items()}
+    if (total := sum(lines.get(path, 0) for path in READING_PATH)) > PATH_LINES:
+        found.append(f"the reading path has {total} lines")
+    if (total := sum(lines.values())) > ALL_LINES:
+        found.append(f"fastaae/ and kernels/ have {total} lines")
+    documented = []
+    for path, source in sources.items():
+        most = PATH_FUNCTION if path in READING_PATH else ANY_FUNCTION
+        for f in functions(path, source):
+            if f.lines > most:
+                found.append(f"{f.name} has {f.lines} lines")
+            if f.parameters > PARAMETERS and f.name.split(":")[1].split(".")[0] not in exported:
+                found.append(f"{f.name} has {f.parameters} parameters")
+            if f.public:
+                documented.append(f.documented)
+    if sum(documented) < DOCUMENTED * len(documented):
+        found.append(f"{sum(documented)} of {len(documented)} public functions have docstrings")
+    return found
+
+
+def test_budgets_hold():
+    paths = [*FASTAAE, *KERNELS]
+    assert over_budget({p.relative_to(ROOT).as_posix(): p.read_text(encoding="utf-8") for p in paths}) == []
+
+
+def function(lines, arguments="x"):
+    return f"def f({arguments}):\n    'Says what it does.'\n" + "    x = 1\n" * (lines - 2)
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "found"),
+    [
+        ("fastaae/config.py", function(60), []),
+        ("fastaae/config.py", function(61), ["fastaae/config.py:f has 61 lines"]),
+        ("fastaae/cli.py", function(80), []),
+        ("kernels/step/layers.py", function(81), ["kernels/step/layers.py:f has 81 lines"]),
+        ("kernels/a.py", "@triton.jit\n" + function(81, "a, b, c, d, e, f, g, h, i"), []),
+        ("kernels/a.py", "@triton.jit(debug=True)\n" + function(81), []),
+        ("fastaae/a.py", function(2, "a, b, c, d, e, f, g, h"), []),
+        ("fastaae/a.py", function(2, "a, b, *c, d, e, f, g, h, **i"), ["fastaae/a.py:f has 9 parameters"]),
+        ("fastaae/a.py", function(2, "self, b, c, d, e, f, g, h, i"), []),
+        ("fastaae/a.py", function(2, "a, b, c, d, e, f, g, h, i").replace("f(", "train("), []),
+        ("fastaae/a.py", "class Model:\n    def f(a, b, c, d, e, f, g, h, i):\n        'Docstring.'", []),
+        ("fastaae/a.py", "def f():\n    pass", ["0 of 1 public functions have docstrings"]),
+        ("fastaae/a.py", "class A:\n    def f():\n        pass", ["0 of 1 public functions have docstrings"]),
+        ("fastaae/a.py", "def _f():\n    pass\nclass _A:\n    def f(): ...\nclass A:\n    def __f__(): ...", []),
+        ("fastaae/a.py", "@overload\ndef f(): ...\n" + function(3), []),
+        ("fastaae/engine/step.py", "x = 1\n" * 1694, []),
+        ("fastaae/engine/step.py", "x = 1\n" * 1695, ["the reading path has 1701 lines"]),
+        ("kernels/a.py", "x = 1\n" * 8094, ["fastaae/ and kernels/ have 8101 lines"]),
+        ("fastaae/wiring.py", None, ["fastaae/wiring.py is missing"]),
+    ],
+)
+def test_what_is_over_budget_is_seen(path, source, found):
+    sources = {name: "x = 1\n" for name in READING_PATH} | {path: source}
+    assert over_budget({name: text for name, text in sources.items() if text}) == found
 
 
 # ---------------------------------------------------------------------------------------------------------------------
