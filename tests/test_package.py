@@ -108,7 +108,7 @@ def test_an_installation_holds_every_module(tmp_path):
 
 READING_PATH = [  # one batch, from its config to the updated weights
     "fastaae/config.py",
-    "fastaae/wiring.py",
+    "fastaae/engine/wiring.py",
     "fastaae/engine/batches.py",
     "fastaae/engine/phases.py",
     "fastaae/engine/step.py",
@@ -206,7 +206,7 @@ def function(lines, arguments="x"):
         ("fastaae/engine/step.py", "x = 1\n" * 1694, []),
         ("fastaae/engine/step.py", "x = 1\n" * 1695, ["the reading path has 1701 lines"]),
         ("kernels/a.py", "x = 1\n" * 8094, ["fastaae/ and kernels/ have 8101 lines"]),
-        ("fastaae/wiring.py", None, ["fastaae/wiring.py is missing"]),
+        ("fastaae/engine/wiring.py", None, ["fastaae/engine/wiring.py is missing"]),
     ],
 )
 def test_what_is_over_budget_is_seen(path, source, found):
