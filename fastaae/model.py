@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 from numbers import Integral
 from pathlib import Path
 from typing import Any, overload
@@ -19,6 +19,7 @@ from .data import DataError, examples, plain
 from .device import find_device
 from .engine import priors
 from .engine.networks import MLP, Heads, Norm, Standardization
+from .engine.wiring import Wiring, wiring
 from .files import brief
 from .parzen import ParzenResult, parzen_log_likelihood
 
@@ -71,12 +72,8 @@ class Model:
             DataError: x is not such an array, or its examples have another size.
         """
         g = None if seed is None else torch.Generator(self.device).manual_seed(seed)
-
-        def representation(block: Tensor) -> Tensor:
-            z, *y = self.code(block, g)
-            return self.heads(z, *y) if self.heads else z
-
-        return self._batched(representation, self._examples(x), x)
+        represent = self.heads or (lambda z, *y: z)
+        return self._batched(lambda b: represent(*self.code(b, g)), self._examples(x), x)
 
     @overload
     def predict_proba(self, x: np.ndarray) -> np.ndarray: ...
@@ -117,14 +114,11 @@ class Model:
         code = self._tensor("z", z, self.decoder.weights[0].dtype)
         if code.ndim != 2 or code.shape[1] != self.config.style_dim:
             raise ValueError(f"z of shape {tuple(code.shape)}: expected [N, {self.config.style_dim}]")
-        if not (finite := torch.isfinite(code)).all():
-            first = tuple((~finite).nonzero()[0].tolist())
-            raise ValueError(f"z holds {code[first].item()} at index {first}: expected finite numbers")
+        if len(wrong := code[~torch.isfinite(code)]):
+            raise ValueError(f"z holds {wrong[0].item()}, expected finite numbers")
         y = self._labels(labels, len(code))
         if y is None and self.n_classes and self.heads is None:
-            raise ValueError(
-                f"labels=None: the decoder takes labels, expected a class in [0, {self.n_classes}) for every z"
-            )
+            raise ValueError(f"labels=None: the decoder takes labels, expected one in [0, {self.n_classes}) for each z")
         return self._batched(self.decoded, self.join(code, y), z).reshape(-1, *self.shape)
 
     @overload
@@ -186,19 +180,17 @@ class Model:
         Raises:
             DataError: as encode. ValueError, MemoryError: as parzen_log_likelihood.
         """
-        ranks = (0, 1)
+        k, ranks = 0, 1
         if options.get("distributed") and torch.distributed.is_initialized():
-            ranks = (torch.distributed.get_rank(), torch.distributed.get_world_size())
+            k, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.stream(n_samples, seed)  # which checks them
-        n = sum(min(DRAWN, n_samples - k) for k in range(ranks[0] * DRAWN, n_samples, ranks[1] * DRAWN))
+        n = sum(min(DRAWN, n_samples - start) for start in range(k * DRAWN, n_samples, ranks * DRAWN))
+
+        def samples(skip: int) -> Iterator[Tensor]:
+            return self.stream(n_samples, seed, share=(k, ranks), skip=skip)
+
         options = {"device": str(self.device), **options}
-        return parzen_log_likelihood(
-            self._examples(queries),
-            lambda skip: self.stream(n_samples, seed, share=ranks, skip=skip),
-            sigma,
-            n_samples=n or None,
-            **options,
-        )
+        return parzen_log_likelihood(self._examples(queries), samples, sigma, n_samples=n or None, **options)
 
     def save(self, path: str | Path) -> None:
         """Write the model to one .safetensors file, atomically.
@@ -341,61 +333,47 @@ def from_tensors(
     prior: priors.Custom | None = None,
 ) -> Model:  # fmt: skip
     """Replica `replica` of what checkpoint.load has read from path; the rest as in load()."""
+
+    def own(name: str, *shape: int) -> Tensor:
+        """The replica's copy of a tensor of this shape, whose replicas and dtype are those of the others."""
+        t, other = tensors[name], tensors["decoder.0.weight"]
+        expected = (*other.shape[:1], *shape)
+        if t.shape != expected or t.dtype != other.dtype or not t.is_floating_point():
+            found = f"{tuple(t.shape)} and dtype {t.dtype}"
+            raise ValueError(f"{name} has shape {found}, its config needs {expected}, and floats of one dtype")
+        return t[replica : replica + 1].to(device, copy=True)
+
     try:
         config = Config.from_dict(info["config"])
         shape, classes = tuple(int(s) for s in info["shape"]), int(info["n_classes"])
-        d, code = math.prod(shape), config.style_dim + classes
-        made = config.style_dim if config.task == "supervised" else code
-        made += config.style_dim if config.posterior == "gaussian" else 0
-        noise = (config.noise_layer, config.noise_dim if config.posterior == "universal" else 0)
-        encoder = None
-        if config.task != "gan":
-            encoder = _network(tensors, "encoder", (d, *config.hidden, made), config.batch_norm != "none", noise)
-        seen, heads = (config.style_dim if config.task == "embedding" else code), None
-        decoder = _network(tensors, "decoder", (seen, *config.hidden, d), config.batch_norm == "autoencoder")
-        if config.task == "embedding":
-            heads = Heads(tensors["heads.weight"])
-            if heads.weight.shape != (len(decoder.weights[0]), classes, config.style_dim):
-                raise ValueError(f"heads.weight has shape {tuple(heads.weight.shape)}, its config expected another")
+        d = math.prod(shape)
+        w = wiring(config, d, classes)
+        if w.n_classes != classes:
+            raise ValueError(f"n_classes={classes}: expected {w.n_classes} by its config")
+        networks = {name: _network(own, name, w) for name in ("decoder", "encoder") if name in w.sizes}
+        heads = Heads(own("heads.weight", *w.heads)) if w.heads else None
         standard = None
         if config.standardize:
-            standard = Standardization(*(tensors[f"standard.{name}"] for name in ("mean", "std")))
-            if any(t.shape != (len(decoder.weights[0]), 1, d) for t in standard.state().values()):
-                raise ValueError(
-                    f"standard.mean has shape {tuple(standard.mean.shape)}, expected another by its config"
-                )
-        parts = [t for part in (encoder, decoder, standard) if part for t in part.state().values()]
-        if len({(len(t), t.dtype) for t in parts}) > 1 or not parts[0].is_floating_point():
-            kinds = brief({(len(t), t.dtype) for t in parts})
-            raise ValueError(f"its tensors differ in replicas or dtype, or are not floats: {kinds}, expected one kind")
+            standard = Standardization(own("standard.mean", 1, d), own("standard.std", 1, d))
     except KeyError as error:
-        raise checkpoint.CheckpointError(f"{path}: no {error}, expected one") from None
+        raise checkpoint.CheckpointError(f"{path}: it holds no {error}, which a model needs") from None
     except (ValueError, TypeError, OverflowError) as error:
         raise checkpoint.CheckpointError(f"{path}: {error}") from None
-    replicas = decoder.weights[0].shape[0]
+    replicas = len(tensors["decoder.0.weight"])
     if not 0 <= replica < replicas:
-        raise checkpoint.CheckpointError(f"{path}: replica={replica}, the file holds {replicas}: expected less")
-    parts = (encoder, decoder, heads, standard)
-    copied = [p and p.replica(replica).mapped(lambda t: t.to(device, copy=True)) for p in parts]
-    return Model(config, shape, classes, *copied, prior)
+        raise checkpoint.CheckpointError(
+            f"{path}: replica={replica}: the file holds {replicas}, expected 0 to {replicas - 1}"
+        )
+    return Model(config, shape, classes, networks.get("encoder"), networks["decoder"], heads, standard, prior)
 
 
-def _network(
-    tensors: dict[str, Tensor], name: str, sizes: tuple[int, ...], batch_norm: bool, noise: tuple[int, int] = (0, 0)
-) -> MLP:
+def _network(own: Callable[..., Tensor], name: str, w: Wiring) -> MLP:
     weights, biases, norms = [], [], []
-    for i, (n_in, n_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
-        n_in += noise[1] if i == noise[0] else 0
-        weight, bias = tensors[f"{name}.{i}.weight"], tensors[f"{name}.{i}.bias"]
-        if weight.shape[1:] != (n_out, n_in) or bias.shape[1:] != (1, n_out) or len(weight) != len(bias):
-            raise ValueError(f"{name}.{i} has shape {tuple(weight.shape)}, expected [R, {n_out}, {n_in}] by its config")
-        weights.append(weight)
-        biases.append(bias)
-        if batch_norm:
-            norm = [tensors[f"{name}.{i}.{part}"] for part in ("scale", "running_mean", "running_variance")]
-            if any(t.shape != bias.shape for t in norm):
-                raise ValueError(
-                    f"{name}.{i}: batch normalisation of another shape than its bias, expected {tuple(bias.shape)}"
-                )
-            norms.append(Norm(*norm))
+    layer, further = w.further(name)
+    for i, (n_in, n_out) in enumerate(pairwise(w.sizes[name])):
+        weights.append(own(f"{name}.{i}.weight", n_out, n_in + (further if i == layer else 0)))
+        biases.append(own(f"{name}.{i}.bias", 1, n_out))
+        if name in w.norms:
+            parts = ("scale", "running_mean", "running_variance")
+            norms.append(Norm(*(own(f"{name}.{i}.{part}", 1, n_out) for part in parts)))
     return MLP(weights, biases, norms=norms)

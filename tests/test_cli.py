@@ -327,14 +327,20 @@ ERRORS = [
     ("figures no", "fastaae: figures: 'no' is no directory, expected that of a run"),
     ("figures empty", "fastaae: empty/checkpoint.safetensors: No such file or directory, expected a file"),
     ("figures broken", "fastaae: broken/checkpoint.safetensors: not a checkpoint, or truncated .*"),
-    ("figures run --replica 2", "fastaae: run/checkpoint.safetensors: replica=2, the file holds 2: expected less"),
+    (
+        "figures run --replica 2",
+        "fastaae: run/checkpoint.safetensors: replica=2: the file holds 2, expected 0 to 1",
+    ),
     ("figures run --seed -1 --out new", "fastaae: seed=-1: expected an integer, at least 0"),
     ("figures run --out file", "fastaae: .*File exists: 'file'"),
     ("figures run --many 9", "Unrecognized options .*--many.*"),
     ("parzen run --sigma 0", "fastaae: bandwidth 0.0: expected positive numbers"),
     ("parzen run --samples 0", "fastaae: n=0: expected an integer, at least 1"),
     ("sample run --n 0", "fastaae: n=0: expected an integer, at least 1"),
-    ("sample run --replica 2", "fastaae: run/checkpoint.safetensors: replica=2, the file holds 2: expected less"),
+    (
+        "sample run --replica 2",
+        "fastaae: run/checkpoint.safetensors: replica=2: the file holds 2, expected 0 to 1",
+    ),
     ("sample run --out no/s.png", "fastaae: .*No such file.*'no/s.png'"),
     ("sample run --many 9", "Unrecognized options .*--many.*"),
 ]

@@ -298,9 +298,7 @@ def test_wrong_labels_are_refused(labels):
 
 
 def test_labels_missing_or_in_vain_are_refused():
-    with pytest.raises(
-        ValueError, match=r"labels=None: the decoder takes labels, expected a class in \[0, 3\) for every z"
-    ):
+    with pytest.raises(ValueError, match=r"labels=None: the decoder takes labels, expected one in \[0, 3\) for each z"):
         model().decode(Z)
     for call in (lambda m: m.decode(Z, LABELS), lambda m: m.sample(7, labels=LABELS)):
         with pytest.raises(ValueError, match="takes no labels"):
@@ -367,9 +365,9 @@ def test_a_replica_of_a_run_is_loaded(tmp_path):
         assert np.array_equal(load(tmp_path / "one").encode(X), codes[-1])
     assert not np.array_equal(codes[0], codes[1])
     for r in (-1, 3):
-        with pytest.raises(CheckpointError, match=f"replica={r}, the file holds 3"):
+        with pytest.raises(CheckpointError, match=f"replica={r}: the file holds 3, expected 0 to 2"):
             load(tmp_path, r)
-    with pytest.raises(CheckpointError, match="replica=1, the file holds 1"):
+    with pytest.raises(CheckpointError, match="replica=1: the file holds 1, expected 0 to 0"):
         load(tmp_path / "one", 1)
 
 
@@ -380,17 +378,20 @@ def drop(tensors, name):
 SPOILERS = {  # name: (what is done to tensors and info, what the message says)
     "missing weight": (lambda t, i: drop(t, "encoder.1.weight"), "encoder.1.weight"),
     "missing bias": (lambda t, i: drop(t, "decoder.2.bias"), "decoder.2.bias"),
-    "wrong weight": (lambda t, i: t.update({"encoder.1.weight": torch.zeros(3, 4, 6)}), "encoder.1 has shape"),
-    "flat weight": (lambda t, i: t.update({"encoder.1.weight": torch.zeros(20)}), "encoder.1 has shape"),
-    "scalar weight": (lambda t, i: t.update({"decoder.0.weight": torch.tensor(0.0)}), "decoder.0 has shape"),
+    "wrong weight": (lambda t, i: t.update({"encoder.1.weight": torch.zeros(3, 4, 6)}), "encoder.1.weight has shape"),
+    "flat weight": (lambda t, i: t.update({"encoder.1.weight": torch.zeros(20)}), "encoder.1.weight has shape"),
+    "scalar weight": (lambda t, i: t.update({"decoder.0.weight": torch.tensor(0.0)}), "decoder.0.weight has shape"),
     "wrong bias": (lambda t, i: t.update({"decoder.0.bias": torch.zeros(3, 1, 6)}), "decoder.0"),
     "replicas in a layer": (lambda t, i: t.update({"encoder.1.bias": torch.zeros(2, 1, 4)}), "encoder.1"),
     "replicas between layers": (
         lambda t, i: t.update({"encoder.1.weight": torch.zeros(2, 4, 5), "encoder.1.bias": torch.zeros(2, 1, 4)}),
-        "differ in replicas",
+        r"encoder.1.weight has shape \(2, 4, 5\) .* needs \(3, 4, 5\)",
     ),
-    "integers": (lambda t, i: t.update({k: v.long() for k, v in t.items()}), "not floats"),
-    "two dtypes": (lambda t, i: t.update({"encoder.0.bias": t["encoder.0.bias"].double()}), "differ"),
+    "integers": (
+        lambda t, i: t.update({k: v.long() for k, v in t.items()}),
+        "dtype torch.int64, its config needs .* floats",
+    ),
+    "two dtypes": (lambda t, i: t.update({"encoder.0.bias": t["encoder.0.bias"].double()}), "float64.* of one dtype"),
     "other hidden": (lambda t, i: i["config"].update(hidden=(5,)), "has shape"),
     "other style": (lambda t, i: i["config"].update(style_dim=4), "has shape"),
     "other shape": (lambda t, i: i.update(shape=[2, 4]), "has shape"),
@@ -481,7 +482,7 @@ def test_what_is_no_number_of_samples_or_seed_is_refused(arguments, message, tmp
     with pytest.raises(ValueError, match=message):
         model.sample(**arguments)
     assert np.array_equal(model.sample(np.int64(3), np.int64(2)), model.sample(3, 2))
-    with pytest.raises(ValueError, match=r"z holds nan at index \(1, 0\): expected finite numbers"):
+    with pytest.raises(ValueError, match="z holds nan, expected finite numbers"):
         model.decode([[0, 1], [math.nan, 1]])
     with pytest.raises(ValueError, match="z: got a str, expected an array or tensor"):
         model.decode("abc")
