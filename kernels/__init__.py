@@ -33,28 +33,6 @@ from .reference import (
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's kernels then run on the CPU, slowly: for tests
 
-__all__ = [
-    "Losses",
-    "Products",
-    "batch_norm",
-    "batch_norm_backward",
-    "batch_norm_inference",
-    "capability",
-    "choose_losses",
-    "choose_products",
-    "choose_update",
-    "dropout",
-    "gather",
-    "head_separation",
-    "kl",
-    "mmd",
-    "reparameterize",
-    "reparameterize_backward",
-    "step_",
-    "triton_takes",
-    "zeros",
-]
-
 
 class Products(NamedTuple):
     """The products of one layer, as in reference.py."""
