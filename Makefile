@@ -7,6 +7,9 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PYTEST_ARGS ?=
 
+# Tests run on one thread each, and some wait: as many processes as there are cores, four at most.
+WORKERS := -n auto --maxprocesses 4 --dist worksteal
+
 # What most changes break, in seconds: tests/test_*.py of these names.
 QUICK := checkpoint config data digests errors evaluation kernels model networks package priors types
 
@@ -29,7 +32,7 @@ check: $(VENV)/.installed-test
 	$(RUN) -m pytest -q $(QUICK:%=tests/test_%.py)
 
 test: $(VENV)/.installed-test
-	$(RUN) -m pytest $(if $(CHECKED),$(QUICK:%=--ignore=tests/test_%.py)) $(PYTEST_ARGS)
+	$(RUN) -m pytest $(WORKERS) $(if $(CHECKED),$(QUICK:%=--ignore=tests/test_%.py)) $(PYTEST_ARGS)
 
 # One stamp per extra: the environment is touched again only when its description changes.
 $(VENV)/.installed-%: setup.py constraints.txt

@@ -21,7 +21,7 @@ readme = ROOT / "README.md"
 
 KERNELS = [".kernels", ".kernels.step", ".kernels.parzen"]
 DEMO = ["scikit-learn", "matplotlib"]
-TEST = [*DEMO, "pytest", "pytest-benchmark", "hypothesis", "mpmath", "ruff", "pyright[nodejs]"]
+TEST = [*DEMO, "pytest", "pytest-xdist", "pytest-benchmark", "hypothesis", "mpmath", "ruff", "pyright[nodejs]"]
 
 setup(
     name="fastaae",

@@ -1087,6 +1087,7 @@ def test_numbers_of_a_checkpoint_are_checked(tmp_path, name, value):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # 3.12 on, of xdist
 def test_the_lock_of_a_process_does_not_outlive_it_in_a_fork(tmp_path):
     ready, kept = os.pipe()
     pid = os.fork()
