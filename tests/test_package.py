@@ -131,6 +131,11 @@ class Function(NamedTuple):
 
 def functions(path, source):
     """Every Function of a file, but those that Triton compiles and the signatures of @overload."""
+    tree, skipped = ast.parse(source), {"triton.jit", "overload"}
+    for node in ast.walk(tree):  # kernel = triton.jit(...), to decorate with
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, ast.Call):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            skipped |= {dotted(t) for t in targets} if dotted(node.value.func) == "triton.jit" else set()
 
     def visit(node, names, inside):
         for child in ast.iter_child_nodes(node):
@@ -139,7 +144,7 @@ def functions(path, source):
                 continue
             named, is_function = [*names, child.name], isinstance(child, ast.FunctionDef)
             decorators = {dotted(getattr(d, "func", d)) for d in child.decorator_list}
-            if is_function and not decorators & {"triton.jit", "overload"}:
+            if is_function and not decorators & skipped:
                 a = child.args
                 taken = [p.arg for p in (*a.posonlyargs, *a.args, a.vararg, *a.kwonlyargs, a.kwarg) if p]
                 taken = taken[1:] if taken[:1] in (["self"], ["cls"]) else taken
@@ -149,7 +154,7 @@ def functions(path, source):
                 yield Function(name, lines, len(taken), public, ast.get_docstring(child) is not None)
             yield from visit(child, named, inside or is_function)
 
-    return list(visit(ast.parse(source), [], False))
+    return list(visit(tree, [], False))
 
 
 def over_budget(sources, exported=fastaae.__all__):
@@ -194,6 +199,8 @@ def function(lines, arguments="x"):
         ("kernels/step/layers.py", function(81), ["kernels/step/layers.py:f has 81 lines"]),
         ("kernels/a.py", "@triton.jit\n" + function(81, "a, b, c, d, e, f, g, h, i"), []),
         ("kernels/a.py", "@triton.jit(debug=True)\n" + function(81), []),
+        ("kernels/a.py", "k: Any = triton.jit(debug=True)\n@k\n" + function(81), []),
+        ("kernels/a.py", "k = cache()\n@k\n" + function(81), ["kernels/a.py:f has 81 lines"]),
         ("fastaae/a.py", function(2, "a, b, c, d, e, f, g, h"), []),
         ("fastaae/a.py", function(2, "a, b, *c, d, e, f, g, h, **i"), ["fastaae/a.py:f has 9 parameters"]),
         ("fastaae/a.py", function(2, "self, b, c, d, e, f, g, h, i"), []),
