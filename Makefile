@@ -29,7 +29,7 @@ check: $(VENV)/.installed-test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) tests/typecheck.py
-	$(RUN) -m pytest -q $(QUICK:%=tests/test_%.py)
+	$(RUN) -m pytest $(WORKERS) -q $(QUICK:%=tests/test_%.py)
 
 test: $(VENV)/.installed-test
 	$(RUN) -m pytest $(WORKERS) $(if $(CHECKED),$(QUICK:%=--ignore=tests/test_%.py)) $(PYTEST_ARGS)
