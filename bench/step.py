@@ -232,7 +232,7 @@ def row(name: str, replicas: int, data: Data, rounds: int) -> list[dict]:
     def loop(contender: Idiomatic) -> Callable[[], None]:
         def run() -> None:
             single.batches.cursor.zero_()
-            single.draw()
+            single.batches.draw()
             contender(drawn(single))
 
         return run
@@ -306,7 +306,7 @@ def on_gpu(
         contenders["fastaae, eager"] = (lambda: (step.batches.cursor.zero_(), step.slot.zero_(), step()), 1)
         single = Step(replace(cfg, replicas=1, precision="fp32"), data, device)
         single.start_epoch(0)
-        single.draw()
+        single.batches.draw()
         batch = drawn(single)
         for label, autocast, compiled in (
             ("eager, fp32", False, False),
@@ -352,7 +352,7 @@ def on_gpu(
 
 def breakdown(step: Step, rounds: int) -> dict[str, float]:
     """Milliseconds of each part of an eager step, and of the whole, medians."""
-    parts = {"draw": step.draw}
+    parts = {"draw": step.batches.draw}
     parts |= {p.__name__: lambda p=p, t=t: p(step, t) for p, t in zip(step.phases, step.terms, strict=True)}
     parts["finish"] = lambda: step.ops.finish(step.terms, step.losses, step.slot, step.batches.count, step.scale)
     parts["whole step"] = step

@@ -243,7 +243,7 @@ def check(cfg: Config, data: Data, steps: int = 2, careful: bool = False) -> flo
     other = twin(step, careful)
     for _ in range(steps):
         states = [g.get_state() for g in step.batches.generators]
-        step.draw()
+        step.batches.draw()
         batch = drawn(step)
         for g, state in zip(step.batches.generators, states, strict=True):
             g.set_state(state)

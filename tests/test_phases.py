@@ -97,7 +97,7 @@ def test_every_phase_has_the_loss_and_gradients_of_autograd(task, variant):
     rates = {"lr_reconstruction": rate, "lr_adversarial": rate, "lr_classification": rate}
     still = {"momentum": 0.0, "momentum_adversarial": 0.0}
     step = make(config(**{"task": task, **still, **rates, **VARIANTS[variant]}))
-    step.draw()
+    step.batches.draw()
     batch = idiomatic.drawn(step)
     for phase in step.phases:
         other = idiomatic.twin(step)  # from the weights as they are before this phase
@@ -161,7 +161,7 @@ def test_three_replicas_equal_three_runs(task, variant):
 
 def test_replicas_differ_in_weights_labels_order_noise_and_prior():
     step = make(config("semi_supervised", replicas=2, n_labeled=30, input_noise=0.1))
-    step.draw()
+    step.batches.draw()
     for tensor in (
         step.networks["encoder"].weights[0],
         step.batches.images.order,
@@ -178,7 +178,7 @@ def test_an_epoch_shows_every_example_once_and_cycles_the_labelled_ones():
     step = make(config("semi_supervised", n_labeled=30))
     seen, labeled = [], []
     for _ in range(step.steps_per_epoch):
-        step.draw()
+        step.batches.draw()
         seen.append(step.autoencoder.encoding.x[0][0].clone())
         labeled.append(step.autoencoder.classifying.x[0][0].clone())
         step.batches.cursor.add_(1)
@@ -200,7 +200,7 @@ def test_the_prior_has_the_labels_of_the_batch():
     images, labels = step.batches.x.double() / 255, torch.from_numpy(np.asarray(dataset().y_train))
     shares = []
     for _ in range(step.steps_per_epoch):
-        step.draw()
+        step.batches.draw()
         condition = step.codes.condition.argmax(-1)
         assert torch.equal(step.codes.condition.sum(-1), torch.ones_like(condition, dtype=torch.float64))
         assert torch.equal(condition[:, :10], condition[:, 10:])  # prior samples, codes
@@ -220,7 +220,7 @@ def test_dropout_drops_its_share_anew_in_every_step_and_costs_nothing_at_zero():
     tapes = [step.autoencoder.encoding, step.autoencoder.classifying, step.player.decoding, *step.judging.values()]
     masks = [mask for tape in tapes for mask in tape.masks]
     assert len(masks) == 10 and sum(feed.mask is not None for feed in step.batches.feeds) == 2
-    step.draw()
+    step.batches.draw()
     before = [mask.clone() for mask in masks]
     for mask in masks:
         assert set(mask.unique().tolist()) == {0, 1} and abs(mask.mean() - 0.7) < 0.05
@@ -232,7 +232,7 @@ def test_dropout_drops_its_share_anew_in_every_step_and_costs_nothing_at_zero():
         kept = tape.x[0] != 0
         assert abs(kept[clean != 0].double().mean() - 0.8) < 0.1
         torch.testing.assert_close(tape.x[0][kept], clean[kept] / 0.8)
-    step.draw()
+    step.batches.draw()
     assert not any(torch.equal(mask, old) for mask, old in zip(masks, before, strict=True))
     plain = make(config("semi_supervised"))
     assert (
@@ -258,7 +258,7 @@ def test_a_supervised_decoder_is_told_the_label_of_its_image():
 
 def test_running_statistics_follow_the_reconstruction_pass_alone():
     step = make(config("semi_supervised", batch_norm="encoder", momentum=0.0))
-    step.draw()
+    step.batches.draw()
     for phase, moves in zip(step.phases, (True, False, False, False), strict=True):
         before = [n.mean.clone() for n in step.networks["encoder"].norms]
         phase(step, torch.zeros_like(step.terms[0]))
@@ -270,7 +270,7 @@ def test_running_statistics_follow_the_reconstruction_pass_alone():
 def test_labels_fewer_than_a_batch_are_all_in_every_step():
     step = make(config("semi_supervised", n_labeled=6))
     for _ in range(3):
-        step.draw()
+        step.batches.draw()
         assert sorted(step.batches.labels[0].tolist()) == [0, 0, 1, 1, 2, 2]
         step.batches.cursor.add_(1)
 
@@ -342,7 +342,7 @@ def test_float32_steps_of_large_layers_follow_the_float64_ones(task, optimizer):
     rates = VARIANTS["adam"] if optimizer == "adam" else {}
     steps = [make(config(task, replicas=2, **{**LARGE, **rates, "precision": p})) for p in ("fp32", "fp64")]
     for step in steps:
-        step.draw = lambda draw=step.draw, s=step: (draw(), _same_prior(s))
+        step.batches.draw = lambda draw=step.batches.draw, s=step: (draw(), _same_prior(s))
         for _ in range(5):
             step()
     torch.testing.assert_close(steps[0].losses[:5].double(), steps[1].losses[:5], rtol=1e-4, atol=1e-5)
@@ -390,7 +390,7 @@ def test_the_capture_test_can_fail(fault):
 def test_16_bit_steps_follow_the_float64_ones(task, precision):
     steps = [make(config(task, replicas=2, precision=p)) for p in (precision, "fp64")]
     for step in steps:
-        step.draw = lambda draw=step.draw, s=step: (draw(), _same_prior(s))
+        step.batches.draw = lambda draw=step.batches.draw, s=step: (draw(), _same_prior(s))
         for _ in range(8):
             step()
     loose = 2**-5 if precision == "bf16" else 2**-8

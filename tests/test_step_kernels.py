@@ -396,7 +396,7 @@ def test_whole_steps_equal_those_of_plain_torch(task, optimizer, precision, monk
         if cfg.classifies:
             theirs.batches.labels.copy_(ours.batches.labels)
 
-    theirs.draw = same
+    theirs.batches.draw = same
     steps = 2 if padded else 4
     for _ in range(steps):
         ours()

@@ -291,10 +291,6 @@ class Heads:
         """The heads whose tensor is f of this one's."""
         return Heads(f(self.weight))
 
-    def replica(self, r: int) -> Heads:
-        """Replica r alone, sharing memory with these heads."""
-        return self.mapped(lambda t: t[r : r + 1])
-
     def parameters(self) -> dict[str, Tensor]:
         """What is learned, by name; the tensor itself, not a copy."""
         return {"weight": self.weight}
@@ -337,10 +333,6 @@ class Standardization:
     def mapped(self, f: Callable[[Tensor], Tensor]) -> Standardization:
         """The standardization whose tensors are f of this one's."""
         return Standardization(f(self.mean), f(self.std))
-
-    def replica(self, r: int) -> Standardization:
-        """Replica r alone, sharing memory with this one."""
-        return self.mapped(lambda t: t[r : r + 1])
 
     def state(self) -> dict[str, Tensor]:
         return {"mean": self.mean, "std": self.std}

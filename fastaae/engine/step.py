@@ -101,17 +101,13 @@ class Step:
         """One step of every replica. Capture-safe: no host synchronisation, no rebound buffer."""
         count = self.batches.count
         with mark("draw"):
-            self.draw()
+            self.batches.draw()
             if self.clock is not None:
                 self.clock.advance(count[1:])
         for phase, terms in zip(self.phases, self.terms, strict=True):
             with mark(phase.__name__):
                 phase(self, terms)
         self.ops.finish(self.terms, self.losses, self.slot, count, self.scale)
-
-    def draw(self) -> None:
-        """Fill the buffers with what this step trains on."""
-        self.batches.draw()
 
     def parameters(self) -> dict[str, Tensor]:
         """Weights, biases, batch normalisation and standardization [R, ...] by name; the tensors themselves."""

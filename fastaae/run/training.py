@@ -248,7 +248,7 @@ class _Training:
         self.classes = step.wiring.n_classes
         parts = (step.networks.get("encoder"), step.networks["decoder"], step.heads, step.batches.standard)
         self.models = [
-            Model(cfg, data.shape, self.classes, *(p and p.replica(r) for p in parts), prior)
+            Model(cfg, data.shape, self.classes, *(p and p.mapped(lambda t, r=r: t[r : r + 1]) for p in parts), prior)
             for r in range(cfg.replicas)
         ]
         self.done = self.logged = self.restarts = 0  # the first two are steps
