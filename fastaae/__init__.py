@@ -16,7 +16,9 @@ if TYPE_CHECKING:  # checkers cannot see through __getattr__
     from .files import WriteError
     from .model import Model, load
     from .parzen import ParzenResult, parzen_log_likelihood
-    from .run.training import Interrupted, NonFiniteError, Run, train
+    from .run.resume import NonFiniteError
+    from .run.signals import Interrupted
+    from .run.training import Run, train
     from .window import ParzenWindow
 
 __version__ = "0.1.0"
@@ -48,7 +50,9 @@ _HOME = {  # where they are, as above
     "files": ["WriteError"],
     "model": ["Model", "load"],
     "parzen": ["ParzenResult", "parzen_log_likelihood"],
-    "run.training": ["Interrupted", "NonFiniteError", "Run", "train"],
+    "run.resume": ["NonFiniteError"],
+    "run.signals": ["Interrupted"],
+    "run.training": ["Run", "train"],
     "window": ["ParzenWindow"],
 }
 

@@ -1,5 +1,4 @@
-"""One file per checkpoint: safetensors, atomic, checked by SHA-256, without pickle; and the directory of a run's files,
-which one process at a time writes to.
+"""One file per checkpoint: safetensors, atomic, checked by SHA-256, without pickle.
 
 safetensors neither fsyncs nor checks sums, so both are done here. The digest is that of the whole file with the
 digest's own 64 characters set to zeros, in every format; it lies in the header's metadata, so any safetensors reader
@@ -11,37 +10,30 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import io
 import json
 import os
-import platform
 import shutil
 import tempfile
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .files import brief, check_regular, parsed
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+from .files import brief, check_regular, parse_json
 
 FORMAT = 1
 MAX_BYTES = 1 << 35  # of a file: 100 replicas of the largest preset take a third of it
 MAX_HEADER, MAX_TENSORS, MAX_DIMENSIONS = 1 << 20, 4096, 8
-NEWEST, PREVIOUS, LOCK = "checkpoint.safetensors", "checkpoint.previous.safetensors", ".lock"
-WRITTEN = (NEWEST, "config.json", "metrics.jsonl", "summary.json")
-"""What write_atomic writes in a run's directory."""
 _ZEROS = "0" * 64
-_LIMITS = (
-    f"at most {MAX_TENSORS} tensors of {MAX_DIMENSIONS} dimensions, {MAX_HEADER} bytes of header and {MAX_BYTES} in all"
-)
+_LIMITS = f"{MAX_TENSORS} tensors of {MAX_DIMENSIONS} dimensions, {MAX_HEADER} bytes of header, {MAX_BYTES} in all"
+
+
+class Checkpoint(NamedTuple):
+    """What a file holds: tensors by name, on the CPU, and the JSON object that was saved beside them."""
+
+    tensors: dict[str, Tensor]
+    info: dict[str, Any]
 
 
 class CheckpointError(ValueError):
@@ -54,10 +46,7 @@ class DamagedError(CheckpointError):
 
 def write_atomic(path: Path, content: bytes, previous: Path | None = None) -> None:
     """Replace the file at path by content, or leave it as it was: temporary file in the same folder, fsync, rename,
-    fsync of the folder.
-
-    Args:
-        previous: where to keep the file that is replaced.
+    fsync of the folder. What is replaced is kept as the file `previous`.
 
     Raises:
         OSError: the content could not be written; the temporary file is gone and the old file intact. Only where the
@@ -102,13 +91,8 @@ def _replace(path: Path, content: bytes, previous: Path | None) -> None:
             os.close(folder)
 
 
-def save(
-    path: str | Path, tensors: dict[str, Tensor], info: dict[str, Any], previous: str | Path | None = None
-) -> None:
-    """Write tensors (any device, layout) and JSON-ready info to one file, atomically.
-
-    Args:
-        previous: where to keep the file that is replaced.
+def save(path: str | Path, tensors: dict[str, Tensor], info: dict[str, Any], previous: Path | None = None) -> None:
+    """Write tensors (any device, layout) and JSON-ready info to one file, atomically; what it replaces to `previous`.
 
     Raises:
         OSError: see write_atomic. ValueError: more than load() takes.
@@ -120,21 +104,20 @@ def save(
     content = bytearray(safetensors.torch.save(copies, metadata))
     header = int.from_bytes(content[:8], "little")
     if not _within_limits(len(content), header, [t.ndim for t in copies.values()]):
-        raise ValueError(f"{path}: {len(copies)} tensors, {header} bytes of names and info; expected {_LIMITS}")
+        raise ValueError(f"{path}: {len(copies)} tensors, {header} bytes of names and info; expected at most {_LIMITS}")
     field = b'"sha256":"'  # in info and names quotes are escaped, so this is the metadata's own
     start = content.index(field + _ZEROS.encode(), 8) + len(field)
     content[start : start + 64] = hashlib.sha256(content).hexdigest().encode()
-    write_atomic(Path(path), bytes(content), None if previous is None else Path(previous))
+    write_atomic(Path(path), bytes(content), previous)
 
 
-def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what save() wrote: tensors on the CPU, and info. Only its header is held until the digest has been checked.
+def load(path: str | Path) -> Checkpoint:
+    """Read what save() wrote. Only its header is held until the digest has been checked.
 
     Raises:
         DamagedError: missing or damaged. CheckpointError: no regular file, not a fastaae checkpoint, of another format,
             or beyond the limits above.
     """
-    import safetensors
     import safetensors.torch
 
     path = Path(path)
@@ -142,22 +125,18 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         check_regular(path, MAX_BYTES)
         with path.open("rb") as file:
             content, metadata = _read(file)
-    except OSError as error:
-        damaged = DamagedError if error.errno in (errno.ENOENT, errno.EIO) else CheckpointError
-        raise damaged(f"{path}: {error.strerror or error}, expected a checkpoint") from None
-    except ValueError as error:
-        damaged = isinstance(error, DamagedError) or not os.path.lexists(path)
-        raise (DamagedError if damaged else CheckpointError)(f"{path}: {error}") from None
+    except (OSError, ValueError) as error:
+        lost = not os.path.lexists(path) or getattr(error, "errno", None) == errno.EIO
+        kind = DamagedError if lost or isinstance(error, DamagedError) else CheckpointError
+        message = f"{error.strerror or error}, expected a file to read" if isinstance(error, OSError) else error
+        raise kind(f"{path}: {message}") from None
     if metadata["format"] != str(FORMAT):
         found = brief(metadata["format"])
         raise CheckpointError(f"{path}: format {found}, expected {FORMAT}, which this version of fastaae reads")
     try:
-        tensors, info = safetensors.torch.load(content), parsed(metadata["info"])
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    if not isinstance(info, dict):
-        raise CheckpointError(f"{path}: its info is a {type(info).__name__}, expected an object")
-    return tensors, info
+        return Checkpoint(safetensors.torch.load(content), parse_json(metadata["info"]))
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: its tensors or info cannot be used: {error}") from None
 
 
 def _read(file: BinaryIO) -> tuple[bytes, dict[str, Any]]:
@@ -173,107 +152,32 @@ def _read(file: BinaryIO) -> tuple[bytes, dict[str, Any]]:
         raise DamagedError(f"not a checkpoint, or truncated ({size} bytes), expected a header of at most {MAX_HEADER}")
     start += file.read(length)
     try:
-        header = parsed(start[8:])
+        header = parse_json(start[8:])
         metadata = header.pop("__metadata__")
         dimensions = [len(tensor["shape"]) for tensor in header.values()]
         end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
         digest, *_ = (metadata[name] for name in ("sha256", "format", "info"))
         at = start.index(digest.encode(), 8)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        said = f"not a fastaae checkpoint, or its header is damaged ({brief(error)})"
-        raise DamagedError(f"{said}, expected one") from None
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        why = f"not a fastaae checkpoint, or its header is damaged ({brief(error)})"
+        raise DamagedError(f"{why}, expected a file that train() or Model.save() wrote") from None
     if not _within_limits(size, length, dimensions):
-        most = max(dimensions, default=0)
-        raise ValueError(f"{len(header)} tensors of up to {most} dimensions, {size} bytes, expected {_LIMITS}")
+        held = f"{len(header)} tensors of up to {max(dimensions, default=0)} dimensions, {size} bytes"
+        raise ValueError(f"{held}, expected at most {_LIMITS}")
     if end != size - 8 - length:
         raise DamagedError(f"tensors that end at byte {end}, expected {size - 8 - length}: the file is damaged")
     sha = hashlib.sha256(start[:at] + _ZEROS.encode() + start[at + len(digest) :])
     while block := file.read(1 << 20):
         sha.update(block)
     if sha.hexdigest() != digest:
-        raise DamagedError(f"SHA-256 differs from the one written with it, expected {brief(digest)}: damaged")
+        raise DamagedError(f"SHA-256 differs from that written with it, expected {brief(digest)}: the file is damaged")
     file.seek(0)
     return file.read(), metadata
 
 
-def _within_limits(size: int, header: int, ranks: list[int]) -> bool:
-    small = size <= MAX_BYTES and header <= MAX_HEADER and len(ranks) <= MAX_TENSORS
-    return small and max(ranks, default=0) <= MAX_DIMENSIONS
-
-
-def load_run(directory: str | Path, mend: bool = False, warn: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The newest checkpoint of a run; where that one is damaged, with a warning, the one before it.
-
-    Args:
-        mend: let that one be the newest. Only for who holds the directory.
-        warn: False: without the warning.
-
-    Raises:
-        CheckpointError: neither can be loaded; the message is about the newest.
-    """
-    newest, previous = Path(directory) / NEWEST, Path(directory) / PREVIOUS
-    if not newest.exists() and (Path(directory) / "rank-0").exists():
-        raise CheckpointError(f"{directory}: trained by several ranks, expected one's directory, rank-0 or another")
-    try:
-        return load(newest)
-    except DamagedError as error:
-        try:
-            loaded = load(previous)
-        except CheckpointError:
-            raise error from None
-        if warn:
-            warnings.warn(f"{error}; going on with the one before, of step {loaded[1].get('step')}", stacklevel=1)
-    if mend:
-        os.replace(previous, newest)
-    return loaded
-
-
-_held: set[io.FileIO] = set()
-
-
-def _let_go() -> None:
-    """In a process forked from one that trains: or the lock would outlive that one."""
-    for file in _held:
-        file.close()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go)
-
-
-@contextlib.contextmanager
-def held(directory: Path) -> Iterator[None]:
-    """Keep other processes from training in a run's directory, and remove what killed ones had half written. However a
-    process ends, the system lets go for it. (Windows has no such locks: there nothing is kept from anyone.)
-
-    Raises:
-        ValueError: another process holds it; the message says which. OSError: the directory cannot be written to.
-    """
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    with open(os.open(directory / LOCK, flags, 0o666), "r+b", buffering=0) as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = file.read(200).decode(errors="replace")
-                raise ValueError(
-                    f"{directory}: process {holder} trains there, expected none: wait or stop it"
-                ) from None
-            except OSError as error:
-                warnings.warn(f"{directory}: not locked against other processes ({error.strerror})", stacklevel=4)
-        _held.add(file)
-        file.truncate(0)
-        with contextlib.suppress(OSError):  # a full disk
-            file.write(f"{os.getpid()} on {platform.node()}".encode())
-        for name in WRITTEN:
-            for path in directory.glob(f".{name}.*.tmp"):
-                path.unlink()
-        try:
-            yield
-        finally:
-            _held.discard(file)
-            if not file.closed:  # as in a fork that comes here
-                file.truncate(0)
+def _within_limits(size: int, header: int, dimensions: list[int]) -> bool:
+    few = len(dimensions) <= MAX_TENSORS and max(dimensions, default=0) <= MAX_DIMENSIONS
+    return few and size <= MAX_BYTES and header <= MAX_HEADER
 
 
 def digest(tensors: dict[str, Tensor]) -> str:
@@ -282,5 +186,5 @@ def digest(tensors: dict[str, Tensor]) -> str:
     for name in sorted(tensors):
         t = tensors[name].detach().cpu().contiguous()
         sha.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
-        sha.update(t.reshape(-1).view(torch.uint8).numpy())
+        sha.update(t.reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()

@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any
 from . import __version__
 from .config import Config
 from .experiments import PRESETS, preset
-from .files import WriteError
+from .files import WriteError, read_json
 
 if TYPE_CHECKING:
     from .data import Data
     from .model import Model
-    from .run.training import Run
 
 USAGE = """usage: fastaae COMMAND ...
 
@@ -54,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     commands = {
         "presets": _presets,
-        "train": _train,
+        "train": _train_config,
         "resume": _resume,
         "evaluate": _evaluate,
         "parzen": _parzen,
@@ -68,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+            warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
             return commands[command](rest)
     except KeyboardInterrupt as error:
         _say(str(error) or "interrupted")
@@ -76,21 +75,15 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as in `fastaae presets | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (WriteError, RuntimeError, MemoryError) as error:
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
         _say(error)
-        return 1
-    except (ValueError, OSError) as error:
-        _say(error)
-        return 1 if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS) else 2
+        broken = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+        return 1 if broken or isinstance(error, WriteError | RuntimeError | MemoryError) else 2
 
 
 def _say(message: object) -> None:
     """Print an error. What is no printable character comes escaped: names in files of others may hold any."""
     print("fastaae:", "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(message)), file=sys.stderr)
-
-
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    _say(f"warning: {message}")
 
 
 def _presets(arguments: list[str]) -> int:
@@ -112,15 +105,16 @@ def chosen(arguments: list[str], default: str, **changes: Any) -> Config:
     return tyro.cli(Config, default=preset(name, **changes), args=flags)
 
 
-def _train(arguments: list[str]) -> int:
+def _train_config(arguments: list[str]) -> int:
+    """Train the config that a preset or a config.json and flags make."""
     import tyro
 
-    recorded = None
+    path = None
     if arguments[:1] == ["--config"]:
         if len(arguments) < 2:
             raise ValueError(f"train {arguments[0]}: expected a file after it")
-        recorded = arguments[1]
-        base, flags, program = Config.from_json(arguments[1]), arguments[2:], "fastaae train --config FILE"
+        path, flags, program = arguments[1], arguments[2:], "fastaae train --config FILE"
+        base = Config.from_json(path)
     elif arguments and not arguments[0].startswith("-"):
         base, flags, program = preset(arguments[0]), arguments[1:], f"fastaae train {arguments[0]}"
     else:
@@ -128,10 +122,34 @@ def _train(arguments: list[str]) -> int:
         if not {"-h", "--help"} & set(arguments):
             raise ValueError(f"train: expected a preset ({', '.join(PRESETS)}) or --config FILE first, then flags")
     cfg = tyro.cli(Config, default=base, args=flags, prog=program, description="Fields of the run and their values.")
-    if recorded and cfg.dataset == base.dataset and cfg.n_validation == base.n_validation:
-        data = json.loads(Path(recorded).read_text(encoding="utf-8")).get("data")
-        _same_data(cfg, data.get("sha256") if isinstance(data, dict) else None, recorded)
-    return _report(_trained(cfg))
+    if path and cfg.dataset == base.dataset and cfg.n_validation == base.n_validation:
+        data = read_json(path).get("data")
+        _same_data(cfg, data.get("sha256") if isinstance(data, dict) else None, path)
+    return _train_and_report(cfg, None)
+
+
+def _resume(arguments: list[str]) -> int:
+    return _train_and_report(None, _directory("resume", arguments))
+
+
+def _train_and_report(cfg: Config | None, resume: str | None) -> int:
+    """train(), under torchrun on every rank; the first one reports."""
+    from .run import ranks
+    from .run.training import train
+
+    several = ranks.launched()
+    if several and ranks.distributed.get_rank():
+        sys.stdout = open(os.devnull, "w")
+    try:
+        run = train(cfg, resume=resume)
+    finally:
+        if several:  # or its threads may abort the interpreter as it ends
+            ranks.distributed.destroy_process_group()
+    for name, metric in run.metrics.items():
+        spread = f" +- {metric['std']:.2g}" if len(metric["replicas"]) > 1 else ""
+        print(f"{name:24} {metric['mean']:.4g}{spread}")
+    print(f"run directory: {run.directory}")
+    return 0
 
 
 def _same_data(cfg: Config, sha256: str | None, source: str) -> Data:
@@ -142,42 +160,29 @@ def _same_data(cfg: Config, sha256: str | None, source: str) -> Data:
         raise ValueError(f"{source}: the run was trained on its caller's arrays: resume it from Python, with data=")
     loaded = data.load(cfg.dataset, cfg.data_dir, cfg.n_validation)
     if sha256 is not None and loaded.sha256 != sha256:
-        raise ValueError(
-            f"{source}: {cfg.dataset} is not the data of that run, expected SHA-256 {sha256}, not {loaded.sha256}"
-        )
+        other = f"{cfg.dataset} is not the data of that run"
+        raise ValueError(f"{source}: {other}, expected SHA-256 {sha256}, not {loaded.sha256}")
     return loaded
 
 
-def _resume(arguments: list[str]) -> int:
-    return _report(_trained(resume=_directory("resume", arguments)))
+def _models_and_data(directory: str, replica: int | None = None) -> tuple[list[Model], Data]:
+    """A run's models, or that of one replica, and the data that they were trained on."""
+    from .directory import RunDirectory
+    from .model import from_tensors
 
-
-def _trained(cfg: Config | None = None, resume: str | None = None) -> Run:
-    """train(), under torchrun on every rank; the first one reports."""
-    from .run import ranks
-    from .run.training import train
-
-    several = ranks.launched()
-    if several and ranks.distributed.get_rank():
-        sys.stdout = open(os.devnull, "w")
-    try:
-        return train(cfg, resume=resume)
-    finally:
-        if several:  # or its threads may abort the interpreter as it ends
-            ranks.distributed.destroy_process_group()
+    run = RunDirectory(directory)
+    tensors, info = run.load()
+    replicas = range(Config.from_dict(info.get("config")).replicas) if replica is None else [replica]
+    models = [from_tensors(tensors, info, run.newest, r) for r in replicas]
+    return models, _same_data(models[0].config, info.get("data_sha256"), directory)
 
 
 def _evaluate(arguments: list[str]) -> int:
-    from . import checkpoint, evaluation
-    from .model import from_tensors
+    from . import evaluation
 
-    directory = _directory("evaluate", arguments)
-    tensors, info = checkpoint.load_run(directory)
-    path, replicas = Path(directory, checkpoint.NEWEST), range(Config.from_dict(info.get("config")).replicas)
-    models = [from_tensors(tensors, info, path, r) for r in replicas]
-    dataset = _same_data(models[0].config, info.get("data_sha256"), directory)
+    models, data = _models_and_data(_directory("evaluate", arguments))
     for split in ("valid", "test"):
-        for name, values in evaluation.evaluate(models, dataset, split).items():
+        for name, values in evaluation.evaluate(models, data, split).items():
             print(json.dumps({name: evaluation.summarize(values)}))
     return 0
 
@@ -202,7 +207,7 @@ def _parzen(arguments: list[str]) -> int:
     directory, options = _options("parzen", Parzen, arguments)
     if options.validation < 1:
         raise ValueError(f"--validation {options.validation}: expected at least 1 validation example")
-    model, data = _model_and_data(directory, options.replica)
+    (model,), data = _models_and_data(directory, options.replica)
     if data.x_test is None:
         raise ValueError(f"parzen: {data.name} has no test set, expected x_test")
     validation = data.x_valid[: options.validation] if options.sigma is None else None
@@ -210,8 +215,7 @@ def _parzen(arguments: list[str]) -> int:
     result = model.log_likelihood(
         data.x_test, options.samples, options.sigma, seed=options.seed, validation=validation, state=options.state
     )
-    fields = dataclasses.asdict(result)
-    report = {k: fields[k] for k in ("mean", "sem", "error_bound", "sigma", "n_samples")}
+    report = {k: getattr(result, k) for k in ("mean", "sem", "error_bound", "sigma", "n_samples")}
     print(json.dumps({"log_likelihood": report | {"seconds": round(time.perf_counter() - start, 3)}}))
     return 0
 
@@ -256,7 +260,7 @@ class Figures:
 
 def _figures(arguments: list[str]) -> int:
     directory, options = _options("figures", Figures, arguments)
-    model, data = _model_and_data(directory, options.replica)
+    (model,), data = _models_and_data(directory, options.replica)
     from . import figures
 
     for path, shows in figures.draw(model, data, options.out or directory, options.seed).items():
@@ -273,30 +277,12 @@ def _options(command: str, flags: type, arguments: list[str]) -> tuple[str, Any]
     return directory, tyro.cli(flags, args=asked or arguments[1:], prog=f"fastaae {command} DIR")
 
 
-def _model_and_data(directory: str, replica: int) -> tuple[Model, Data]:
-    """A run's model, and the data that it was trained on."""
-    from . import checkpoint
-    from .model import from_tensors
-
-    tensors, info = checkpoint.load_run(directory)
-    model = from_tensors(tensors, info, Path(directory, checkpoint.NEWEST), replica)
-    return model, _same_data(model.config, info.get("data_sha256"), directory)
-
-
 def _directory(command: str, arguments: list[str]) -> str:
     if len(arguments) != 1 or arguments[0].startswith("-"):
         raise ValueError(f"{command}: expected one run directory, got {' '.join(arguments) or 'nothing'}")
     if not Path(arguments[0]).is_dir():
         raise ValueError(f"{command}: {arguments[0]!r} is no directory, expected that of a run")
     return arguments[0]
-
-
-def _report(run: Run) -> int:
-    for name, metric in run.metrics.items():
-        spread = f" +- {metric['std']:.2g}" if len(metric["replicas"]) > 1 else ""
-        print(f"{name:24} {metric['mean']:.4g}{spread}")
-    print(f"run directory: {run.directory}")
-    return 0
 
 
 if __name__ == "__main__":

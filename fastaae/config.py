@@ -15,9 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from .files import brief, check_regular, parsed
-
-MAX_BYTES = 2**20  # of a config.json
+from .files import brief, read_json
 
 
 @dataclass(frozen=True)
@@ -192,9 +190,8 @@ class Config:
             ValueError: no such file, not JSON, or not a valid config; the message names the file.
         """
         try:
-            check_regular(Path(path), MAX_BYTES)
-            values = parsed(Path(path).read_text(encoding="utf-8"))
-            if isinstance(values, dict) and "config" in values:
+            values = read_json(path)
+            if "config" in values:
                 values = values["config"]
                 values = {**values, "out_dir": None} if isinstance(values, dict) else values
             return Config.from_dict(values)

@@ -1,5 +1,4 @@
-"""Files that may come from a stranger: regular ones only, of a bounded size; JSON that names nothing twice; errors of
-files. Needs neither torch nor NumPy."""
+"""Files that may come from a stranger: regular ones only, of a bounded size; JSON objects in them; errors of files."""
 
 from __future__ import annotations
 
@@ -7,6 +6,8 @@ import json
 import stat
 from pathlib import Path
 from typing import Any
+
+MAX_JSON = 2**20  # bytes of a config.json
 
 
 def check_regular(path: Path, most: int) -> None:
@@ -22,14 +23,39 @@ def check_regular(path: Path, most: int) -> None:
         raise ValueError(f"{found.st_size} bytes, expected at most {most}")
 
 
-def parsed(text: str | bytes) -> Any:
-    """What JSON text says. Raises ValueError, or RecursionError where it is nested too deeply."""
-    return json.loads(text, object_pairs_hook=_unique)
+def read_text(path: Path, most: int) -> str:
+    """The text of a regular file of at most `most` bytes, in UTF-8.
+
+    Raises:
+        ValueError: it is no such file; the message does not name it. OSError: it cannot be read.
+    """
+    check_regular(path, most)
+    return path.read_text(encoding="utf-8")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The object in a JSON file of at most 1 MiB. Raises as read_text() and parse_json()."""
+    return parse_json(read_text(Path(path), MAX_JSON))
+
+
+def parse_json(text: str | bytes) -> dict[str, Any]:
+    """The object that JSON text says.
+
+    Raises:
+        ValueError: it says something else, names something twice (readers take one or the other), or is no JSON.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_unique)
+    except RecursionError as error:
+        raise ValueError(f"nested too deeply: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"got {type(value).__name__}, expected an object")
+    return value
+
+
+def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    for name, value in pairs:
+    for name, value in items:
         if name in values:
             raise ValueError(f"{brief(name)} is given twice, expected once")
         values[name] = value

@@ -1,4 +1,4 @@
-"""What the ranks of torch.distributed tell each other between collectives, so that none waits for one that is gone."""
+"""What ranks of torch.distributed say to each other between collectives, so that none waits for one that is gone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _reached() -> Iterator[None]:
         yield
     except distributed.DistError as error:
         why = str(error).splitlines()[0]
-        raise RuntimeError(f"the other ranks are not heard ({why}), expected rank 0 and its launcher there") from None
+        raise RuntimeError(f"no rank is heard any more, expected rank 0 and its launcher to be there: {why}") from None
 
 
 class Heartbeat:
@@ -32,38 +32,38 @@ class Heartbeat:
             rank itself was busy do not count.
     """
 
-    made = itertools.count()
+    numbers = itertools.count()
 
     def __init__(self, unit: str, timeout: float):
         meeting = distributed.distributed_c10d._get_default_store()
-        self.store = distributed.PrefixStore(f"fastaae-{next(self.made)}", meeting)
+        self.store = distributed.distributed_c10d.PrefixStore(f"fastaae-{next(self.numbers)}", meeting)
         self.rank, self.world = distributed.get_rank(), distributed.get_world_size()
         self.unit, self.timeout, self.looked, self.n = unit, timeout, time.monotonic(), 0
         self.heard = {k: ("0", self.looked) for k in range(self.world) if k != self.rank}
 
     def beat(self, n: int) -> None:
-        """Tell that this rank has counted n and hear from the others, every second.
+        """Say that this rank has counted n and hear the others, every second.
 
         Raises:
-            RuntimeError: one has failed, or has told nothing new for too long.
+            RuntimeError: one has failed, or has counted nothing new for too long.
         """
         self.n = n
         if time.monotonic() - self.looked >= LOOK_EVERY:
-            self._tell(str(n))
+            self._say(str(n))
             self._hear()
 
     def wait(self) -> None:
         """Until all are done. Raises as beat()."""
-        self._tell("done")
+        self._say("done")
         while not self._hear():
             time.sleep(0.05)
 
     def fail(self, error: BaseException) -> None:
-        """Tell how this rank failed, if the store is still there."""
+        """Say how this rank failed, if the store is still there."""
         with contextlib.suppress(RuntimeError):
-            self._tell(f"failed after {self.n} {self.unit}: {type(error).__name__}: {error}")
+            self._say(f"failed after {self.n} {self.unit}: {type(error).__name__}: {error}")
 
-    def _tell(self, word: str) -> None:
+    def _say(self, word: str) -> None:
         with _reached():
             self.store.set(str(self.rank), word)
 
@@ -79,6 +79,6 @@ class Heartbeat:
                 raise RuntimeError(f"rank {k} {word}")
             self.heard[k] = (word, since + deaf) if word == before else (word, now)
             if word != "done" and now - self.heard[k][1] > self.timeout:
-                limit = f"timeout={self.timeout:g} s"
-                raise RuntimeError(f"rank {k} has reached {word} {self.unit} and no more for {limit}, expected some")
+                silent = f"{word} {self.unit} and no more for timeout={self.timeout:g} s"
+                raise RuntimeError(f"rank {k} has reached {silent}, expected it to go on")
         return all(word == "done" for word, _ in self.heard.values())

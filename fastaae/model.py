@@ -17,6 +17,7 @@ from . import checkpoint
 from .config import Config
 from .data import DataError, examples, plain
 from .device import find_device
+from .directory import RunDirectory
 from .engine import priors
 from .engine.networks import MLP, Heads, Norm, Standardization
 from .engine.wiring import Wiring, wiring
@@ -321,8 +322,9 @@ def load(path: str | Path, replica: int = 0, device: str = "cpu", prior: priors.
     where = find_device(device)
     path = Path(path)
     if path.is_dir():
-        tensors, info = checkpoint.load_run(path)
-        path = path / checkpoint.NEWEST  # in messages
+        directory = RunDirectory(path)
+        tensors, info = directory.load()
+        path = directory.newest  # in messages
     else:
         tensors, info = checkpoint.load(path)
     return from_tensors(tensors, info, path, replica, where, prior)

@@ -27,7 +27,9 @@ import torch
 
 import fastaae
 from fastaae import checkpoint
+from fastaae import directory as run_directory
 from fastaae.checkpoint import CheckpointError, digest
+from fastaae.directory import LOCK, NEWEST, PREVIOUS, RunDirectory
 
 GOLDEN = Path(__file__).parent / "golden"
 INFO = {"config": {"seed": 3, "lr": 0.1, "none": None}, "name": "größe\n\"'\\", "shape": [2, 3]}
@@ -200,17 +202,17 @@ def test_the_checkpoint_before_is_kept(tmp_path, monkeypatch, links):
 
     if not links:
         monkeypatch.setattr(os, "link", no_links)
-    newest, previous = (tmp_path / name for name in (checkpoint.NEWEST, checkpoint.PREVIOUS))
+    newest, previous = (tmp_path / name for name in (NEWEST, PREVIOUS))
     for k in range(4):
         checkpoint.save(newest, small(), {"k": k}, previous)
-        assert checkpoint.load_run(tmp_path)[1] == {"k": k}
+        assert RunDirectory(tmp_path).load()[1] == {"k": k}
         assert not k or checkpoint.load(previous)[1] == {"k": k - 1}
-    assert sorted(os.listdir(tmp_path)) == [checkpoint.PREVIOUS, checkpoint.NEWEST]
+    assert sorted(os.listdir(tmp_path)) == [PREVIOUS, NEWEST]
 
 
 @pytest.mark.parametrize("failing", ["unlink", "link", "replace"])
 def test_some_checkpoint_is_whole_whatever_fails_of_keeping_the_one_before(tmp_path, monkeypatch, failing):
-    newest, previous = (tmp_path / name for name in (checkpoint.NEWEST, checkpoint.PREVIOUS))
+    newest, previous = (tmp_path / name for name in (NEWEST, PREVIOUS))
     for k in range(2):
         checkpoint.save(newest, small(), {"k": k}, previous)
 
@@ -381,7 +383,7 @@ def test_a_forged_file_is_genuine_enough(tmp_path):
         ({"format": "1"}, "info"),
         ({"format": "1", "info": "{"}, "Expecting property name"),
         ({"format": "1", "info": "[" * 100_000}, "decoding a JSON array"),
-        ({"format": "1", "info": "[3]"}, "its info is a list, expected an object"),
+        ({"format": "1", "info": "[3]"}, "its tensors or info cannot be used: got list, expected an object"),
         ({"format": "1", "info": '"%s"' % ("x" * (1 << 20))}, "not a checkpoint, or truncated"),
     ],
     ids=["other version", "no info", "broken info", "deep info", "list", "huge header"],
@@ -469,64 +471,62 @@ def test_what_load_would_refuse_is_not_written(tmp_path, tensors, info):
 
 @pytest.mark.filterwarnings("default")
 def test_the_one_before_is_used_and_with_mend_becomes_the_newest(path, tmp_path):
-    newest, previous = path.with_name(checkpoint.NEWEST), path.with_name(checkpoint.PREVIOUS)
+    newest, previous = path.with_name(NEWEST), path.with_name(PREVIOUS)
     checkpoint.save(previous, small(), {"step": 3})
     newest.write_bytes(b"half")
     for mend in (False, True):
         with pytest.warns(
             UserWarning, match=f"{newest}: not a checkpoint, .*; going on with the one before, of step 3"
         ):
-            assert checkpoint.load_run(tmp_path, mend)[1] == {"step": 3}
+            assert RunDirectory(tmp_path).load(mend)[1] == {"step": 3}
         assert (newest.exists(), previous.exists()) == (True, not mend)
-    assert checkpoint.load_run(tmp_path)[1] == {"step": 3}
+    assert RunDirectory(tmp_path).load()[1] == {"step": 3}
     newest.write_bytes(b"half")
     previous.write_bytes(b"half, too")
     with pytest.raises(CheckpointError, match=f"{newest}: not a checkpoint"):
-        checkpoint.load_run(tmp_path)
+        RunDirectory(tmp_path).load()
 
 
 HOLDER = """
 import sys, time
-from pathlib import Path
-import fastaae
-from fastaae import checkpoint
-with checkpoint.held(Path(sys.argv[1])):
+from fastaae.directory import RunDirectory
+with RunDirectory(sys.argv[1]).held():
     print("held", flush=True)
     time.sleep(60)
 """
 
 
-@pytest.mark.skipif(checkpoint.fcntl is None, reason="no locks here")
+@pytest.mark.skipif(run_directory.fcntl is None, reason="no locks here")
 def test_a_directory_is_held_by_one_process_until_it_dies(tmp_path):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", HOLDER, tmp_path]
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "held\n"
         with pytest.raises(ValueError, match=f"{tmp_path}: process {process.pid} on .* trains there"):
-            with checkpoint.held(tmp_path):
+            with RunDirectory(tmp_path).held():
                 pass
         process.kill()
-    assert (tmp_path / checkpoint.LOCK).read_text().startswith(f"{process.pid} on ")  # it could not say goodbye
-    with checkpoint.held(tmp_path):
-        assert (tmp_path / checkpoint.LOCK).read_text().startswith(f"{os.getpid()} on ")
+    assert (tmp_path / LOCK).read_text().startswith(f"{process.pid} on ")  # it could not say goodbye
+    with RunDirectory(tmp_path).held():
+        assert (tmp_path / LOCK).read_text().startswith(f"{os.getpid()} on ")
 
 
-@pytest.mark.skipif(checkpoint.fcntl is None, reason="no locks here")
+@pytest.mark.skipif(run_directory.fcntl is None, reason="no locks here")
 def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
     def no_locks(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(checkpoint.fcntl, "flock", no_locks)
+    monkeypatch.setattr(run_directory.fcntl, "flock", no_locks)
     with pytest.warns(UserWarning, match=r"not locked against other processes \(No locks available\)"):
-        with checkpoint.held(tmp_path):
+        with RunDirectory(tmp_path).held():
             pass
 
 
 def test_a_lock_that_is_a_link_out_of_the_directory_is_not_followed(tmp_path):
     (tmp_path / "precious").write_text("text")
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / checkpoint.LOCK).symlink_to(tmp_path / "precious")
-    with pytest.raises(OSError, match="symbolic link"), checkpoint.held(tmp_path / "run"):
+    (tmp_path / "run" / LOCK).symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match="symbolic link"), RunDirectory(tmp_path / "run").held():
         pass
     assert (tmp_path / "precious").read_text() == "text"
 

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 import fastaae
-from fastaae import Config, checkpoint, cli, presets
+from fastaae import Config, cli, presets
+from fastaae.directory import RunDirectory
 from fastaae.engine.step import Step
 from fastaae.run import training
 
@@ -308,7 +309,7 @@ ERRORS = [
     ("train --config .", "fastaae: .: .*not a regular file.*"),
     ("train --config file", "fastaae: file: Expecting value: .*"),
     ("train --config binary.json", "fastaae: binary.json: 'utf-8' codec can't decode .*"),
-    ("train --config list.json", "fastaae: list.json: config: got list, expected an object of .*"),
+    ("train --config list.json", "fastaae: list.json: got list, expected an object"),
     ("train --config field.json", r"fastaae: field.json: .*field 'epoch'; did you mean 'epochs'\?"),
     ("train --config value.json", "fastaae: value.json: epochs='many': expected an integer from 1 to .*"),
     ("resume", "fastaae: resume: expected one run directory, got nothing"),
@@ -426,7 +427,7 @@ def test_a_full_disk_ends_with_status_1(capsys, monkeypatch):
 
 
 def test_a_directory_that_another_process_trains_in_is_refused(capsys, trained):
-    with checkpoint.held(trained):
+    with RunDirectory(trained).held():
         assert status("resume", trained) == 2
     assert re.fullmatch(
         rf"fastaae: .*: process {os.getpid()} on .* trains there, expected none: .*\n", capsys.readouterr().err

@@ -26,11 +26,11 @@ import torch
 
 from fastaae import Config, Interrupted, NonFiniteError, WriteError, checkpoint, load, train
 from fastaae.data import from_arrays
+from fastaae.directory import RunDirectory
 from fastaae.engine import phases, wiring
 from fastaae.engine.step import Step
 from fastaae.run import progress as shown_progress
-from fastaae.run import training
-from fastaae.run.history import read as read_history
+from fastaae.run import provenance, resume, training, watch
 
 ROOT = Path(__file__).resolve().parent.parent
 RNG = np.random.default_rng(0)
@@ -82,7 +82,7 @@ def saved_step(directory):
 
 def total_losses(directory):
     """The logged means times the steps they are over, summed: the same however often they are logged."""
-    history = read_history(directory)
+    history = RunDirectory(directory).history()
     steps = np.diff(history["step"], prepend=0)
     return [steps @ history[phase] for phase in wiring.PHASES["unsupervised"]]
 
@@ -290,7 +290,7 @@ def test_half_written_last_line_is_dropped(tmp_path, undisturbed):
     fit(tmp_path, epochs=1)
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 5, "epo')
-    assert list(read_history(tmp_path)["step"]) == [2, 4, 5]
+    assert list(RunDirectory(tmp_path).history()["step"]) == [2, 4, 5]
     fit(tmp_path, resume=True)
     assert (tmp_path / "metrics.jsonl").read_text() == (undisturbed() / "metrics.jsonl").read_text()
 
@@ -362,7 +362,7 @@ def test_one_process_trains_in_a_directory(tmp_path, undisturbed, resume):
 
 
 def test_two_that_start_at_once_do_not_share_a_directory(tmp_path, monkeypatch):
-    with checkpoint.held(tmp_path), pytest.raises(ValueError, match=f"process {os.getpid()} on "):
+    with RunDirectory(tmp_path).held(), pytest.raises(ValueError, match=f"process {os.getpid()} on "):
         fit(tmp_path)  # the other one has written nothing yet
     original = Step.__init__
 
@@ -479,12 +479,12 @@ def test_history_holds_losses_at_logged_steps_and_validation_after_epochs(tmp_pa
     assert {run.history[name].shape for name in ("valid_reconstruction", "valid_error", *GAME)} == {(2, 2)}
     for name in ("valid_reconstruction", "valid_error"):
         assert list(run.history[name][-1]) == run.metrics[name]["replicas"]
-    reread = read_history(tmp_path)
+    reread = RunDirectory(tmp_path).history()
     assert all(np.array_equal(reread[name], values) for name, values in run.history.items())
 
 
 def test_logged_loss_is_the_mean_since_the_line_before(tmp_path, undisturbed):
-    every, some = fit(tmp_path, log_every=1).history, read_history(undisturbed())
+    every, some = fit(tmp_path, log_every=1).history, RunDirectory(undisturbed()).history()
     assert list(every["step"]) == list(range(1, 11))
     for phase in wiring.PHASES["unsupervised"]:
         losses = every[phase]
@@ -584,7 +584,7 @@ def test_config_json_repeats_the_run(tmp_path, undisturbed):
 
 def test_default_directories_are_new_even_within_a_second(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(training.provenance, "now", lambda: "DATE-TIME")
+    monkeypatch.setattr(provenance, "now", lambda: "DATE-TIME")
     runs = [train(replace(CFG, name="mine", epochs=1, seed=s), data=DATA, progress=False) for s in range(3)]
     assert [str(run.directory) for run in runs] == [f"runs/mine-DATE-TIME{end}" for end in ("", "-2", "-3")]
     assert len({weights(run.directory) for run in runs}) == 3
@@ -790,7 +790,7 @@ def test_a_diverged_run_goes_on_from_its_last_checkpoint_with_half_the_rates(tmp
         run(tmp_path / "b", send(signal.SIGINT))
     fit(tmp_path / "b", **RESTART, resume=True, log_every=1)
     assert result(tmp_path / "a") == result(tmp_path / "b")  # the rates are part of what is resumed, the NaN is not
-    history = read_history(tmp_path / "a")
+    history = RunDirectory(tmp_path / "a").history()
     assert list(history["step"]) == list(range(1, 11)) and list(history["epoch"]) == [1, 2]
     (row,) = [row for row in rows(tmp_path / "a") if "warning" in row]
     assert (row["step"], row["epoch"]) == (start, start // 5) and re.search(said, row["warning"])
@@ -877,7 +877,7 @@ def test_the_games_metrics_are_those_computed_by_hand(tmp_path, task):
 )
 def test_a_game_that_is_over_is_said_once(tmp_path, monkeypatch, limits, said):
     for name, value in limits.items():
-        monkeypatch.setattr(training, name, value)
+        monkeypatch.setattr(watch, name, value)
     with pytest.warns(UserWarning, match=said) if said else contextlib.nullcontext([]) as warned:
         run = fit(tmp_path, epochs=210, log_every=50)
     found = [row for row in rows(tmp_path) if "warning" in row]
@@ -950,7 +950,7 @@ def test_checkpoints_take_a_small_part_of_the_time(tmp_path, monkeypatch, large,
         save(path, tensors, info, previous)
 
     monkeypatch.setattr(checkpoint, "save", slow)
-    monkeypatch.setattr(training, "LARGE", large)
+    monkeypatch.setattr(resume, "LARGE", large)
     fit(tmp_path, epochs=5)
     assert steps == saved
 
@@ -1092,17 +1092,17 @@ def test_the_lock_of_a_process_does_not_outlive_it_in_a_fork(tmp_path):
     ready, kept = os.pipe()
     pid = os.fork()
     if not pid:
-        with checkpoint.held(tmp_path):
+        with RunDirectory(tmp_path).held():
             if os.fork():
                 os.write(kept, b"x")
             time.sleep(20)
             os._exit(0)
     os.read(ready, 1)
-    with pytest.raises(ValueError, match="trains there"), checkpoint.held(tmp_path):
+    with pytest.raises(ValueError, match="trains there"), RunDirectory(tmp_path).held():
         pass
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    with checkpoint.held(tmp_path):
+    with RunDirectory(tmp_path).held():
         pass
 
 

@@ -13,11 +13,11 @@ from tqdm.auto import tqdm
 class Progress:
     """A tqdm bar on a terminal; elsewhere a line every 30 s."""
 
-    def __init__(self, total: int, done: int, shown: bool):
-        shown = shown and sys.stderr is not None  # as in a process without a terminal
+    def __init__(self, total: int, done: int, wanted: bool):
+        wanted = wanted and sys.stderr is not None  # it is None in a process without a terminal
         self.screen = Screen()
-        self.bar = tqdm(total=total, initial=done, unit="step", disable=None if shown else True, file=self.screen)
-        self.lines = shown and self.bar.disable
+        self.bar = tqdm(total=total, initial=done, unit="step", disable=None if wanted else True, file=self.screen)
+        self.lines = wanted and self.bar.disable
         self.total, self.first = total, done
         self.started = self.printed = time.monotonic()
 

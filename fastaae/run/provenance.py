@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import itertools
 import os
 import platform
 import re
@@ -16,8 +17,13 @@ from .. import __version__
 
 
 def describe(device: str = "cpu") -> dict[str, Any]:
-    """{"versions": {...}, "git": {...}, "hardware": {...}} of this process, JSON-ready."""
-    return {"versions": versions(), "git": git(), "hardware": hardware(device)}
+    """{"versions": {...}, "git": {...}, "hardware": {...}} of this process, JSON-ready: of fastaae, Python and the
+    packages that decide what a run computes."""
+    versions = {"fastaae": __version__, "python": platform.python_version()}
+    for name in ("torch", "numpy", "safetensors", "triton"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return {"versions": versions, "git": git(), "hardware": hardware(device)}
 
 
 def now() -> str:
@@ -25,18 +31,16 @@ def now() -> str:
     return time.strftime("%Y%m%d-%H%M%S")
 
 
+def new_directory(name: str) -> str:
+    """The name of a directory for a run that is not there yet: others may start in the same second."""
+    stem = f"runs/{name}-{now()}"
+    names = (f"{stem}-{k}" if k > 1 else stem for k in itertools.count(1))
+    return next(name for name in names if not Path(name).exists())
+
+
 def slug(name: str) -> str:
     """A machine's name, as a part of a file's name."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-def versions() -> dict[str, str]:
-    """Versions of fastaae, Python and the packages that decide what a run computes."""
-    found = {"fastaae": __version__, "python": platform.python_version()}
-    for name in ("torch", "numpy", "safetensors", "triton"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
 
 
 def git() -> dict[str, Any]:

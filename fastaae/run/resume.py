@@ -1,0 +1,219 @@
+"""Where a run begins: in a new directory, or where it stopped. What may differ then, what has to fit, and the
+checkpoints that are saved to go on from, or back to."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import torch
+
+from .. import __version__, checkpoint
+from .. import data as datasets
+from ..checkpoint import MAX_TENSORS, Checkpoint, CheckpointError
+from ..config import Config
+from ..device import find_device
+from ..directory import RunDirectory
+from ..engine.step import Step
+from ..files import brief
+from ..model import model_info
+from . import provenance
+
+RESUMABLE = tuple("epochs out_dir data_dir device graph checkpoint_every log_every profile on_divergence".split())
+"""Fields that may differ between a checkpoint and the config it is resumed with."""
+
+RESTARTS, SLOWER = 3, 0.5
+"""How often a diverged run may start again from its last checkpoint, and the factor on its learning rates each time."""
+
+LARGE, SLOW = 2**24, 0.2
+"""Bytes of a checkpoint, or seconds to save it, beyond which 200 times these seconds pass before the next one."""
+
+
+class NonFiniteError(RuntimeError):
+    """A loss became NaN or infinite; the message names step, phase, replica and the last good checkpoint."""
+
+
+class Start(NamedTuple):
+    """What a run begins with; `saved` is None in a new directory."""
+
+    cfg: Config
+    data: datasets.Data
+    device: torch.device
+    directory: RunDirectory
+    saved: Checkpoint | None
+
+
+def begin(cfg: Config | None, data: Any, resume: str | Path | None) -> Start:
+    """A new run, or one to go on with. Its checkpoint has to be loaded again once the directory is held: another
+    process may train there until then. Raises as train()."""
+    if cfg is not None and data is not None:
+        cfg = replace(cfg, dataset="arrays")  # so that nobody takes the run for one on cfg.dataset
+    elif cfg is not None and cfg.dataset.endswith(".npz"):
+        cfg = replace(cfg, dataset=str(Path(cfg.dataset).absolute()))  # a run may be resumed from another folder
+    saved = None
+    if resume is not None:
+        saved = _newest(RunDirectory(resume))
+        cfg = _merged(cfg, Config.from_dict(saved.info.get("config")), str(resume))
+    elif cfg is None:
+        raise ValueError(f"train: {cfg=}, expected a Config, or resume=DIR")
+    device = find_device(cfg.device)
+    if data is None:
+        loaded = datasets.load(cfg.dataset, cfg.data_dir, cfg.n_validation)
+    else:
+        loaded = datasets.from_arrays(data, cfg.n_validation)
+    out_dir = provenance.new_directory(cfg.name) if cfg.out_dir is None else cfg.out_dir
+    directory = RunDirectory(out_dir)
+    if saved is None:
+        directory.check_empty()
+    elif saved.info["data_sha256"] != loaded.sha256:
+        now = f"the {loaded.name} given now"
+        raise ValueError(f"resume={out_dir!r}: its data had another SHA-256 than {now}, expected the same")
+    elif saved.info["device"] != device.type:
+        began = f"{saved.info['device']!r}, where the run began and random numbers differ"
+        raise ValueError(f"device={cfg.device!r}: expected {began}")
+    return Start(replace(cfg, out_dir=out_dir), loaded, device, directory, saved)
+
+
+def _newest(directory: RunDirectory) -> Checkpoint:
+    path = directory.newest
+    if not path.exists() and not directory.previous.exists():
+        if directory.of_rank(0).exists():
+            raise CheckpointError(f"{directory.path}: trained by several ranks; resume it under torchrun")
+        if directory.config.exists():
+            raise CheckpointError(f"{path}: none was saved before the run ended; start it again")
+    saved = directory.load(warn=False)
+    if not {"step", "data_sha256", "device"} <= saved.info.keys():
+        raise CheckpointError(f"{path}: holds a model, expected the checkpoint of a run")
+    for name, most in (("step", 2**53), ("restarts", RESTARTS)):
+        value = saved.info.get(name, 0)
+        if type(value) is not int or not 0 <= value <= most:
+            raise CheckpointError(f"{path}: {name}={brief(value)}, expected an integer from 0 to {most}")
+    return saved
+
+
+def _merged(cfg: Config | None, saved: Config, directory: str) -> Config:
+    """The checkpoint's config with the fields that may differ taken from cfg, writing to the directory resumed from."""
+    if cfg is None:
+        return replace(saved, out_dir=directory)
+    old, new = saved.to_dict(), cfg.to_dict()
+    for name in old:
+        if name not in RESUMABLE and old[name] != new[name]:
+            raise ValueError(f"resume={directory!r}: {name} was {old[name]!r}, got {new[name]!r}; expected the same")
+    if cfg.out_dir is not None and Path(cfg.out_dir).resolve() != Path(directory).resolve():
+        raise ValueError(f"out_dir={cfg.out_dir!r}: expected None or the directory to resume, {directory!r}")
+    return replace(cfg, out_dir=directory)
+
+
+def check_step(step: Step, start: Start) -> None:
+    """Raise ValueError where a step's state is more than a checkpoint holds, or not that of the one to go on from."""
+
+    def kinds(tensors: dict[str, torch.Tensor]) -> set[str]:
+        return {f"{name} {str(t.dtype)[6:]} {list(t.shape)}" for name, t in tensors.items()}
+
+    cfg, state = step.cfg, step.state()
+    if len(state) > MAX_TENSORS:
+        raise ValueError(f"replicas={cfg.replicas}: {len(state)} tensors, expected at most {MAX_TENSORS}")
+    if start.saved is None:
+        return
+    info, expected, found = start.saved.info, kinds(state), kinds(start.saved.tensors)
+    if info["step"] > cfg.epochs * step.steps_per_epoch:
+        begun = -(-info["step"] // step.steps_per_epoch)
+        raise ValueError(f"resume={cfg.out_dir!r}: epochs={cfg.epochs}, expected at least {begun}, begun already")
+    for what, odd in (("no", expected - found), ("unknown", found - expected)):
+        if odd:
+            tensor, by = f"{what} {min(odd)}", f"written by fastaae {info.get('fastaae')}, this is {__version__}"
+            raise CheckpointError(f"{start.directory.newest}: {tensor}, expected what its config makes; {by}")
+
+
+class Checkpoints:
+    """Those that one process writes of its run: to go on from, and to go back to."""
+
+    def __init__(self, step: Step, start: Start):
+        self.step, self.start, self.directory = step, start, start.directory
+        self.restarts = 0
+        self.newest: int | None = None  # step of the last one
+        self.stopped = False  # whether that is one that a signal asked for
+        self.saved_at = self.seconds = 0.0  # when it was saved here, and how long that took, if it counts
+
+    def save(self, done: int, stopped: bool = False) -> None:
+        """Save one, unless a weight is not finite: then the one before stays the last good one. The one before the
+        newest is kept, but not if a signal or another rank had it saved: then the one before that is."""
+        cfg, data, state = self.start.cfg, self.start.data, self.step.state()
+        self.check(state, done)
+        info = model_info(cfg, data.shape, self.step.wiring.n_classes)
+        info |= {"step": done, "data_sha256": data.sha256, "device": self.step.device.type}
+        info |= {"restarts": self.restarts, "stopped": stopped, "fastaae": __version__}
+        started = perf_counter()
+        checkpoint.save(self.directory.newest, state, info, None if self.stopped else self.directory.previous)
+        self.newest, self.stopped, self.saved_at = done, stopped, perf_counter()
+        took, size = self.saved_at - started, sum(t.nbytes for t in state.values())
+        self.seconds = took if size > LARGE or took > SLOW else 0.0
+
+    def affordable(self) -> bool:
+        """Whether the next one would take a small part of the time."""
+        return perf_counter() - self.saved_at >= 200 * self.seconds
+
+    def check(self, tensors: dict[str, torch.Tensor], done: int) -> None:
+        """Raise NonFiniteError where a number is not finite."""
+        numbers = {name: t for name, t in tensors.items() if t.is_floating_point()}
+        finite = torch.stack([torch.isfinite(t).all() for t in numbers.values()]).tolist()  # one wait for the device
+        for name, good in zip(numbers, finite, strict=True):
+            if not good:
+                raise NonFiniteError(f"step {done}: {name} is not finite; last good checkpoint: {self.last_good()}")
+
+    def last_good(self) -> str:
+        """The one that is kept, for messages."""
+        return "none" if self.newest is None else f"{self.directory.newest} (step {self.newest})"
+
+    def restore(self, saved: Checkpoint) -> int:
+        """Go back, or on, to one. Returns: its step."""
+        self.step.restore(saved.tensors, saved.info["step"])
+        self.restarts, self.stopped = saved.info.get("restarts", 0), saved.info.get("stopped", False)
+        self.newest = saved.info["step"]
+        return saved.info["step"]
+
+    def go_back(self) -> int:
+        """To the last one, for another start from there. Returns: its step."""
+        saved = self.directory.load(mend=True)
+        if saved.info.get("stopped"):  # by a signal, maybe a step ago: the one before is what it would have gone to
+            with contextlib.suppress(CheckpointError):
+                saved = checkpoint.load(self.directory.previous)
+        step = self.restore(saved)
+        self.restarts += 1
+        return step
+
+
+def record(start: Start, step: int) -> None:
+    """Say in config.json where the run comes from, or that it goes on from a step, and let metrics.jsonl end there.
+
+    Raises:
+        ValueError: either is damaged, or config.json says that the checkpoint is of another run.
+    """
+    directory, now = start.directory, {"command": sys.argv, **provenance.describe(str(start.device))}
+    cfg: dict[str, Any] = json.loads(json.dumps(start.cfg.to_dict()))
+    content = {"config": cfg, "data": {"name": start.data.name, "sha256": start.data.sha256}, **now}
+    if start.saved is not None and (before := directory.recorded()):
+        config, resumed = before.get("config", {}), before.get("resumed", [])
+        if not isinstance(config, dict) or not isinstance(resumed, list):
+            why = "config and resumed are no object and list"
+            raise ValueError(f"{directory.config}: damaged ({why}); move it away to go on without it")
+        for name, value in config.items():
+            if name in cfg and name not in RESUMABLE and value != cfg[name]:
+                differ = f"{name}={value!r}, the checkpoint's is {cfg[name]!r}"
+                raise ValueError(f"{directory.config}: {differ}; expected the checkpoint of that run")
+        content = {**before, "config": cfg, "resumed": [*resumed, {"step": step, **now}]}
+    directory.truncate(step)
+    directory.write_json(directory.config, content)
+
+
+def command(directory: Path, cfg: Config) -> str:
+    """What to type to go on with a run."""
+    passed = {"data": cfg.dataset == "arrays", "prior": cfg.prior == "custom"}  # which the command line does not have
+    again = "".join(f", {name}=..." for name, was in passed.items() if was)
+    return f"train(resume={str(directory)!r}{again})" if again else f"fastaae resume {shlex.quote(str(directory))}"
