@@ -28,8 +28,9 @@ from pathlib import Path
 import tables
 
 import fastaae
-from fastaae import checkpoint, data, evaluation
+from fastaae import data, evaluation
 from fastaae.device import find_device
+from fastaae.directory import fcntl
 from fastaae.run import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -136,8 +137,8 @@ def keep(path: Path, new: dict) -> None:
     """Add an entry to a file, in place of one of the same run, whatever others have added since it was last read."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_suffix(".lock"), "w", encoding="utf-8") as lock:
-        if checkpoint.fcntl:  # not on Windows
-            checkpoint.fcntl.flock(lock, checkpoint.fcntl.LOCK_EX)
+        if fcntl:  # not on Windows
+            fcntl.flock(lock, fcntl.LOCK_EX)
         rows = [row for row in kept(path) if row["run"] != new["run"]]
         path.write_text(json.dumps([*rows, new], indent=1) + "\n", encoding="utf-8")
 

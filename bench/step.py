@@ -44,12 +44,14 @@ from torch import nn
 
 from fastaae import preset
 from fastaae.data import Data, from_arrays
+from fastaae.directory import RunDirectory
 from fastaae.engine.replay import Replay
 from fastaae.engine.step import Step
 from fastaae.kernels import onednn
 from fastaae.run import provenance
 from fastaae.run.progress import Progress
-from fastaae.run.training import _Training
+from fastaae.run.resume import Start
+from fastaae.run.training import Training
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 from idiomatic import Idiomatic, check, drawn, twin  # noqa: E402
@@ -375,17 +377,18 @@ def around(step: Step, data: Data, rounds: int, whole: float) -> dict[str, float
     read, checked and written every 100 steps, weights checked and checkpoints written after epochs of 500, MNIST's."""
     with tempfile.TemporaryDirectory() as folder:
         cfg = replace(step.cfg, log_every=100, epochs=1_000)
-        training = _Training(cfg, data, step, Path(folder), False, None, None)
+        training = Training(Start(cfg, data, step.device, RunDirectory(folder), None), step, None, None)
+        checkpoints = training.checkpoints
 
         def loop() -> None:
-            done = 0
-            while done < 100:
-                done += (ran := training._run(lambda n: None, done))
-                training.progress.advance(ran)
-                training._pause(0)
+            end = training.done + 100
+            while training.done < end:
+                training.run_steps(lambda n: None)
+                training.pause(0)
 
-        parts = {"loop": (loop, 100), "losses": (lambda: training._log(0), 100)}
-        parts |= {"weights": (lambda: training._check(step.parameters()), 500), "checkpoint": (training._save, 500)}
+        parts = {"loop": (loop, 100), "losses": (lambda: training.log(0), 100)}
+        parts["weights"] = lambda: checkpoints.check(step.parameters(), training.done), 500
+        parts["checkpoint"] = lambda: checkpoints.save(training.done), 500
         times: dict[str, list[float]] = {name: [] for name in parts}
         with Progress(10**6, 0, False) as training.progress:
             for _ in range(rounds):
@@ -395,7 +398,7 @@ def around(step: Step, data: Data, rounds: int, whole: float) -> dict[str, float
                     part()
                     times[name].append(1e3 * (time.perf_counter() - started) / steps)
     added = {name: float(np.median(values)) for name, values in times.items()}
-    if training.saving:  # of a large state, at most so often
+    if checkpoints.seconds:  # of a large state, at most so often
         added["checkpoint"] = min(added["checkpoint"], whole / 200)
     return added
 

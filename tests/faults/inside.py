@@ -9,24 +9,34 @@ import functools
 import itertools
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
 import torch
 
 from fastaae import checkpoint, evaluation, parzen
-from fastaae.checkpoint import LOCK, NEWEST, PREVIOUS, CheckpointError, held, load_run
+from fastaae.checkpoint import CheckpointError
 from fastaae.data import matfiles
 from fastaae.data.sources import _IdxFile as IdxFile
 from fastaae.data.sources import _read_idx as read_idx
 from fastaae.data.sources import read_npz
+from fastaae.directory import LOCK, NEWEST, PREVIOUS, RunDirectory
 from fastaae.engine.step import Step
 from fastaae.files import DataError
 from fastaae.kernels import reference
 from fastaae.kernels.parzen.sums import PairSums
-from fastaae.run import provenance, ranks, training
+from fastaae.run import progress, provenance, ranks
 
 # Checkpoints
+
+
+def held(folder: Path) -> contextlib.AbstractContextManager[None]:
+    return RunDirectory(folder).held()
+
+
+def load_run(folder: Path) -> checkpoint.Checkpoint:
+    return RunDirectory(folder).load()
 
 
 @contextlib.contextmanager
@@ -92,7 +102,7 @@ def put_into_loss(step: Step, name: str, value: float) -> None:
 
 def report_each_step() -> None:
     """From here on a run without a terminal prints a line of progress after each step, not every half a minute."""
-    training.time = SimpleNamespace(monotonic=itertools.count(0, 60).__next__)
+    progress.time = SimpleNamespace(monotonic=itertools.count(0, 60).__next__)
 
 
 def where_a_rank_is(point: str) -> tuple[object, str]:
