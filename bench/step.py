@@ -50,7 +50,8 @@ from fastaae.engine.step import Step
 from fastaae.kernels import onednn
 from fastaae.run import provenance
 from fastaae.run.progress import Progress
-from fastaae.run.resume import Start
+from fastaae.run.resume import Checkpoints, Start
+from fastaae.run.signals import Signals
 from fastaae.run.training import Training
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
@@ -377,8 +378,8 @@ def around(step: Step, data: Data, rounds: int, whole: float) -> dict[str, float
     read, checked and written every 100 steps, weights checked and checkpoints written after epochs of 500, MNIST's."""
     with tempfile.TemporaryDirectory() as folder:
         cfg = replace(step.cfg, log_every=100, epochs=1_000)
-        training = Training(Start(cfg, data, step.device, RunDirectory(folder), None), step, None, None)
-        checkpoints = training.checkpoints
+        checkpoints = Checkpoints(step, Start(cfg, data, step.device, RunDirectory(folder), None))
+        training = Training(checkpoints, Signals(), Progress(10**6, 0, False), None, None)
 
         def loop() -> None:
             end = training.done + 100
@@ -390,7 +391,7 @@ def around(step: Step, data: Data, rounds: int, whole: float) -> dict[str, float
         parts["weights"] = lambda: checkpoints.check(step.parameters(), training.done), 500
         parts["checkpoint"] = lambda: checkpoints.save(training.done), 500
         times: dict[str, list[float]] = {name: [] for name in parts}
-        with Progress(10**6, 0, False) as training.progress:
+        with training.progress:
             for _ in range(rounds):
                 for name, (part, steps) in parts.items():
                     synchronize(step.device)

@@ -16,9 +16,10 @@ if TYPE_CHECKING:  # checkers cannot see through __getattr__
     from .files import WriteError
     from .model import Model, load
     from .parzen import ParzenResult, parzen_log_likelihood
+    from .run import Run
     from .run.resume import NonFiniteError
     from .run.signals import Interrupted
-    from .run.training import Run, train
+    from .run.training import train
     from .window import ParzenWindow
 
 __version__ = "0.1.0"
@@ -52,7 +53,8 @@ _HOME = {  # where they are, as above
     "parzen": ["ParzenResult", "parzen_log_likelihood"],
     "run.resume": ["NonFiniteError"],
     "run.signals": ["Interrupted"],
-    "run.training": ["Run", "train"],
+    "run": ["Run"],
+    "run.training": ["train"],
     "window": ["ParzenWindow"],
 }
 

@@ -83,7 +83,7 @@ class RunDirectory:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = file.read(200).decode(errors="replace")
-            raise ValueError(f"{self.path}: process {holder} trains there, expected none: wait or stop it") from None
+            raise ValueError(f"{self.path}: process {holder} trains there: wait for it, or stop it") from None
         except OSError as error:
             warnings.warn(f"{self.path}: not locked against other processes ({error.strerror})", stacklevel=5)
 

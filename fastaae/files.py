@@ -18,7 +18,7 @@ def check_regular(path: Path, most: int) -> None:
     except OSError as error:
         raise ValueError(f"{error.strerror or error}, expected a file") from None
     if not stat.S_ISREG(found.st_mode):
-        raise ValueError(f"not a regular file, expected one (mode {stat.filemode(found.st_mode)})")
+        raise ValueError(f"not a regular file (mode {stat.filemode(found.st_mode)}), expected a file of known size")
     if found.st_size > most:
         raise ValueError(f"{found.st_size} bytes, expected at most {most}")
 
@@ -57,7 +57,7 @@ def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in items:
         if name in values:
-            raise ValueError(f"{brief(name)} is given twice, expected once")
+            raise ValueError(f"{brief(name)} is given twice: leave one out")
         values[name] = value
     return values
 

@@ -430,7 +430,7 @@ def test_a_directory_that_another_process_trains_in_is_refused(capsys, trained):
     with RunDirectory(trained).held():
         assert status("resume", trained) == 2
     assert re.fullmatch(
-        rf"fastaae: .*: process {os.getpid()} on .* trains there, expected none: .*\n", capsys.readouterr().err
+        rf"fastaae: .*: process {os.getpid()} on .* trains there: wait for it, or stop it\n", capsys.readouterr().err
     )
 
 

@@ -354,7 +354,7 @@ def test_one_process_trains_in_a_directory(tmp_path, undisturbed, resume):
 
     with during_step(8, second):
         fit(tmp_path)
-    who = f"process {os.getpid()} on {platform.node()} trains there, expected none: wait or stop it"
+    who = f"process {os.getpid()} on {platform.node()} trains there: wait for it, or stop it"
     assert said == [f"{tmp_path}: {who}" if resume else f"out_dir='{tmp_path}': expected a new or empty directory; to "
                     "go on with the run in it use resume"]  # fmt: skip
     assert result(tmp_path) == result(undisturbed())
@@ -1040,7 +1040,9 @@ def test_a_profiled_window_changes_nothing_and_leaves_a_trace(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "config.json"])
-@pytest.mark.parametrize("content", ["fifo", "zero", b"\xff", b"[" * 200_000, b'{"resumed": 5}', b"3"])
+@pytest.mark.parametrize(
+    "content", ["fifo", "zero", b"\xff", b"[" * 200_000, b'{"resumed": 5}', b"3", b'{"step": 1, "step": 2}']
+)
 def test_files_of_a_run_are_refused_by_name(tmp_path, name, content):
     fit(tmp_path)
     path = tmp_path / name

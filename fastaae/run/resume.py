@@ -141,6 +141,16 @@ class Checkpoints:
         self.stopped = False  # whether that is one that a signal asked for
         self.saved_at = self.seconds = 0.0  # when it was saved here, and how long that took, if it counts
 
+    def begin(self) -> int:
+        """Start, or go on from the newest one, and record that. The directory is held: another process may have trained
+        there since begin() looked. Returns: steps done."""
+        if self.start.saved is None:
+            self.directory.check_empty()
+        else:
+            self.restore(self.directory.load(mend=True))
+        record(self.start, self.newest or 0)
+        return self.newest or 0
+
     def save(self, done: int, stopped: bool = False) -> None:
         """Save one, unless a weight is not finite: then the one before stays the last good one. The one before the
         newest is kept, but not if a signal or another rank had it saved: then the one before that is."""
@@ -155,9 +165,12 @@ class Checkpoints:
         took, size = self.saved_at - started, sum(t.nbytes for t in state.values())
         self.seconds = took if size > LARGE or took > SLOW else 0.0
 
-    def affordable(self) -> bool:
-        """Whether the next one would take a small part of the time."""
-        return perf_counter() - self.saved_at >= 200 * self.seconds
+    def due(self, epoch: int) -> bool:
+        """Whether to save one after an epoch."""
+        cfg, cheap = self.start.cfg, perf_counter() - self.saved_at >= 200 * self.seconds
+        # a run that goes back to them has to find the same ones the next time, however long it takes to save them
+        due = (epoch + 1) % cfg.checkpoint_every == 0 and (cheap or cfg.on_divergence == "restart")
+        return due or epoch + 1 == cfg.epochs
 
     def check(self, tensors: dict[str, torch.Tensor], done: int) -> None:
         """Raise NonFiniteError where a number is not finite."""
@@ -171,22 +184,23 @@ class Checkpoints:
         """The one that is kept, for messages."""
         return "none" if self.newest is None else f"{self.directory.newest} (step {self.newest})"
 
-    def restore(self, saved: Checkpoint) -> int:
-        """Go back, or on, to one. Returns: its step."""
+    def restore(self, saved: Checkpoint) -> None:
+        """Go back, or on, to one."""
+        self.newest = saved.info["step"]
         self.step.restore(saved.tensors, saved.info["step"])
         self.restarts, self.stopped = saved.info.get("restarts", 0), saved.info.get("stopped", False)
-        self.newest = saved.info["step"]
-        return saved.info["step"]
 
     def go_back(self) -> int:
-        """To the last one, for another start from there. Returns: its step."""
+        """Go back to the last one, and start again from there. Returns: its step."""
         saved = self.directory.load(mend=True)
         if saved.info.get("stopped"):  # by a signal, maybe a step ago: the one before is what it would have gone to
             with contextlib.suppress(CheckpointError):
                 saved = checkpoint.load(self.directory.previous)
-        step = self.restore(saved)
+        self.restore(saved)
         self.restarts += 1
-        return step
+        self.directory.truncate(saved.info["step"])
+        self.save(saved.info["step"])
+        return saved.info["step"]
 
 
 def record(start: Start, step: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,38 +19,11 @@ from ..engine.step import Step
 from ..files import WriteError
 from ..liveness import Heartbeat
 from ..model import Model
-from . import ranks
+from . import Run, ranks
 from .progress import Progress
-from .resume import RESTARTS, SLOWER, Checkpoints, NonFiniteError, Start, begin, check_step, command, record
+from .resume import RESTARTS, SLOWER, Checkpoints, NonFiniteError, Start, begin, check_step, command
 from .signals import Interrupted, Signals
 from .watch import Watch
-
-
-@dataclass
-class Run:
-    """A finished training run.
-
-    Attributes:
-        directory: config.json, metrics.jsonl, summary.json, checkpoint.safetensors and the checkpoint before it.
-        metrics: {"test_error": {"mean", "std", "replicas"}, ...}; errors in percent. Also in summary.json.
-        history: {"step": [L], "reconstruction": [L, R], ...}: training losses at the logged steps, and {"epoch": [E],
-            "valid_error": [E, R], ...} after each epoch. Among the latter is how the game goes: "told_apart_z", percent
-            of the last batch's prior samples and codes that the discriminator of z tells apart (50: by chance), and
-            "code_mean", "code_std": the codes' largest mean, and their standard deviation, in units of the prior's
-            (with a Gaussian posterior, of its means: samples would hide a collapse).
-        models: one Model per replica.
-    """
-
-    config: Config
-    directory: Path
-    metrics: dict[str, dict[str, Any]]
-    history: dict[str, np.ndarray]
-    models: list[Model]
-
-    @property
-    def model(self) -> Model:
-        """Model of replica 0."""
-        return self.models[0]
 
 
 def train(
@@ -95,53 +68,46 @@ def _train_replicas(start: Start, progress: bool, prior: priors.Custom | None, h
     """As train(), of the replicas of this process."""
     step = Step(start.cfg, start.data, start.device, prior)
     check_step(step, start)
-    training, directory = Training(start, step, prior, heartbeat), start.directory
+    checkpoints, directory = Checkpoints(step, start), start.directory
     try:
         directory.path.mkdir(parents=True, exist_ok=True)
         with directory.held():
-            training.begin()
-            with training.signals, Progress(training.total, training.done, progress) as training.progress:
-                return training.run()
+            done, total = checkpoints.begin(), start.cfg.epochs * step.steps_per_epoch
+            with Signals() as signals, Progress(total, done, progress) as bar:
+                return Training(checkpoints, signals, bar, prior, heartbeat).run(done)
     except OSError as error:
         message = f"{error.filename or directory.path}: {error.strerror or error}"
-        raise WriteError(f"{message}; last good checkpoint: {training.checkpoints.last_good()}") from error
+        raise WriteError(f"{message}; last good checkpoint: {checkpoints.last_good()}") from error
 
 
 class Training:
-    """The loop of one run on its host: see train()."""
+    """The loop of one run: see train()."""
 
-    def __init__(self, start: Start, step: Step, prior: priors.Custom | None, heartbeat: Heartbeat | None):
-        self.start, self.step, self.heartbeat = start, step, heartbeat
-        self.cfg, self.data, self.directory = start.cfg, start.data, start.directory
-        networks = step.networks
+    def __init__(
+        self, checkpoints: Checkpoints, signals: Signals, bar: Progress, prior: priors.Custom | None,
+        heartbeat: Heartbeat | None,
+    ):  # fmt: skip
+        self.checkpoints, self.signals, self.progress, self.heartbeat = checkpoints, signals, bar, heartbeat
+        start, step, networks = checkpoints.start, checkpoints.step, checkpoints.step.networks
+        self.cfg, self.data, self.directory, self.step = start.cfg, start.data, start.directory, step
         parts: tuple[Any, ...] = (networks.get("encoder"), networks["decoder"], step.heads, step.batches.standard)
         self.models = [
             Model(self.cfg, self.data.shape, step.wiring.n_classes, *(p and p.mapped(lambda t, r=r: t[r : r + 1]) for p in parts), prior=prior)
             for r in range(self.cfg.replicas)
         ]
-        self.total = self.cfg.epochs * step.steps_per_epoch
+        self.watch = Watch(step, self.models, self.data.x_valid)
         self.done = self.logged = 0  # steps
-        self.checkpoints = Checkpoints(step, start)
         self.replay: Replay | None = None
-        self.progress: Progress
-        self.signals, self.watch = Signals(), Watch(step, self.models, self.data.x_valid)
         self.profiling, self.profiled = contextlib.ExitStack(), False
         self.valid: dict[str, list[float]] = {}  # metrics after the last epoch trained here
 
-    def begin(self) -> None:
-        """Start, or go on from the checkpoint. The directory is held: another process may have trained there before."""
-        if self.start.saved is None:
-            self.directory.check_empty()
-        else:
-            self.done = self.logged = self.checkpoints.restore(self.directory.load(mend=True))
-        record(self.start, self.done)
-
-    def run(self) -> Run:
-        """Every step from here on, and the end."""
-        if self.start.saved is None and (self.cfg.on_divergence == "restart" or self.heartbeat is not None):
+    def run(self, done: int) -> Run:
+        """Every step from there on, and the end."""
+        self.done = self.logged = done
+        if self.checkpoints.newest is None and (self.cfg.on_divergence == "restart" or self.heartbeat is not None):
             self.checkpoints.save(self.done)  # to go back to; and one rank cannot go on without the others
         with self.profiling:
-            while self.done < self.total:
+            while self.done < self.cfg.epochs * self.step.steps_per_epoch:
                 try:
                     self.run_epochs()
                 except NonFiniteError as error:
@@ -213,10 +179,7 @@ class Training:
         self.directory.append({"step": self.done, "epoch": epoch, **self.valid, **game})
         for warning in self.watch.warnings(game, self.done):
             self.warn(warning, epoch)
-        due = (epoch + 1) % self.cfg.checkpoint_every == 0
-        if self.cfg.on_divergence == "stop":  # else runs go back to them, and have to be the same the next time
-            due = due and self.checkpoints.affordable()
-        if due or epoch + 1 == self.cfg.epochs:
+        if self.checkpoints.due(epoch):
             self.checkpoints.save(self.done)
 
     def restart(self, error: NonFiniteError) -> None:
@@ -225,8 +188,6 @@ class Training:
         if self.cfg.on_divergence == "stop" or checkpoints.restarts == RESTARTS:
             raise error
         self.done = self.logged = checkpoints.go_back()
-        self.directory.truncate(self.done)
-        checkpoints.save(self.done)
         self.progress.advance(self.done - reached)
         rates = f"restart {checkpoints.restarts} of {RESTARTS}, all learning rates times {SLOWER**checkpoints.restarts}"
         self.warn(f"{error}; {rates}", self.done // self.step.steps_per_epoch)
