@@ -91,10 +91,8 @@ class Training:
         start, step, networks = checkpoints.start, checkpoints.step, checkpoints.step.networks
         self.cfg, self.data, self.directory, self.step = start.cfg, start.data, start.directory, step
         parts: tuple[Any, ...] = (networks.get("encoder"), networks["decoder"], step.heads, step.batches.standard)
-        self.models = [
-            Model(self.cfg, self.data.shape, step.wiring.n_classes, *(p and p.mapped(lambda t, r=r: t[r : r + 1]) for p in parts), prior=prior)
-            for r in range(self.cfg.replicas)
-        ]
+        own = [[p and p.mapped(lambda t, r=r: t[r : r + 1]) for p in parts] for r in range(self.cfg.replicas)]
+        self.models = [Model(self.cfg, self.data.shape, step.wiring.n_classes, *some, prior=prior) for some in own]
         self.watch = Watch(step, self.models, self.data.x_valid)
         self.done = self.logged = 0  # steps
         self.replay: Replay | None = None
