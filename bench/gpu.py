@@ -34,6 +34,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import parzen as bench
@@ -42,8 +43,7 @@ import torch
 import fastaae
 from fastaae import data
 from fastaae.engine.step import Step
-from fastaae.kernels.parzen import cuda as parzen
-from fastaae.kernels.parzen import sums as pairs
+from fastaae.kernels.parzen import cuda, sums, tensor_cores
 from fastaae.run import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -109,7 +109,7 @@ def touch(device: str) -> None:
         fastaae.parzen_log_likelihood((queries * 255).astype(np.uint8), samples, 0.1, method=method, device=device)
     x, s = (torch.from_numpy(v).to(device).half() for v in (queries, samples))
     one = torch.ones(1, dtype=torch.float64, device=device)
-    parzen.pair_sums(x, s, s.float().square().sum(1), torch.full((40,), torch.inf, device=device), one, 10.0)
+    cuda.pair_sums(x, s, s.float().square().sum(1), torch.full((40,), torch.inf, device=device), one, 10.0)
     if device == "cuda":
         torch.cuda.synchronize()
 
@@ -151,11 +151,8 @@ def compared(device: str, images: data.Data, n: int, m: int, sigma: float) -> di
 @contextlib.contextmanager
 def on_cpu():
     """Plain torch, also in a dry run."""
-    kept, pairs.tensor_cores = pairs.tensor_cores, lambda device: None
-    try:
+    with mock.patch.object(sums, "tensor_cores", lambda device: None):
         yield
-    finally:
-        pairs.tensor_cores = kept
 
 
 def timed(device: str, options: list[str]) -> dict:
@@ -201,7 +198,7 @@ def main() -> int:
     options = parser.parse_args()
     dry, device = options.dry_run, "cpu" if options.dry_run else "cuda"
     if dry:
-        pairs.tensor_cores = lambda device: parzen
+        sums.tensor_cores = lambda device: tensor_cores.TensorCores
     if options.part.startswith("touch"):
         (touch if options.part == "touch" else touch_step)(device)
         return 0
@@ -210,8 +207,8 @@ def main() -> int:
         return 0
 
     require(
-        Path(parzen.__file__).resolve() == ROOT / "kernels" / "parzen" / "cuda.py",
-        f"{parzen.__file__}: not this checkout",
+        Path(cuda.__file__).resolve() == ROOT / "kernels" / "parzen" / "cuda.py",
+        f"{cuda.__file__}: not this checkout",
     )
     started = time.perf_counter()
     report = {"machine": provenance.describe(device), "clocks_before": clocks()}

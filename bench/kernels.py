@@ -48,7 +48,7 @@ def launch(name: str, arch: int) -> tuple[tuple, dict]:
     """Arguments and options with which the launcher starts a kernel; its tensors have shapes and no memory."""
     import torch
 
-    from fastaae.kernels.parzen import cuda as parzen
+    from fastaae.kernels.parzen import cuda
 
     class Recorder:
         def __getitem__(self, grid: tuple):
@@ -60,24 +60,24 @@ def launch(name: str, arch: int) -> tuple[tuple, dict]:
     half, byte, exact, index = torch.float16, torch.int8, torch.float64, torch.int64
     with (
         torch.device("meta"),
-        patch.object(parzen, f"_{name}_kernel", Recorder()),
-        patch.object(parzen, "_pinned", lambda table, _: table[max(key for key in table if key <= arch // 10)]),
+        patch.object(cuda, f"_{name}_kernel", Recorder()),
+        patch.object(cuda, "_pinned", lambda table, _: table[max(key for key in table if key <= arch // 10)]),
     ):
         of, pairs = torch.empty, (torch.empty(PAIRS, dtype=index), torch.empty(PAIRS, dtype=index))
         calls = {
-            "near": lambda: parzen.near_pairs(of(M, 128, dtype=half), of(N, 128, dtype=half), of(N), of(M)),
-            "wide": lambda: parzen.near_pairs_of_bytes(
+            "near": lambda: cuda.near_pairs(of(M, 128, dtype=half), of(N, 128, dtype=half), of(N), of(M)),
+            "wide": lambda: cuda.near_pairs_of_bytes(
                 of(M, D, dtype=byte), of(N, D, dtype=byte), of(N, dtype=torch.int32), of(M, dtype=exact)
             ),
-            "sums": lambda: parzen.pair_sums(
+            "sums": lambda: cuda.pair_sums(
                 of(M, D, dtype=half), of(N, D, dtype=half), of(N), of(M), of(S, dtype=exact), 1.0
             ),
-            "project": lambda: parzen.project(
+            "project": lambda: cuda.project(
                 of(N, D), of(D, dtype=exact), (of(D, 128, dtype=half), of(D, 128, dtype=half)), 127, 0.0, (1.0, 1.0)
             ),
-            "quantize": lambda: parzen.quantize(of(N, D), 0.5, 0.25),
-            "distances": lambda: parzen.distances(of(M, D, dtype=torch.uint8), of(N, D), *pairs),
-            "count": lambda: parzen.count(
+            "quantize": lambda: cuda.quantize(of(N, D), 0.5, 0.25),
+            "distances": lambda: cuda.distances(of(M, D, dtype=torch.uint8), of(N, D), *pairs),
+            "count": lambda: cuda.count(
                 pairs[0], *(of(*n, dtype=exact) for n in ((PAIRS,), (M,), (S, M), (S,))), [True] * S
             ),
         }
@@ -90,12 +90,12 @@ def launch(name: str, arch: int) -> tuple[tuple, dict]:
 
 def report(name: str, arch: int) -> dict:
     """What the compiler makes of one of the estimator's kernels."""
-    from fastaae.kernels.parzen import cuda as parzen
+    from fastaae.kernels.parzen import cuda
 
     args, options = launch(name, arch)
-    volume, flops = parzen.cost(name, M, N, D, S, PAIRS)
+    volume, flops = cost(name, cuda.SPLIT)
     faster = 2 if name == "wide" else 1  # int8
-    return machine_code(getattr(parzen, f"_{name}_kernel"), args, options, arch, parzen.COUNTS) | {
+    return machine_code(getattr(cuda, f"_{name}_kernel"), args, options, arch, cuda.COUNTS) | {
         "config": options,
         "bytes": volume,
         "flops": flops,
@@ -103,6 +103,24 @@ def report(name: str, arch: int) -> dict:
             gpu: 1e3 * max(flops / rate / faster, volume / band) for gpu, (rate, band) in PEAK[arch].items()
         },
     }
+
+
+def cost(kernel: str, split: int, k: int = 128) -> tuple[int, int]:
+    """Bytes that must move and FLOPs of one of the estimator's kernels, of float32 samples and queries in bytes.
+
+    Args:
+        split: samples per program of "sums".
+        k: coordinates of a projection.
+    """
+    return {
+        "near": (2 * (M + N) * k + 4 * (M + N) + M * N // 8, (2 * k + 3) * M * N),
+        "wide": ((M + N) * D + 4 * (M + N) + M * N // 8, (2 * D + 3) * M * N),
+        "sums": (2 * (M + N) * D + 4 * (M + N) + 4 * M * (1 + S) * -(-N // split), (2 * D + 3) * M * N),
+        "project": (N * (4 * D + 2 * k + 8) + 4 * D * k, N * D * (6 * k + 8)),
+        "quantize": (N * (5 * D + 8), 8 * N * D),
+        "distances": (PAIRS * (5 * D + 24), 4 * PAIRS * D),
+        "count": (8 * PAIRS * (1 + S) + 16 * M * (1 + S), 4 * PAIRS * S),
+    }[kernel]
 
 
 def machine_code(fn, args: tuple, config: dict, arch: int, counts: tuple = ()) -> dict:

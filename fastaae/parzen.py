@@ -14,7 +14,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from pathlib import Path
@@ -35,6 +35,9 @@ from .liveness import Heartbeat
 METHODS = ("auto", "pruned", "dense")
 LARGEST = 1e150  # magnitude whose square is far from overflow
 SAVE_EVERY = 60.0  # seconds between writes of the partial sums
+Array = np.ndarray | Tensor
+Grid = Sequence[float] | Array
+Source = Iterable[Array] | Callable[[int], Iterable[Array]]
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8)
 
 
@@ -71,12 +74,12 @@ class ParzenResult:
 
 
 def parzen_log_likelihood(
-    queries: Any,
-    samples: Any,
+    queries: Array,
+    samples: Array | Source,
     sigma: float | None = None,
     *,
-    validation: Any = None,
-    sigmas: Any = None,
+    validation: Array | None = None,
+    sigmas: Grid | None = None,
     n_samples: int | None = None,
     method: str = "auto",
     tolerance: float = 1e-4,
@@ -110,8 +113,7 @@ def parzen_log_likelihood(
         progress: show a bar; default: on a terminal.
         state: file that keeps the partial sums, written every minute and where an error or Ctrl-C stops the evaluation.
             The same call goes on from there, with the same bits in the end; samples counted before are passed over, and
-            only the first block of them is compared with what was counted.
-            Ranks have a file each, its name followed by their number.
+            only their first block is compared. Ranks have a file each, its name followed by their number.
         distributed: `samples` are this rank's share, the other arguments the same on every rank of the default process
             group of torch.distributed (n_samples counts the share). Every rank returns the result over all samples.
         timeout: seconds after which a rank that has counted no more samples is taken for dead.
@@ -123,47 +125,31 @@ def parzen_log_likelihood(
     """
     where = find_device(device) if device is not None else getattr(queries, "device", torch.device("cpu"))
     x = _array("queries", queries)
-    grid, choosing = _bandwidths(sigma, sigmas, validation, x.shape[1])
-    if method not in METHODS:
-        raise ValueError(f"method={method!r}: expected one of {', '.join(METHODS)}")
-    if not (isinstance(tolerance, Real) and 1e-100 < tolerance < 1):
-        raise ValueError(f"tolerance={tolerance!r}: expected nats between 1e-100 and 1")
-    for name, value in (("block", block), ("n_samples", n_samples)):
-        if value is not None and (isinstance(value, bool) or not (isinstance(value, Integral) and 0 < value < 2**53)):
-            raise ValueError(f"{name}={value!r}: expected a positive integer below 2**53")
-    if distributed and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        raise ValueError(f"{distributed=}: expected torch.distributed.init_process_group to have been called before")
-    if isinstance(timeout, bool) or not (isinstance(timeout, Real) and 0 < timeout < 1e9):
-        raise ValueError(f"timeout={timeout!r}: expected a positive number of seconds")
-    if choosing:
+    grid = _bandwidths(sigma, sigmas, validation, x.shape[1])
+    _check_options(method, tolerance, distributed, timeout, block=block, n_samples=n_samples)
+    choosing = 0
+    if validation is not None:
         chooser = _array("validation", validation, x.shape[1])
         x = torch.cat([chooser, x]) if chooser.dtype == x.dtype else torch.cat([double(chooser), double(x)])
         choosing = len(chooser)
     _check_memory(len(x), x.shape[1], len(grid), torch.device(where))
-
     sums = PairSums(x.to(where), torch.tensor(grid, dtype=torch.float64, device=where), choosing, tolerance, method)
-    sums.block = size = block or sums.block
-    if isinstance(samples, np.ndarray | Tensor):
-        if not isinstance(samples, np.memmap):  # which may be too large to read twice
-            samples = _array("samples", samples, x.shape[1])
-        if n_samples not in (None, len(samples)):
-            raise ValueError(f"n_samples={n_samples}: expected {len(samples)}, as many as there are samples")
-        array, n_samples = samples, len(samples)
-        samples = lambda k: [array[k:]]  # noqa: E731
+    sums.block = block or sums.block
+    source, n_samples = _source(samples, x.shape[1], n_samples)
     heartbeat = Heartbeat("samples", timeout) if distributed else None
-    saved = None
-    if state is not None:
-        told = {"sigmas": grid, "validation": choosing, "tolerance": tolerance, "method": method, "block": size}
-        told |= {"device": str(sums.x.device), "n_samples": n_samples, "queries": checkpoint.digest({"": x})}
-        told |= {"ranks": [heartbeat.rank, heartbeat.world] if heartbeat else None}
-        path = Path(f"{state}.{heartbeat.rank}" if heartbeat else state)
-        if not os.access(path.parent, os.W_OK):  # before, not after, the work
-            raise ValueError(f"state={str(state)!r}: {path.parent} is no directory to write to, expected one")
-        saved = _State(path, told)
+    saved = None if state is None else _State(state, sums, n_samples, heartbeat)
+    _score(sums, source, n_samples, saved, heartbeat, progress)
+    return _summary(sums)
+
+
+def _score(
+    sums: PairSums, source: Source, n_samples: int | None, state: _State | None, heartbeat: Heartbeat | None,
+    progress: bool | None,
+) -> None:  # fmt: skip
+    """Count all samples of all ranks. After an error what was counted is saved, and the other ranks hear of it."""
     try:
-        parts = _blocks(samples(0) if callable(samples) else samples, x.shape[1], size)
-        if saved:
-            parts = saved.resumed(parts, sums, samples)
+        parts = _blocks(source(0) if callable(source) else source, sums.totals.x.shape[1], sums.block)
+        parts = state.resumed(parts, sums, source) if state else parts
         hidden = True if sys.stderr is None else None if progress is None else not progress
         with tqdm(total=n_samples, initial=sums.n, unit=" samples", disable=hidden) as bar:
             for part in parts:
@@ -171,23 +157,23 @@ def parzen_log_likelihood(
                     raise ValueError(f"samples: expected n_samples={n_samples}, there are more")
                 sums.add(part)
                 bar.update(len(part))
-                if saved:
-                    saved.write(sums, SAVE_EVERY)
+                if state:
+                    state.write(sums, SAVE_EVERY)
                 if heartbeat:
                     heartbeat.beat(sums.n)
         if n_samples not in (None, sums.n):
             raise ValueError(f"samples ended after {sums.n}, expected n_samples={n_samples}")
-        if saved:
+        if state:
             try:
-                saved.write(sums)
+                state.write(sums)
             except OSError as error:  # the result is there
-                warnings.warn(f"state={str(state)!r}: the last sums were not saved ({error})", stacklevel=2)
+                warnings.warn(f"state={str(state.path)!r}: the last sums were not saved ({error})", stacklevel=3)
     except BaseException as error:
         if hasattr(error, "add_note"):  # from Python 3.11 on
             error.add_note(f"{sums.n} samples had been scored")
         with contextlib.suppress(OSError, RuntimeError):  # the error is more important
-            if saved and sums.n and sums.n % size == 0:
-                saved.write(sums)
+            if state and sums.n and sums.n % state.identity["block"] == 0:
+                state.write(sums)
             if heartbeat:
                 heartbeat.n = sums.n
                 heartbeat.fail(error)
@@ -195,73 +181,78 @@ def parzen_log_likelihood(
     if heartbeat:
         heartbeat.wait()
         try:
-            sums.merge(timeout)
+            sums.merge(heartbeat.timeout)
         except RuntimeError as error:
             where = f"rank {heartbeat.rank}, after {sums.n} samples"
             raise RuntimeError(f"{where}: joining the sums of {heartbeat.world} ranks failed ({error})") from error
     if not sums.n:
         raise ValueError(f"samples: there are {sums.n}, expected at least one")
 
+
+def _summary(sums: PairSums) -> ParzenResult:
+    """The likelihoods under the given bandwidth, or under the best for the queries that choose it."""
     value, bound = (t.cpu().numpy() for t in sums.result())
-    best, curve = 0, None
+    sigmas, choosing, best, curve = sums.sigmas.cpu().numpy(), sums.choosing, 0, None
     if choosing:
-        curve = SigmaCurve(np.array(grid), value[:, :choosing].mean(1), bound[:, :choosing].mean(1))
+        curve = SigmaCurve(sigmas, value[:, :choosing].mean(1), bound[:, :choosing].mean(1))
         best = int(np.argmax(curve.mean))
-        if best in (0, len(grid) - 1) and len(grid) > 1:
+        if best in (0, len(sigmas) - 1) and len(sigmas) > 1:
             end = "smallest" if best == 0 else "largest"
-            warnings.warn(f"best bandwidth {grid[best]:g} is the {end} tried: pass sigmas= beyond it", stacklevel=2)
-    per_query = value[best, choosing:]
+            warnings.warn(f"best bandwidth {sigmas[best]:g} is the {end} tried: pass sigmas= beyond it", stacklevel=3)
+    per_query, error_bound = value[best, choosing:].copy(), float(bound[best, choosing:].max())
     scale = max(np.abs(per_query).max(), 1.0)  # far queries are finite, their squares need not be
     with np.errstate(invalid="ignore"):  # a likelihood below every float is -inf
         sem = float((per_query / scale).std() * scale / math.sqrt(len(per_query)))
-    return ParzenResult(
-        mean=float(per_query.mean()),
-        sem=sem,
-        error_bound=float(bound[best, choosing:].max()),
-        sigma=float(grid[best]),
-        n_samples=sums.n,
-        per_query=per_query.copy(),
-        sigma_curve=curve,
-    )
+    return ParzenResult(float(per_query.mean()), sem, error_bound, float(sigmas[best]), sums.n, per_query, curve)
 
 
 class _State:
     """A file of partial sums, and what tells that they belong to this evaluation."""
 
-    def __init__(self, path: Path, told: dict[str, Any]):
-        self.path, self.told, self.written = path, told, time.monotonic()
+    def __init__(self, path: str | Path, sums: PairSums, n_samples: int | None, heartbeat: Heartbeat | None):
+        self.path, self.written = Path(f"{path}.{heartbeat.rank}" if heartbeat else path), time.monotonic()
+        self.identity: dict[str, Any] = {"sigmas": sums.sigmas.tolist(), "validation": sums.choosing}
+        self.identity |= {"tolerance": sums.tolerance, "method": sums.method, "block": sums.block}
+        self.identity |= {"device": str(sums.totals.x.device), "n_samples": n_samples}
+        self.identity |= {"queries": checkpoint.digest({"": sums.totals.queries})}
+        self.identity |= {"ranks": [heartbeat.rank, heartbeat.world] if heartbeat else None}
+        if not os.access(self.path.parent, os.W_OK):  # before, not after, the work
+            where = f"a directory that can be written to, not in {self.path.parent}"
+            raise ValueError(f"state={str(path)!r}: expected a file in {where}")
 
-    def resumed(self, parts: Iterator[Tensor], sums: PairSums, samples: Any) -> Iterator[Tensor]:
+    def resumed(self, parts: Iterator[Tensor], sums: PairSums, source: Source) -> Iterator[Tensor]:
         """The blocks that `sums` has not counted yet, once the file's sums, if there is one, are in it."""
         first = next(parts, None)
         if first is None:
             return parts
-        self.told["samples"] = checkpoint.digest({"": first})
+        self.identity["samples"] = checkpoint.digest({"": first})
         if not self.path.exists():
             return itertools.chain([first], parts)
         tensors, info = checkpoint.load(self.path)
-        for name, value in self.told.items():
+        for name, value in self.identity.items():
             if info.get(name) != value:
-                raise ValueError(f"state={str(self.path)!r}: of an evaluation with other {name}, expected one of this")
+                raise ValueError(
+                    f"state={str(self.path)!r}: of an evaluation with other {name}, expected the same {name}"
+                )
         sums.restore(tensors["sums"], first)
-        if callable(samples):
-            return _blocks(samples(sums.n), first.shape[1], sums.block, sums.n)
+        if callable(source):
+            return _blocks(source(sums.n), first.shape[1], sums.block, sums.n)
         left = sums.n - len(first)
         while left > 0 and (part := next(parts, None)) is not None:
             left -= len(part)
         if left:
-            raise ValueError(f"state={str(self.path)!r}: of {sums.n} samples and more, expected the same")
+            raise ValueError(f"state={str(self.path)!r}: it counts {sums.n} samples, expected as many again, and more")
         return parts
 
     def write(self, sums: PairSums, least: float = 0.0) -> None:
         """Save the sums, if `least` seconds have passed since the last time."""
         if time.monotonic() - self.written >= least:
-            checkpoint.save(self.path, {"sums": sums.packed()}, self.told)
+            checkpoint.save(self.path, {"sums": sums.packed()}, self.identity)
             self.written = time.monotonic()
 
 
-def _bandwidths(sigma: Any, sigmas: Any, validation: Any, d: int) -> tuple[list[float], bool]:
-    """The bandwidths to score, ascending, and whether one is to be chosen."""
+def _bandwidths(sigma: Any, sigmas: Grid | None, validation: Array | None, d: int) -> list[float]:
+    """The bandwidths to score, ascending: sigma, or those to choose from."""
     if sigma is not None:
         if sigmas is not None or validation is not None:
             raise ValueError(f"sigma={sigma!r} is given, expected neither validation nor sigmas, which would choose it")
@@ -273,10 +264,39 @@ def _bandwidths(sigma: Any, sigmas: Any, validation: Any, d: int) -> tuple[list[
     else:  # near its top the curve falls by D (ln sigma - ln best)² nats
         between = max(1, math.ceil(math.log(10) / 9 / 2 * math.sqrt(d / 0.1)))
         values = np.logspace(-1, 0, 9 * between + 1).tolist()
-    wrong = [s for s in values if isinstance(s, bool) or not isinstance(s, Real) or not 1e-100 < s < 1e100]
+    wrong = [s for s in values if not _within(s, 1e-100, 1e100)]
     if wrong or not values:
         raise ValueError(f"bandwidth {wrong[0] if wrong else values!r}: expected positive numbers")
-    return sorted({float(s) for s in values}), sigma is None
+    return sorted({float(s) for s in values})
+
+
+def _check_options(method: str, tolerance: float, distributed: bool, timeout: float, **counts: int | None) -> None:
+    if method not in METHODS:
+        raise ValueError(f"method={method!r}: expected one of {', '.join(METHODS)}")
+    if not _within(tolerance, 1e-100, 1):
+        raise ValueError(f"tolerance={tolerance!r}: expected nats between 1e-100 and 1")
+    for name, value in counts.items():
+        if value is not None and not (isinstance(value, Integral) and _within(value, 0, 2**53)):
+            raise ValueError(f"{name}={value!r}: expected a positive integer below 2**53")
+    if distributed and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        raise ValueError(f"{distributed=} needs a process group: call torch.distributed.init_process_group before")
+    if not _within(timeout, 0, 1e9):
+        raise ValueError(f"timeout={timeout!r}: expected a positive number of seconds")
+
+
+def _within(value: float, low: float, high: float) -> bool:
+    """Whether a value is a number between two others."""
+    return isinstance(value, Real) and not isinstance(value, bool) and low < value < high
+
+
+def _source(samples: Array | Source, d: int, n_samples: int | None) -> tuple[Source, int | None]:
+    """What makes blocks of samples, and how many samples these will be, if that is known."""
+    if not isinstance(samples, np.ndarray | Tensor):
+        return samples, n_samples
+    array = samples if isinstance(samples, np.memmap) else _array("samples", samples, d)  # too large to read twice
+    if n_samples not in (None, len(array)):
+        raise ValueError(f"n_samples={n_samples}: expected {len(array)}, as many as there are samples")
+    return lambda first: [array[first:]], len(array)
 
 
 def _array(name: str, values: Any, d: int | None = None, first: int | None = None) -> Tensor:
@@ -302,7 +322,7 @@ def _array(name: str, values: Any, d: int | None = None, first: int | None = Non
         return t
     row = int((~(t.double().abs() < LARGEST)).any(1).nonzero()[0])
     where = f"row {row}" if first is None else f"sample {first + row}"
-    raise ValueError(f"{name}: {where} holds NaN, infinite values or values beyond {LARGEST:g}, expected none")
+    raise ValueError(f"{name}: {where} holds NaN, infinite or too large values, expected finite ones below {LARGEST:g}")
 
 
 def _blocks(parts: Iterable[Any], d: int, size: int, n: int = 0) -> Iterator[Tensor]:
@@ -340,10 +360,8 @@ def _check_memory(m: int, d: int, s: int, device: torch.device) -> None:
     if device.type == "cuda":
         each += 4 * block_size(m, d, device)  # one bit for each sample of a block, and what becomes of it
     if m * each > 0.9 * free:
-        raise MemoryError(
-            f"{m} queries of {d} values with {s} bandwidths take {m * each / 1e9:.1f} GB, {free / 1e9:.1f} GB are "
-            f"free: score at most {int(0.8 * free / each)} at a time"
-        )
+        need = f"{m} queries of {d} values with {s} bandwidths take {m * each / 1e9:.1f} GB"
+        raise MemoryError(f"{need}, {free / 1e9:.1f} GB are free: score at most {int(0.8 * free / each)} at a time")
 
 
 def _free_memory(device: torch.device) -> float:

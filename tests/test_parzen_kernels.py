@@ -27,9 +27,7 @@ VALUES = pytest.mark.skipif(not RUNS, reason="runs in the interpreter's own pyte
 if RUNS:
     from fastaae import parzen_log_likelihood
     from fastaae.kernels import reference
-    from fastaae.kernels.parzen import bounds
-    from fastaae.kernels.parzen import cuda as parzen
-    from fastaae.kernels.parzen import sums as pairs
+    from fastaae.kernels.parzen import bounds, cuda, plain, sums, tensor_cores
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 D64 = torch.float64
@@ -70,9 +68,9 @@ def test_report_nothing_spills_and_tensor_cores_are_used(tmp_path):
 @pytest.fixture(params=[8, 9], ids=["pointers", "descriptors"])
 def pinned(request, monkeypatch):
     """Both ways of loading, and slices and runs so short that there are several."""
-    monkeypatch.setattr(parzen, "_pinned", lambda table, _: table[request.param])
-    monkeypatch.setattr(parzen, "SPLIT", 512)
-    monkeypatch.setattr(parzen, "RUN", 256)
+    monkeypatch.setattr(cuda, "_pinned", lambda table, _: table[request.param])
+    monkeypatch.setattr(cuda, "SPLIT", 512)
+    monkeypatch.setattr(cuda, "RUN", 256)
 
 
 def half(*shape):
@@ -97,7 +95,7 @@ def distances(x, s):
 
 def near(x, s, square, limit):
     """near_pairs as a table of booleans."""
-    rows, columns = parzen.near_pairs(x, s, square, limit)
+    rows, columns = cuda.near_pairs(x, s, square, limit)
     flat = rows * len(s) + columns
     assert (flat.diff() > 0).all()  # ordered, none twice
     table = torch.zeros(len(x), len(s), dtype=torch.bool, device=x.device)
@@ -137,11 +135,11 @@ def test_near_pairs_at_extreme_limits(pinned):
     assert table[t <= limit[:, None] - 2 * bound].all() and not table[t > limit[:, None] + 2 * bound].any()
 
 
-def sums(x, s, start, weights, radius=math.inf):
+def summed(x, s, start, weights, radius=math.inf):
     """pair_sums, compared with float64; twice, bit by bit. Returns them."""
     t, square, bound = distances(x, s)
-    minimum, total = parzen.pair_sums(x, s, square, start, weights, radius)
-    again = parzen.pair_sums(x, s, square, start, weights, radius)
+    minimum, total = cuda.pair_sums(x, s, square, start, weights, radius)
+    again = cuda.pair_sums(x, s, square, start, weights, radius)
     assert torch.equal(minimum, again[0]) and torch.equal(total, again[1])
     lowest = torch.minimum(t.amin(1), start.double())
     error = (bound + 2**-24 * t.abs()).amax(1)  # of any t of a query, and so of its minimum
@@ -168,7 +166,7 @@ def test_pair_sums(m, n, k, pinned):
     x, s = half(m, k), half(n, k)
     x[0] = s[-1]
     weights = torch.tensor([0.02, 0.5, 3], dtype=D64, device=DEVICE)
-    _, total = sums(x, s, torch.full((m,), math.inf, device=DEVICE), weights)
+    _, total = summed(x, s, torch.full((m,), math.inf, device=DEVICE), weights)
     assert total.isfinite().all() and (n > 1 or torch.equal(total, torch.ones_like(total)))
 
 
@@ -178,7 +176,7 @@ def test_pair_sums_of_extreme_weights(pinned):
     t, *_ = distances(x, s)
     weights = torch.tensor([1e-30, 1e-3, 1e6], dtype=D64, device=DEVICE)
     start = torch.full((130,), math.inf, device=DEVICE)
-    minimum, total = sums(x, s, start, weights)
+    minimum, total = summed(x, s, start, weights)
     assert torch.equal(minimum, t.amin(1))
     assert torch.equal(total[0], torch.full_like(total[0], 600))
     assert torch.equal(total[2], (t == minimum[:, None]).sum(1).double())  # exact, as all is
@@ -190,9 +188,9 @@ def test_pair_sums_from_a_known_minimum(pinned):
     x[1] = 300  # so far that all its terms but the nearest's underflow
     t, *_ = distances(x, s)
     weights = torch.tensor([0.1, 1], dtype=D64, device=DEVICE)
-    sums(x, s, (t.amin(1) - 2).float(), weights)  # lower, by another set of samples
-    sums(x, s, t.sort(1).values[:, 300].float(), weights)  # of no help; a median is not deterministic on CUDA
-    minimum, total = sums(x, s, (t.amin(1) - 1e6).float(), weights, 50.0)  # so low that everything underflows
+    summed(x, s, (t.amin(1) - 2).float(), weights)  # lower, by another set of samples
+    summed(x, s, t.sort(1).values[:, 300].float(), weights)  # of no help; a median is not deterministic on CUDA
+    minimum, total = summed(x, s, (t.amin(1) - 1e6).float(), weights, 50.0)  # so low that everything underflows
     assert (total == 0).all() and torch.equal(minimum, (t.amin(1) - 1e6).float().double())
 
 
@@ -205,11 +203,11 @@ def test_pair_sums_leave_out_what_is_far(pinned):
     start = torch.full((130,), math.inf, device=DEVICE)
     radius = 100.0
     assert (t[:, 256:].amin(1) > t[:, :256].amin(1) + 2 * radius).all()
-    minimum, total = sums(x, s, start, weights, radius)
+    minimum, total = summed(x, s, start, weights, radius)
     kept = ((minimum[:, None] - t[:, :256]) * weights[:, None, None]).exp().sum(2)
     all_ = ((minimum[:, None] - t) * weights[:, None, None]).exp().sum(2)
     # The first slice leaves out its second tile; the second slice knows no minimum but its own.
-    known, rest = sums(x, s, minimum.float(), weights, radius)
+    known, rest = summed(x, s, minimum.float(), weights, radius)
     torch.testing.assert_close(rest, kept, rtol=1e-4, atol=0)
     assert torch.equal(known, minimum) and (total[0] < all_[0] - 0.1).all()
 
@@ -219,28 +217,28 @@ def test_near_pairs_may_be_too_many(pinned):
     x, s = half(5, 16), half(70, 16)
     _, square, _ = distances(x, s)
     everything = torch.full((5,), 1e30, device=DEVICE)  # 3 words of 32 samples for each query
-    assert parzen.near_pairs(x, s, square, everything, 14) is None
-    assert len(parzen.near_pairs(x, s, square, everything, 15)[0]) == 350
+    assert cuda.near_pairs(x, s, square, everything, 14) is None
+    assert len(cuda.near_pairs(x, s, square, everything, 15)[0]) == 350
 
 
 @VALUES
 @pytest.mark.parametrize("m,n,k", [(1, 1, 16), (127, 33, 144), (131, 513, 48), (5, 257, 784)])
 def test_near_pairs_of_bytes(m, n, k, monkeypatch):
     """Exact: which pairs are near, but for the halves that are rounded to keep them."""
-    monkeypatch.setattr(parzen, "RUN", 256)
+    monkeypatch.setattr(cuda, "RUN", 256)
     x, s = (torch.randint(-128, 128, (rows, k)).to(DEVICE, torch.int8) for rows in (m, n))
     square = s.int().square().sum(1).int()
     t = square - 2 * (x.double() @ s.double().T)
     limit = t[:, n // 2] + torch.randint(0, 5000, (m,), device=DEVICE)
     limit[0] = math.inf
-    for tables in (parzen.WIDE[8], parzen.WIDE[9]):
-        monkeypatch.setattr(parzen, "_pinned", lambda *_, config=tables: config)
-        rows, columns = parzen.near_pairs_of_bytes(x, s, square, limit)
+    for tables in (cuda.WIDE[8], cuda.WIDE[9]):
+        monkeypatch.setattr(cuda, "_pinned", lambda *_, config=tables: config)
+        rows, columns = cuda.near_pairs_of_bytes(x, s, square, limit)
         table = torch.zeros(m, n, dtype=torch.bool, device=DEVICE)
         table[rows, columns] = True
         assert table[t <= limit[:, None]].all() and not table[t > limit[:, None] + 3].any()
         assert ((rows * n + columns).diff() > 0).all()
-    assert parzen.near_pairs_of_bytes(x, s, square, torch.full_like(limit, math.inf), m * -(-n // 32) - 1) is None
+    assert cuda.near_pairs_of_bytes(x, s, square, torch.full_like(limit, math.inf), m * -(-n // 32) - 1) is None
 
 
 DTYPES = [torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -259,18 +257,19 @@ def test_distances_and_their_count(dtype):
     (x, exact_x), (s, exact_s) = given(torch.uint8, 7, 130), given(dtype, 90, 130)
     rows = torch.tensor([0] * 40 + [2] + [5] * 300 + [6] * 3, device=DEVICE)
     columns = torch.randint(90, (len(rows),)).to(DEVICE)
-    d2 = parzen.distances(x, s, rows, columns)
+    d2 = cuda.distances(x, s, rows, columns)
     twin = (exact_x[rows] - exact_s[columns]).square().sum(1)
     torch.testing.assert_close(d2, twin, rtol=1e-14, atol=0)
-    assert torch.equal(d2, parzen.distances(x, s, rows, columns))
+    assert torch.equal(d2, cuda.distances(x, s, rows, columns))
 
-    sums = pairs.PairSums(x.cpu(), torch.tensor([0.2, 1.0, 5.0], dtype=D64), 0, 1e-4, "auto")  # plain torch
-    sums.live, sums.minimum, sums.sums = [True, False, True], torch.rand(7, dtype=D64) * 40, torch.rand(3, 7, dtype=D64)
-    minimum, held, weights = (t.clone().to(DEVICE) for t in (sums.minimum, sums.sums, sums.weights))
-    parzen.count(rows, d2, minimum, held, weights, sums.live)
-    sums._count(rows.cpu(), d2.cpu()[:, None])
-    assert torch.equal(minimum.cpu(), sums.minimum)
-    torch.testing.assert_close(held.cpu(), sums.sums, rtol=1e-12, atol=1e-300)
+    totals = plain.Totals(x.cpu(), torch.tensor([0.2, 1.0, 5.0], dtype=D64), 1e-4)  # plain torch
+    totals.live, totals.minimum = [True, False, True], torch.rand(7, dtype=D64) * 40
+    totals.sums = torch.rand(3, 7, dtype=D64)
+    minimum, held, weights = (t.clone().to(DEVICE) for t in (totals.minimum, totals.sums, totals.weights))
+    cuda.count(rows, d2, minimum, held, weights, totals.live)
+    totals.count(rows.cpu(), d2.cpu()[:, None])
+    assert torch.equal(minimum.cpu(), totals.minimum)
+    torch.testing.assert_close(held.cpu(), totals.sums, rtol=1e-12, atol=1e-300)
 
 
 @VALUES
@@ -283,8 +282,8 @@ def test_project(n, d, dtype):
     center = exact_x[3].float().double()
     s[n // 2] = x[3] if dtype in (torch.uint8, torch.float16, torch.float32) else s[n // 2]  # at the center
     exact_s = bounds.double(s)
-    b = bounds.Bounds(exact_x - center, exact_s - center, parzen)
-    level = b.features(s, center).levels[0]
+    b = tensor_cores.HalfBounds(exact_x - center, exact_s - center)
+    level = b.features(s, center).level
     t, p = exact_s - center, b.directions.double()
     basis = torch.linalg.qr(p).Q
     true = t @ p
@@ -296,7 +295,7 @@ def test_project(n, d, dtype):
     wrong = (values - true).norm(dim=1)
     assert (wrong <= level.error).all()
     torch.testing.assert_close(level.square, values.square().sum(1), rtol=1e-5, atol=0)
-    twin = b._half(b._levels(t.float())[0])
+    twin = b.half(b.levels(t.float())[0])
     assert (level.error <= 3 * twin.error + 1e-6).all()
 
 
@@ -304,7 +303,7 @@ def test_project(n, d, dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_quantize(dtype):
     v, exact = given(dtype, 70, 131)
-    codes, square, error = parzen.quantize(v, 0.5, 2.0**-8)
+    codes, square, error = cuda.quantize(v, 0.5, 2.0**-8)
     assert codes.shape == (70, 144) and not codes[:, 131:].any()
     lost = (exact - 0.5 - codes[:, :131].double() / 2**8).norm(dim=1)
     assert (lost <= error).all() and (error <= 1.01 * lost + 1e-5).all()
@@ -318,10 +317,10 @@ def test_quantize(dtype):
 @pytest.mark.parametrize("d", [3, 130])
 def test_the_estimator_on_tensor_cores_is_within_its_bound(d, method, kind, monkeypatch):
     """All of the GPU's way through kernels/parzen/sums.py; where it interprets, on tensors of the CPU."""
-    monkeypatch.setattr(pairs, "tensor_cores", lambda device: parzen)
-    monkeypatch.setattr(parzen, "PAIRS", 512)  # the interpreter takes its time for each program
-    monkeypatch.setattr(pairs, "FIRST", 100)
-    monkeypatch.setattr(pairs, "SPARSE", 64)
+    monkeypatch.setattr(sums, "tensor_cores", lambda device: tensor_cores.TensorCores)
+    monkeypatch.setattr(cuda, "PAIRS", 512)  # the interpreter takes its time for each program
+    monkeypatch.setattr(tensor_cores, "FIRST", 100)
+    monkeypatch.setattr(tensor_cores, "SPARSE", 64)
     g = np.random.default_rng(d)
     basis = g.normal(size=(4, d))
     queries, samples = (1 / (1 + np.exp(-g.normal(size=(n, 4)) @ basis)) for n in (20, 300))
@@ -346,9 +345,9 @@ def test_the_estimator_on_tensor_cores_is_within_its_bound(d, method, kind, monk
 
 @VALUES
 def test_tensor_cores_sum_where_the_tolerance_lets_them(monkeypatch):
-    monkeypatch.setattr(pairs, "tensor_cores", lambda device: parzen)
-    ran, pair_sums = [], parzen.pair_sums
-    monkeypatch.setattr(parzen, "pair_sums", lambda x, *rest: ran.append(x.shape[1]) or pair_sums(x, *rest))
+    monkeypatch.setattr(sums, "tensor_cores", lambda device: tensor_cores.TensorCores)
+    ran, compute = [], cuda.pair_sums
+    monkeypatch.setattr(cuda, "pair_sums", lambda x, *rest: ran.append(x.shape[1]) or compute(x, *rest))
     g = np.random.default_rng(0)
     queries, samples = g.random((20, 32)), g.random((300, 32))
     for tolerance, columns in ((0.3, [32]), (3e-4, [96]), (1e-9, [])):
@@ -359,7 +358,7 @@ def test_tensor_cores_sum_where_the_tolerance_lets_them(monkeypatch):
 
 @VALUES
 def test_configurations():
-    assert all(parzen.SPLIT % c["BN"] == 0 for c in parzen.SUMS.values())
-    assert all(parzen.RUN % c["BN"] == 0 and c["BN"] % 32 == 0 for c in parzen.NEAR.values())
+    assert all(cuda.SPLIT % c["BN"] == 0 for c in cuda.SUMS.values())
+    assert all(cuda.RUN % c["BN"] == 0 and c["BN"] % 32 == 0 for c in cuda.NEAR.values())
     if INTERPRETED:
-        assert parzen._pinned(parzen.SUMS, torch.ones(1)) is parzen.SUMS[9]
+        assert cuda._pinned(cuda.SUMS, torch.ones(1)) is cuda.SUMS[9]

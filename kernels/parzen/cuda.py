@@ -2,7 +2,7 @@
 
 Three kernels form t = |s|² - 2 x·s of rows x [M, K] and s [N, K] on tensor cores; |x|² is the caller's to add. Products
 of fp16 numbers are exact, their sum is kept in float32 registers; those of bytes are exact in int32. No t reaches
-memory. Bytes and FLOPs: cost().
+memory. Bytes and FLOPs: cost() of bench/kernels.py.
 
   near_pairs   Bit j of row i says whether t <= limit[i]: an eighth of a byte a pair is written. One fp16 product,
                K <= 128; or int8, of any K.
@@ -37,6 +37,7 @@ Descriptors are for TMA: on sm_80 Triton turns them into 16-bit loads, so there 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import triton
@@ -70,11 +71,12 @@ SPLIT = 8192  # samples per program of pair_sums: fixed, so that a result does n
 RUN = 4096  # samples per program of near_pairs
 PAIRS = 8  # per program of distances, that many rows of 128 columns at a time
 RAISED = 2.0**12  # directions are scaled by it, to be far from fp16's smallest
-COUNTS = ("M", "N", "L")  # differ from block to block, and are no reason to compile anew
 BOUND = 2**28  # of int8's halved squares and limits: beyond any x·s of 8,192 columns
+COUNTS = ("M", "N", "L")  # differ from block to block, and are no reason to compile anew
+kernel: Any = triton.jit(do_not_specialize=COUNTS)  # Any: a launch turns numbers into the constexpr of the signature
 
 
-@triton.jit(do_not_specialize=COUNTS)
+@kernel
 def _near_kernel(
     x_ptr,  # fp16 [M, K], or its descriptor with tiles [BM, K]
     s_ptr,  # fp16 [N, K], or its descriptor with tiles [BN, K]
@@ -83,9 +85,9 @@ def _near_kernel(
     words_ptr,  # int32 [M to a multiple of BM, W], W = BN / 32 per tile
     M,
     N,
+    K: tl.constexpr,
     W,
     run,
-    K: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     TMA: tl.constexpr,
@@ -103,7 +105,7 @@ def _near_kernel(
         tl.store(words_ptr + column // 32, ~far)
 
 
-@triton.jit(do_not_specialize=COUNTS)
+@kernel
 def _wide_kernel(
     x_ptr,  # int8 [M, K], or its descriptor with tiles [BM, BK]
     s_ptr,  # int8 [N, K], or its descriptor with tiles [BN, BK]
@@ -125,7 +127,7 @@ def _wide_kernel(
     limit = tl.load(limit_ptr + offs_m)
     words_ptr += offs_m.to(tl.int64)[:, None] * W + tl.arange(0, BN // 32)[None, :]
     # Flattened, so that the next tile's loads begin before the last one's signs are written.
-    for column in tl.range(first, min(first + run, N), BN, flatten=True):
+    for column in tl.range(first, min(first + run, N), BN, flatten=True):  # pyright: ignore  # the compiler iterates
         acc = tl.zeros([BM, BN], tl.int32)
         for k in range(0, K, BK):
             s = _tile(s_ptr, column, k, N, K, BN, BK, TMA)
@@ -157,7 +159,7 @@ def _words(t, BM: tl.constexpr, W: tl.constexpr):
     return tl.sum(byte.to(tl.int32, bitcast=True) << (8 * tl.arange(0, 4)), 2)  # distinct bits: a sum is a union
 
 
-@triton.jit(do_not_specialize=COUNTS)
+@kernel
 def _sums_kernel(
     x_ptr,  # fp16 [M, K], or its descriptor with tiles [BM, BK]
     s_ptr,  # fp16 [N, K], or its descriptor with tiles [BN, BK]
@@ -204,7 +206,7 @@ def _sums_kernel(
     tl.store(minimum_ptr + part.to(tl.int64) * M + offs_m, minimum, mask=mask_m)
 
 
-@triton.jit(do_not_specialize=COUNTS)
+@kernel
 def _project_kernel(
     s_ptr,  # [N, D], floats or bytes
     center_ptr,  # float32 [D to a multiple of BK]
@@ -264,7 +266,7 @@ def _project_kernel(
     tl.store(error_ptr + rows, 1.01 * error, mask=mask_m)
 
 
-@triton.jit(do_not_specialize=COUNTS)
+@kernel
 def _quantize_kernel(
     v_ptr,  # [N, D], floats or bytes
     codes_ptr,  # int8 [N, K]
@@ -295,7 +297,7 @@ def _quantize_kernel(
     tl.store(lost_ptr + rows, tl.sqrt(tl.sum(lost2, 1)), mask=rows < N)
 
 
-@triton.jit(do_not_specialize=COUNTS)
+@kernel
 def _distances_kernel(
     x_ptr,  # [M, D], floats or bytes
     s_ptr,  # [N, D], floats or bytes
@@ -321,7 +323,7 @@ def _distances_kernel(
     tl.store(d2_ptr + pair, tl.sum(acc, 1), mask=mask)
 
 
-@triton.jit(do_not_specialize=COUNTS)
+@kernel
 def _count_kernel(
     d2_ptr,  # float64 [L]
     ends_ptr,  # int64 [M + 1], the pairs of query i are ends[i] to ends[i + 1]
@@ -397,14 +399,10 @@ def near_pairs(
         x, s: fp16 [M, K], [N, K], finite, K a power of two, 16 to 128.
         square, limit: float32 [N], [M], not NaN; square below 1e38.
     """
-    (m, k), n, config = x.shape, len(s), _pinned(NEAR, x)
-    bm, bn = config["BM"], config["BN"]
-    square = pad(square / 2, (0, -n % bn), value=math.inf)
-    limit = pad(limit.clamp(max=3e38) / 2, (0, -m % bm), value=-math.inf)  # finite: inf - inf is no number
-    tiles = (_source(x, bm, k, config), _source(s, bn, k, config))
-    grid, words = _words_for(m, n, config, x.device)
-    _near_kernel[grid](*tiles, square, limit, words, m, n, words.shape[1], RUN, k, **config)
-    return _pairs(words, most)
+    config = _pinned(NEAR, x)
+    square = pad(square / 2, (0, -len(s) % config["BN"]), value=math.inf)
+    limit = pad(limit.clamp(max=3e38) / 2, (0, -len(x) % config["BM"]), value=-math.inf)  # inf - inf is no number
+    return _near(_near_kernel, x, s, square, limit, most, config)
 
 
 def near_pairs_of_bytes(
@@ -417,25 +415,21 @@ def near_pairs_of_bytes(
         square: int32 [N], of s, not negative.
         limit: float64 [M]; beyond 2^28 nothing is far, or near.
     """
-    (m, k), n, config = x.shape, len(s), _pinned(WIDE, x)
-    bm, bn, bk = config["BM"], config["BN"], config["BK"]
-    square = pad(square // 2, (0, -n % bn), value=4 * BOUND - 1)
-    limit = pad((limit / 2).ceil().clamp(-BOUND, BOUND).int(), (0, -m % bm), value=-BOUND)
-    tiles = (_source(x, bm, bk, config), _source(s, bn, bk, config))
-    grid, words = _words_for(m, n, config, x.device)
-    _wide_kernel[grid](*tiles, square, limit, words, m, n, k, words.shape[1], RUN, **config)
-    return _pairs(words, most)
+    config = _pinned(WIDE, x)
+    square = pad(square // 2, (0, -len(s) % config["BN"]), value=4 * BOUND - 1)
+    limit = pad((limit / 2).ceil().clamp(-BOUND, BOUND).int(), (0, -len(x) % config["BM"]), value=-BOUND)
+    return _near(_wide_kernel, x, s, square, limit, most, config)
 
 
-def _words_for(m: int, n: int, config: dict, device: torch.device) -> tuple[tuple[int, int], Tensor]:
-    """The grid of a kernel that finds near pairs, and the words it fills."""
-    bm, bn = config["BM"], config["BN"]
-    grid = (triton.cdiv(m, bm), triton.cdiv(n, RUN))
-    return grid, torch.empty(grid[0] * bm, triton.cdiv(n, bn) * bn // 32, dtype=torch.int32, device=device)
-
-
-def _pairs(words: Tensor, most: float) -> tuple[Tensor, Tensor] | None:
-    """Where the bits of words are set, as near_pairs returns it."""
+def _near(
+    kernel: Any, x: Tensor, s: Tensor, square: Tensor, limit: Tensor, most: float, config: dict
+) -> tuple[Tensor, Tensor] | None:
+    """Launch a kernel that finds near pairs, given what it takes, and return them as near_pairs does."""
+    (m, k), n, bm, bn = x.shape, len(s), config["BM"], config["BN"]
+    grid, columns = (-(-m // bm), -(-n // RUN)), config.get("BK", k)
+    words = torch.empty(grid[0] * bm, -(-n // bn) * bn // 32, dtype=torch.int32, device=x.device)
+    tiles = (_source(x, bm, columns, config), _source(s, bn, columns, config))
+    kernel[grid](*tiles, square, limit, words, m, n, k, words.shape[1], RUN, **config)
     rows, at = words.nonzero().unbind(1)
     if len(rows) > most:
         return None
@@ -450,7 +444,7 @@ def project(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """fp16 values [N, K], their squared norms and a bound of their errors, float64 [N]: see bounds.py's Level.
 
-    Sums of tensor cores are bounded as in halves.py; those of BK coordinates are added in float32. The error is not
+    Sums of tensor cores are bounded as by sum_error(); those of BK coordinates are added in float32. The error is not
     finite where a sample reaches beyond fp16. No synchronisation.
 
     Args:
@@ -465,28 +459,14 @@ def project(
     bk, (scale, scale_out) = config["BK"], scales
     values = samples.new_empty(n, k, dtype=torch.float16)
     square, error = (samples.new_empty(n, dtype=torch.float32) for _ in range(2))
+    parts = (pad(part, (0, 0, 0, -d % bk)).contiguous() for part in directions)
+    units = (scale, scale_out / scale / RAISED, scale_out / scale)
     summed = math.sqrt(size) * (4 * (bk / 4 + 3) + d / bk + 2) + 8
     each = 1.02 * (U32 * summed + math.sqrt(size) * 2**-22)  # the last: low parts' product is left out
-    _project_kernel[(triton.cdiv(n, config["BM"]),)](
-        samples.contiguous(),
-        pad(center.float(), (0, -d % bk)),
-        *(pad(part, (0, 0, 0, -d % bk)).contiguous() for part in directions),
-        values,
-        square,
-        error,
-        n,
-        d,
-        scale,
-        scale_out / scale / RAISED,
-        scale_out / scale,
-        each,
-        1.02 * (1 + stretch),
-        stretch + 1.02 * U32 * (bk + d / bk + k + 32),
-        size,
-        size < d,
-        k,
-        **config,
-    )
+    errors = (each, 1.02 * (1 + stretch), stretch + 1.02 * U32 * (bk + d / bk + k + 32))
+    given = (samples.contiguous(), pad(center.float(), (0, -d % bk)), *parts)
+    sizes = (size, size < d, k)
+    _project_kernel[(-(-n // config["BM"]),)](*given, values, square, error, n, d, *units, *errors, *sizes, **config)
     return values, square.double() / scale_out**2, error.double() / scale_out
 
 
@@ -497,7 +477,7 @@ def quantize(v: Tensor, offset: float, step: float) -> tuple[Tensor, Tensor, Ten
     k = d + -d % 16
     codes, square = v.new_empty(n, k, dtype=torch.int8), v.new_empty(n, dtype=torch.int32)
     lost = v.new_empty(n, dtype=torch.float32)
-    _quantize_kernel[(triton.cdiv(n, 32),)](v.contiguous(), codes, square, lost, n, d, k, offset, step, 32, 128)
+    _quantize_kernel[(-(-n // 32),)](v.contiguous(), codes, square, lost, n, d, k, offset, step, 32, 128)
     return codes, square, 1.001 * lost.double() + 1024 * U32 * math.sqrt(d) * step  # |v - offset| <= lost + 128 step
 
 
@@ -505,7 +485,7 @@ def distances(x: Tensor, s: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """|x[rows] - s[columns]|², float64 [L], of x [M, D] and s [N, D], floats or bytes. No synchronisation."""
     x, s, n = x.contiguous(), s.contiguous(), len(rows)
     d2 = torch.empty(n, dtype=torch.float64, device=rows.device)
-    _distances_kernel[(triton.cdiv(n, PAIRS),)](x, s, rows, columns, d2, n, x.shape[1], PAIRS, 128)
+    _distances_kernel[(-(-n // PAIRS),)](x, s, rows, columns, d2, n, x.shape[1], PAIRS, 128)
     return d2
 
 
@@ -532,33 +512,17 @@ def pair_sums(
     Returns:
         float64.
     """
-    (m, k), n, parts, config = x.shape, len(s), triton.cdiv(len(s), SPLIT), _pinned(SUMS, x)
+    (m, k), n, parts, config = x.shape, len(s), -(-len(s) // SPLIT), _pinned(SUMS, x)
     minimum = x.new_empty(parts, m, dtype=torch.float32)
     sums = x.new_zeros(parts, len(weights), m, dtype=torch.float32)
     square = pad(square, (0, -n % config["BN"]), value=math.inf)
     scaled = (weights * math.log2(math.e)).float()
     tiles = (_source(x, config["BM"], config["BK"], config), _source(s, config["BN"], config["BK"], config))
-    grid = (triton.cdiv(m, config["BM"]), parts)
-    _sums_kernel[grid](
-        *tiles, square, start, scaled, minimum, sums, m, n, k, len(weights), SPLIT, float(radius), **config
-    )
+    given, grid = (square, start, scaled, minimum, sums), (-(-m // config["BM"]), parts)
+    _sums_kernel[grid](*tiles, *given, m, n, k, len(weights), SPLIT, float(radius), **config)
     lowest = minimum.amin(0)
     drop = (lowest - minimum)[:, None].double() * weights[:, None]
     return lowest.double(), (sums.double() * drop.exp()).sum(0)
-
-
-def cost(kernel: str, m: int, n: int, d: int, s: int, pairs: int, k: int = 128) -> tuple[int, int]:
-    """Bytes that must move and FLOPs of a kernel, of float32 samples and queries in bytes: m queries, n samples of d
-    coordinates, k of their projection, s bandwidths, `pairs` that may matter."""
-    return {
-        "near": (2 * (m + n) * k + 4 * (m + n) + m * n // 8, (2 * k + 3) * m * n),
-        "wide": ((m + n) * d + 4 * (m + n) + m * n // 8, (2 * d + 3) * m * n),
-        "sums": (2 * (m + n) * d + 4 * (m + n) + 4 * m * (1 + s) * -(-n // SPLIT), (2 * d + 3) * m * n),
-        "project": (n * (4 * d + 2 * k + 8) + 4 * d * k, n * d * (6 * k + 8)),
-        "quantize": (n * (5 * d + 8), 8 * n * d),
-        "distances": (pairs * (5 * d + 24), 4 * pairs * d),
-        "count": (8 * pairs * (1 + s) + 16 * m * (1 + s), 4 * pairs * s),
-    }[kernel]
 
 
 def _pinned(table: dict[int, dict], t: Tensor) -> dict:

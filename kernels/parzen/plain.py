@@ -1,0 +1,128 @@
+"""What has been counted of every query, and how a block of samples is counted in plain torch, on any device."""
+
+from __future__ import annotations
+
+import math
+import sys
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .bounds import CHUNK, U64, Bounds, double, lengths, medians, pair_products, some
+
+TILE = 256  # queries per product: a tile of bounds, 256 x 4096 float32, stays in cache
+
+
+class Totals:
+    """Per query and bandwidth, over the samples counted so far: the smallest d², and the sum of exp((minimum - d²) w)
+    with w = 1 / (2 sigma²). Arguments as of PairSums."""
+
+    def __init__(self, queries: Tensor, sigmas: Tensor, tolerance: float):
+        self.queries, self.tolerance = queries, tolerance
+        # Any center is right. A median, since one far query must not shift it; in float32, so that float32 samples are
+        # centered with a single rounding.
+        self.center = medians(double(some(queries, 1024))).clamp(-1e38, 1e38).float().double()
+        self.x = double(queries) - self.center
+        self.x_square = lengths(self.x).square()
+        self.weights = 0.5 / sigmas.square()
+        self.live = [True] * len(sigmas)  # bandwidths whose terms are still wanted
+        self.bytes = queries.dtype == torch.uint8  # or samples
+        self.minimum = self.x.new_full((len(queries),), math.inf)
+        self.sums = self.x.new_zeros(len(sigmas), len(queries))
+        self.inexact = torch.zeros_like(self.minimum)  # bound on the error of d² left by tensor cores
+        self.reach = 0.0  # largest R so far: a pair matters if d² <= minimum + R
+
+    def count(self, rows: Tensor, d2: Tensor) -> None:
+        """Add the terms of d² [L, C], row l belonging to query rows[l]; rows ascending."""
+        minimum = self.minimum.scatter_reduce(0, rows, d2.amin(1), "amin")
+        fell = (minimum < self.minimum).nonzero()[:, 0]
+        drop = minimum[fell] - self.minimum[fell]
+        self.minimum = minimum
+        gap, counts = minimum[rows, None] - d2, torch.bincount(rows, minlength=len(minimum))
+        for k, live in enumerate(self.live):
+            self.sums[k, fell] *= torch.exp(drop * self.weights[k])
+            if live:
+                terms = (gap * self.weights[k]).clamp_min_(-700).exp_()  # far below, exp is slow and adds nothing
+                self.sums[k] += torch.segment_reduce(terms.sum(1), "sum", lengths=counts, unsafe=True)
+
+    def farthest(self) -> Tensor:
+        """The distance [M] beyond which no sample matters to a query."""
+        return (self.minimum + self.reach).sqrt()
+
+    def distance_error(self) -> tuple[Tensor, Tensor]:
+        """Bound on the error of d² for the pairs that matter, [M], and which queries may use the expansion, [M]."""
+        d, farthest = self.queries.shape[1], self.farthest()
+        expansion = (2 * d + 32) * U64 * (2 * self.x_square.sqrt() + farthest).square()
+        expands = expansion * self.weights[0] <= self.tolerance / 4
+        error = torch.where(expands, expansion, (2 * d + 16) * U64 * farthest.square())
+        if self.bytes:  # k / 255 is rounded; the difference of two of them may be small beside that
+            error = error + (2 * farthest + math.sqrt(d) * U64) * math.sqrt(d) * U64
+        return error, expands
+
+
+class Block:
+    """One block of samples [n, D], and its centered float64 form, made when first asked for."""
+
+    def __init__(self, samples: Tensor, center: Tensor):
+        self.samples, self.center = samples, center
+
+    @cached_property
+    def s(self) -> Tensor:
+        return double(self.samples) - self.center
+
+    @cached_property
+    def square(self) -> Tensor:
+        return lengths(self.s).square()
+
+
+class PlainTorch:
+    """An engine of PairSums: the operations by which a block of samples meets `tile` queries at a time, the class of
+    bounds that say which pairs are near, and how many samples the first block has at most."""
+
+    bounds, tile, first = Bounds, TILE, sys.maxsize
+
+    def __init__(self, totals: Totals):
+        self.totals = totals
+
+    def guess(self, tile: slice, samples: Tensor) -> Tensor:
+        """A sample for each query of a tile, where no bounds say which one is near: int64."""
+        return torch.zeros_like(self.totals.minimum[tile], dtype=torch.int64)
+
+    def distances(self, rows: Tensor, columns: Tensor, block: Block) -> Tensor:
+        """d² of the given pairs, float64; rows ascending."""
+        t = self.totals
+        used, columns = columns.unique(return_inverse=True)
+        expands = t.distance_error()[1][rows]
+        d2 = t.x.new_empty(len(rows))
+        if expands.any():
+            r, c, s = rows[expands], columns[expands], double(block.samples[used]) - t.center
+            d2[expands] = (t.x_square[r] + lengths(s).square()[c] - 2 * pair_products(r, c, t.x, s)).clamp_min_(0)
+        if not expands.all():
+            hard = (~expands).nonzero()[:, 0]
+            for part in hard.split(1024):
+                difference = double(t.queries[rows[part]]) - double(block.samples[used[columns[part]]])
+                d2[part] = difference.square_().sum(1)
+        return d2
+
+    def refine(self, rows: Tensor, columns: Tensor, block: Block) -> None:
+        """Count the given pairs; rows ascending."""
+        self.totals.count(rows, self.distances(rows, columns, block)[:, None])
+
+    def dense(self, rows: slice, block: Block, radius: float) -> None:
+        """Count all pairs of some queries, but those of chunks in which none matters."""
+        t, m, n = self.totals, rows.stop - rows.start, len(block.samples)
+        d2 = t.x.new_full((m, -(-n // CHUNK) * CHUNK), math.inf)
+        expands = t.distance_error()[1][rows]
+        if expands.any():
+            torch.mm(t.x[rows], block.s.T, out=d2[:, :n])
+            d2[:, :n].mul_(-2).add_(t.x_square[rows, None]).add_(block.square).clamp_min_(0)
+        if not expands.all():
+            hard = (~expands).nonzero()[:, 0]
+            x, s = double(t.queries[rows][hard]), double(block.samples)
+            d2[hard, :n] = torch.cdist(x, s, compute_mode="donot_use_mm_for_euclid_dist").square_()
+        chunks = d2.view(m, -1, CHUNK)
+        nearest = chunks.amin(2)
+        reach = torch.minimum(t.minimum[rows], nearest.amin(1)) + radius
+        row, chunk = (nearest <= reach[:, None]).nonzero().unbind(1)
+        t.count(row + rows.start, chunks[row, chunk])

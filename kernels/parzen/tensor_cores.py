@@ -1,0 +1,237 @@
+"""How a block of samples is counted on a GPU with fp16 tensor cores: by bounds in fp16 and in 8 bits, or sums of fp16
+products. What the kernels in cuda.py compute is exact but for the sums of products, so the distance of two fp16 forms,
+each within a known distance of its vector, bounds that of the vectors."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from . import cuda
+from .bounds import FINE, LIMIT, U32, U64, Level, Projection, double, extent, lengths, principal_directions
+from .plain import Block, PlainTorch, Totals
+
+FIRST = 8192  # samples of the first block
+SPARSE = 256  # pairs per word of 32 that holds one that may matter, below which the dense way is shorter
+WIDEST = 8192  # coordinates of which near_pairs_of_bytes is exact
+LARGEST = 6e4  # fp16 ends at 65,504
+STRIP = 1024  # queries whose float64 distances to a whole block are held at a time
+ROOM = 2.0**9  # scaled to fp16 queries are at most this: samples may lie 100 times farther out
+
+
+class HalfBounds(Projection):
+    """Lower bounds of |x - s| in fp16, scaled: tensor cores are fast enough to start with FINE coordinates.
+
+    Args:
+        x, first: as of Bounds.
+    """
+
+    def __init__(self, x: Tensor, first: Tensor):
+        d = x.shape[1]
+        size = d if d <= FINE else FINE - 1
+        raised = _padded(principal_directions(x, first, size) * cuda.RAISED, size + (size < d))
+        high = raised.half()
+        low = (raised - high).half()
+        self.parts = high, low  # directions are what these can say
+        super().__init__(x, ((high.float() + low.float()) / cuda.RAISED)[:, :size], [size])
+        self.scales = scale_for(x.clamp(-LIMIT, LIMIT)), scale_for(self.queries[0].values)
+        self.queries = [self.half(self.queries[0])]
+
+    def features(self, samples: Tensor, center: Tensor) -> HalfFeatures | None:
+        """Of samples [n, D]; None if some lie too far out for fp16."""
+        level = Level(*cuda.project(samples, center, self.parts, self.sizes[0], self.stretch, self.scales))
+        return HalfFeatures(self, level) if level.error.max().isfinite() else None
+
+    def half(self, level: Level) -> Level:
+        """A level in fp16; infinite where it reaches beyond."""
+        values = (level.values * self.scales[1]).half()
+        kept = values.float() / self.scales[1]
+        error = level.error + 1.01 * lengths(level.values - kept)
+        return Level(_padded(values, values.shape[1]), lengths(kept).square(), error)
+
+
+class HalfFeatures(NamedTuple):
+    """One block of samples beside the queries of HalfBounds."""
+
+    bounds: HalfBounds
+    level: Level
+
+    def nearest(self, tile: slice) -> Tensor:
+        """As Features.nearest, of the first samples."""
+        a, b = self.bounds.queries[0].values[tile].float(), self.level.values[:4096].float()
+        return (b.square().sum(1) - 2 * a @ b.T).argmin(1)
+
+    def near(self, tile: slice, reach: Tensor, forced: bool) -> tuple[Tensor, Tensor] | None:
+        """As Features.near; the dense way is shorter if they lie in too many words of 32 samples."""
+        queries, level, unit = self.bounds.queries[0].values[tile], self.level, self.bounds.scales[1] ** 2
+        limit = self.bounds.limit(0, tile, level, reach, 5 * U32)  # tensor cores truncate, and |b|² is a float32 sum
+        limit = ((limit + 8 * U32 * limit.abs()) * unit).float()
+        words = len(queries) * len(level.square) / (SPARSE / 2 if forced else SPARSE)
+        return cuda.near_pairs(queries, level.values, (level.square * unit).float(), limit, words)
+
+
+class Codes:
+    """Lower bounds of |x - s| by all coordinates in 8 bits, which suppose nothing about the data: where projections
+    say too little. With x = c + a + e, s = c + b + f, c the same, |x - s| >= |a - b| - |e| - |f|; a and b are integers
+    times a step, and |b|² - 2 a·b is exact.
+
+    Args:
+        queries: [M, D], floats or bytes.
+    """
+
+    def __init__(self, queries: Tensor):
+        low, high = 0.0, 1.0
+        if queries.dtype != torch.uint8:
+            low, high = torch.stack(torch.aminmax(queries)).tolist()
+        grid = [low + 128 / 255 * (high - low), max((high - low) / 255, 1e-12)]  # codes are -128 to 127
+        self.offset, self.step = torch.tensor(grid, dtype=torch.float32).tolist()
+        self.codes, self.square, self.error = cuda.quantize(queries, self.offset, self.step)
+
+    def nearest(self, tile: slice, samples: Tensor) -> Tensor:
+        """A sample that looks near, for each query of a tile, int64."""
+        codes, square, _ = cuda.quantize(samples[:4096], self.offset, self.step)
+        return (square - 2 * self.codes[tile].float() @ codes.float().T).argmin(1)
+
+    def near(self, samples: Tensor, reach: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Pairs (query, sample) that are not proved to have d² > reach [M]; None as HalfFeatures.near."""
+        if self.codes.shape[1] > WIDEST:
+            return None
+        codes, square, error = cuda.quantize(samples, self.offset, self.step)
+        distance = (reach.sqrt() + self.error + error.max()) / self.step
+        limit = (distance.square() * (1 + 8 * U64) - self.square + 1).nan_to_num(math.inf, math.inf)
+        return cuda.near_pairs_of_bytes(self.codes, codes, square, limit, len(reach) * len(samples) / SPARSE)
+
+
+class Split(NamedTuple):
+    """v = (high + low) / scale + lost, row by row. All but the fp16 parts in units of v."""
+
+    high: Tensor  # fp16 [n, D]
+    low: Tensor  # fp16 [n, D]
+    norm: Tensor  # float64 [n], |v|
+    low_norm: Tensor  # float64 [n], |low / scale|
+    lost: Tensor  # float64 [n, 2]: |v - high / scale| and |v - (high + low) / scale|
+    square: Tensor  # float64 [n, 2], squared norms of high / scale and of (high + low) / scale
+
+
+def split(v: Tensor, scale: float) -> Split | None:
+    """Of v [n, D], float64; None where it reaches beyond fp16."""
+    scaled = v * scale
+    if not extent(scaled) < LARGEST:
+        return None
+    high = scaled.half()
+    rest = scaled - high
+    low = rest.half()
+    both = high.double() + low
+    parts = (scaled, low, rest, rest - low, high, both)
+    norm, low_norm, *lost, kept, kept_both = (lengths(t) / scale for t in parts)
+    return Split(high, low, norm, low_norm, torch.stack(lost, 1), torch.stack([kept, kept_both], 1).square())
+
+
+def product_rows(x: Split, s: Split, terms: int) -> tuple[Tensor, Tensor]:
+    """fp16 rows [n, terms * D', D' = D rounded up to 8] whose products are those of x and s to so many terms."""
+    left, right = [x.high, x.high, x.low][:terms], [s.high, s.low, s.high][:terms]
+    spare = (0, -x.high.shape[1] % 8)
+    return torch.cat([pad(t, spare) for t in left], 1), torch.cat([pad(t, spare) for t in right], 1)
+
+
+def product_error(x: Split, s: Split, terms: int, farthest: Tensor) -> Tensor:
+    """Bound [M] on the error of d² computed by `terms` products, for samples within `farthest` [M] of their query."""
+    lost = x.lost[:, int(terms == 3)] + s.lost[:, int(terms > 1)].max()
+    left_out = 2 * x.low_norm * s.low_norm.max() if terms == 3 else 0
+    return (2 * farthest + lost) * lost + left_out + sum_error(x, terms, farthest)
+
+
+def sum_error(x: Split, terms: int, farthest: Tensor) -> Tensor:
+    """The part of it that float32 sums cause, whatever the samples.
+
+    Tensor cores add at least four products before they truncate a sum once, to 24 bits (Fasi et al. 2021).
+    """
+    norms = x.norm * (x.norm + farthest)
+    return 4 * U32 * (terms * x.high.shape[1] / 4 + 16) * norms + 8 * U32 * (2 * x.norm + farthest).square()
+
+
+class TensorCores:
+    """An engine of PairSums, with the operations of PlainTorch, for all queries at once."""
+
+    bounds = HalfBounds
+
+    def __init__(self, totals: Totals):
+        self.totals, self.plain, self.tile, self.first = totals, PlainTorch(totals), len(totals.x), FIRST
+        self.queries = double(totals.queries)  # a kernel that divided bytes by 255 would do so for every pair
+
+    @cached_property
+    def codes(self) -> Codes:
+        return Codes(self.totals.queries)
+
+    @cached_property
+    def split_queries(self) -> tuple[Split | None, float]:
+        """The queries in fp16, and what they are scaled by."""
+        x = self.totals.x
+        scale = scale_for(x, 1 / 255 if self.totals.queries.dtype == torch.uint8 else None)
+        return split(x, scale), scale
+
+    def guess(self, tile: slice, samples: Tensor) -> Tensor:
+        return self.codes.nearest(tile, samples)
+
+    def distances(self, rows: Tensor, columns: Tensor, block: Block) -> Tensor:
+        return cuda.distances(self.queries, block.samples, rows, columns)
+
+    def refine(self, rows: Tensor, columns: Tensor, block: Block) -> None:
+        t, d2 = self.totals, self.distances(rows, columns, block)
+        cuda.count(rows, d2, t.minimum, t.sums, t.weights, t.live)
+
+    def dense(self, tile: slice, block: Block, radius: float) -> None:
+        near = self.codes.near(block.samples, self.totals.minimum + radius)
+        if near is not None:
+            if len(near[0]):
+                self.refine(*near, block)
+        elif not self._add_products(block, radius):
+            for start in range(0, self.tile, STRIP):
+                self.plain.dense(slice(start, min(start + STRIP, self.tile)), block, radius)
+
+    def _add_products(self, block: Block, radius: float) -> bool:
+        """Count all pairs by sums of fp16 products; False where those might cost more than the tolerance."""
+        t, (x, scale) = self.totals, self.split_queries
+        farthest = t.farthest()
+        if x is None or (sum_error(x, 1, farthest) * t.weights[0]).max() >= t.tolerance:
+            return False
+        s = split(block.s, scale)
+        if s is None:
+            return False
+        for terms in (1, 2, 3):
+            error = product_error(x, s, terms, farthest)
+            if (error * t.weights[0]).max() < t.tolerance:
+                break
+        else:
+            return False
+        live, unit = [k for k, live in enumerate(t.live) if live], scale**2
+        weights = t.weights[live] / unit
+        if not 1e-30 < weights[-1] <= weights[0] < 1e30:  # the kernel has them in float32
+            return False
+        rows, x_square, s_square = product_rows(x, s, terms), x.square[:, int(terms == 3)], s.square[:, int(terms > 1)]
+        start = ((t.minimum - x_square) * unit).float()
+        lowest, sums = cuda.pair_sums(*rows, (s_square * unit).float(), start, weights, radius * unit)
+        found = lowest / unit + x_square
+        minimum = torch.minimum(t.minimum, found)
+        t.sums *= torch.exp((minimum - t.minimum) * t.weights[:, None])
+        t.sums[live] += sums * torch.exp((minimum - found) * t.weights[live, None])
+        t.minimum, t.inexact = minimum, torch.maximum(t.inexact, error)
+        return True
+
+
+def scale_for(v: Tensor, step: float | None = None) -> float:
+    """Factor that brings v [n, D] to fp16's range: a power of two, or 1 / step, if v lies on a grid of that step."""
+    largest = extent(v).item() or 1.0
+    if step is not None and largest < ROOM * step:
+        return 1 / step
+    return 2.0 ** max(-400, min(400, math.floor(math.log2(ROOM / largest))))
+
+
+def _padded(v: Tensor, k: int) -> Tensor:
+    """v with columns of zeros up to a power of two that tensor cores take, at least k."""
+    return pad(v, (0, max(16, 1 << (k - 1).bit_length()) - v.shape[1]))
