@@ -1,7 +1,7 @@
 """Gaussian kernel density estimation behind scikit-learn's interface.
 
 In place of `from sklearn.neighbors import KernelDensity` write `from fastaae.window import KernelDensity`. The Gaussian
-kernel with the Euclidean metric is computed by kernels/pairs.py: exactly, in any dimension, with or without
+kernel with the Euclidean metric is computed by kernels/parzen/sums.py: exactly, in any dimension, with or without
 scikit-learn. Other kernels and metrics are handed to scikit-learn (1.6 or newer).
 """
 
@@ -19,10 +19,10 @@ from .kernels.parzen.bounds import LIMIT
 from .kernels.parzen.sums import PairSums
 
 try:
-    from sklearn.base import BaseEstimator
-    from sklearn.exceptions import NotFittedError
+    from sklearn.base import BaseEstimator  # pyright: ignore[reportAssignmentType]  # below is what stands in for it
+    from sklearn.exceptions import NotFittedError  # pyright: ignore[reportAssignmentType]
     from sklearn.neighbors import KernelDensity as TreeDensity
-    from sklearn.utils.validation import validate_data
+    from sklearn.utils.validation import validate_data  # pyright: ignore[reportAssignmentType]
 except ImportError:
     TreeDensity = None
 
@@ -37,10 +37,8 @@ except ImportError:
 
         def set_params(self, **params: Any):
             for name, value in params.items():
-                if name not in self.get_params():
-                    raise ValueError(
-                        f"{type(self).__name__} has no parameter {name!r}, expected one of {list(self.get_params())}"
-                    )
+                if name not in (known := list(self.get_params())):
+                    raise ValueError(f"{type(self).__name__} has no parameter {name!r}, expected one of {known}")
                 setattr(self, name, value)
             return self
 
@@ -49,7 +47,7 @@ except ImportError:
         if X.ndim != 2 or not X.size:
             raise ValueError(f"X has shape {list(X.shape)}: expected [n, D], not empty")
         if not np.isfinite(X).all():
-            raise ValueError(f"X of shape {list(X.shape)} holds NaN or infinite values, expected none")
+            raise ValueError(f"X of shape {list(X.shape)} holds NaN or infinite values, expected finite ones")
         if reset:
             estimator.n_features_in_ = X.shape[1]
         elif X.shape[1] != estimator.n_features_in_:
@@ -115,11 +113,11 @@ class ParzenWindow(BaseEstimator):
         X = validate_data(self, X, dtype=np.float64)
         n, d = X.shape
         rules = {"scott": n, "silverman": n * (d + 2) / 4}
-        h = rules[self.bandwidth] ** (-1 / (d + 4)) if self.bandwidth in rules else self.bandwidth
+        h = rules[self.bandwidth] ** (-1 / (d + 4)) if isinstance(self.bandwidth, str) else self.bandwidth
+        self._delegate: Any = None
         if exact:
             self._keep(X, _weights(sample_weight, n), h)
-            self._delegate = None
-        else:
+        elif TreeDensity is not None:
             self._delegate = TreeDensity(**{**self.get_params(), "bandwidth": h}).fit(X, sample_weight=sample_weight)
         self.bandwidth_ = h
         return self
@@ -163,19 +161,16 @@ class ParzenWindow(BaseEstimator):
             return self._delegate.sample(n_samples, random_state)
         rng = np.random if random_state is None else random_state
         if isinstance(rng, Integral):
-            rng = np.random.RandomState(rng)
+            rng = np.random.RandomState(int(rng))
         u = rng.uniform(0, 1, size=n_samples) * self._cumulative[-1]
         rows = np.searchsorted(self._cumulative, u, side="right")
         return rng.normal(self._points[rows, :-1], self.bandwidth_)
 
     def _check_parameters(self) -> None:
         h = self.bandwidth
+        usable = h in ("scott", "silverman") if isinstance(h, str) else isinstance(h, Real) and 1e-100 < h < 1e100
         for name, right, expected in (
-            (
-                "bandwidth",
-                h in ("scott", "silverman") if isinstance(h, str) else isinstance(h, Real) and 1e-100 < h < 1e100,
-                "a positive number, 'scott' or 'silverman'",
-            ),
+            ("bandwidth", usable, "a positive number, 'scott' or 'silverman'"),
             ("algorithm", self.algorithm in ("auto", "kd_tree", "ball_tree"), "'auto', 'kd_tree' or 'ball_tree'"),
             ("atol", isinstance(self.atol, Real) and self.atol >= 0, "a number from 0"),
             ("rtol", isinstance(self.rtol, Real) and self.rtol >= 0, "a number from 0"),
@@ -186,7 +181,7 @@ class ParzenWindow(BaseEstimator):
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "bandwidth_"):
-            raise NotFittedError(f"this {type(self).__name__} is not fitted yet, expected a fit: call fit first")
+            raise NotFittedError(f"this {type(self).__name__} is not fitted yet and needs to be: call fit first")
 
     def _is_euclidean(self) -> bool:
         params = self.metric_params or {}
@@ -224,7 +219,7 @@ def _weights(values: Any, n: int) -> np.ndarray:
     with np.errstate(over="ignore"):
         total = weights.sum()
     if not (weights >= 0).all() or not 0 < total < math.inf:
-        raise ValueError(f"sample_weight: expected numbers from zero, not all zero, of a finite sum, not {total:g}")
+        raise ValueError(f"sample_weight sums to {total:g}: expected numbers from zero, not all zero, of a finite sum")
     return weights
 
 
@@ -232,5 +227,5 @@ def _extent(points: np.ndarray) -> float:
     """Largest magnitude in points [n, D]. Raises ValueError where squared distances could overflow."""
     extent = max(points.max(), -points.min())
     if not extent * math.sqrt(points.shape[1]) < FARTHEST:
-        raise ValueError(f"X holds a value of magnitude {extent:g}: squared distances overflow, expected less")
+        raise ValueError(f"X holds a value of magnitude {extent:g}: squares overflow, expected less than {FARTHEST:g}")
     return float(extent)

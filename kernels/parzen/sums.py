@@ -28,7 +28,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, distributed
@@ -232,8 +232,8 @@ def tensor_cores(device: torch.device) -> type[TensorCores] | None:
 @contextmanager
 def exact_arithmetic() -> Iterator[None]:
     """Products in their operands' precision, whatever autocast or float32 setting the caller has chosen."""
-    mkldnn = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]  # at run time an object
-    backends = (torch.backends.cuda.matmul, mkldnn)
+    parts: Any = (torch.backends.cuda, torch.backends.mkldnn)  # the second is an object, which no type checker knows
+    backends = [part.matmul for part in parts]
     before = [backend.fp32_precision for backend in backends]
     try:
         for backend in backends:
