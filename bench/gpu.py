@@ -34,6 +34,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -177,7 +178,7 @@ def alone() -> None:
     fcntl.flock(lock, fcntl.LOCK_EX)
 
 
-def require(right: bool, message: str) -> None:
+def require(right: bool | None, message: str) -> None:
     if not right:
         raise SystemExit(f"{message}\nnothing is written")
 
@@ -211,7 +212,7 @@ def main() -> int:
         f"{cuda.__file__}: not this checkout",
     )
     started = time.perf_counter()
-    report = {"machine": provenance.describe(device), "clocks_before": clocks()}
+    report: dict[str, Any] = {"machine": provenance.describe(device), "clocks_before": clocks()}
     report |= (estimator if options.part == "parzen" else step)(dry, device)
     report |= {"clocks_after": clocks(), "minutes": (time.perf_counter() - started) / 60}
     name = provenance.slug(torch.cuda.get_device_name() if not dry else "dry run")
@@ -225,7 +226,7 @@ def main() -> int:
 
 def step(dry: bool, device: str) -> dict:
     """Checks and times of the training step."""
-    report = checked(dry, ["step_kernels", "phases"], "finish or philox", "touch-step")
+    report: dict[str, Any] = {**checked(dry, ["step_kernels", "phases"], "finish or philox", "touch-step")}
     alone()
     command = [sys.executable, str(ROOT / "bench" / "step.py"), "--device", device, "--rounds"]
     rounds, replicas = (["1", "--rehearse"], ["1"]) if dry else (["5"], ["1", "4", "16", "64"])
@@ -245,7 +246,7 @@ def estimator(dry: bool, device: str) -> dict:
     sizes = [300, 400, 500] if dry else [100_000, 1_000_000, 10_000_000]
     others = ["--others", "logsumexp", "block-skip", *([] if dry else ["compiled", "broadcast"])]
     rounds, one, grid = ["--rounds", "1" if dry else "3"], ["--sigma", "0.05" if dry else "0.2"], ["--sigma", *GRID]
-    report = checked(dry, ["parzen_kernels", "parzen"], "distances or quantize", "touch")
+    report: dict[str, Any] = {**checked(dry, ["parzen_kernels", "parzen"], "distances or quantize", "touch")}
     report["agreement"] = compared(device, images, *((1500, 20, 0.05) if dry else (200_000, 1000, 0.2)))
     print(report["agreement"], flush=True)
     alone()

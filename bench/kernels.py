@@ -166,14 +166,11 @@ def machine_code(fn, args: tuple, config: dict, arch: int, counts: tuple = ()) -
     source = ASTSource(fn=fn, signature=signature, constexprs=constants, attrs=attributes)
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
 
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
-        file.flush()
-        text = subprocess.run(
-            [tool, "-res-usage", "-sass", file.name], capture_output=True, text=True, check=True
-        ).stdout
-    registers, stack, _, local = map(int, re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", text).groups())
+    text = disassembled(compiled.asm["cubin"])
+    usage = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", text)
+    if usage is None:
+        raise RuntimeError(f"cuobjdump says nothing of registers: {text[:200]!r}")
+    registers, stack, _, local = map(int, usage.groups())
     code = Counter(re.findall(r"^\s+/\*[0-9a-f]{4,5}\*/\s+(?:@!?U?P\w+ )?([A-Z0-9]+)", text, re.M))
     tensor = sum(count for op, count in code.items() if re.fullmatch(r"[HI]G?MMA|UTC\w*MMA", op))
     threads, shared = 32 * options["num_warps"], compiled.metadata.shared
@@ -188,6 +185,18 @@ def machine_code(fn, args: tuple, config: dict, arch: int, counts: tuple = ()) -
         "programs": min([*fits, PROGRAMS, *([TMEM // columns] if columns else [])]),
         "triton": triton.__version__,
     }
+
+
+def disassembled(cubin: bytes) -> str:
+    """What Triton's cuobjdump says of a kernel: resources, then instructions."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [tool, "-res-usage", "-sass", file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def moved(name: str, args: tuple) -> tuple[int, int]:
@@ -282,50 +291,39 @@ def durations(trace: str) -> dict[tuple, float]:
     return {key: sum(times) / len(times) for key, times in found.items()}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", nargs="+", type=int, default=[80, 90, 100], choices=[80, 90, 100])
-    parser.add_argument(
-        "--one", choices=KERNELS, help="this kernel alone, in this process; a line of JSON for each GPU"
+def launches_of_a_step(options: argparse.Namespace) -> list[dict]:
+    """Print and return a row for each launch."""
+    rows = [row for arch in options.arch for row in step(options.step, options.replicas, "bf16", arch)]
+    print(
+        f"{'':24}{'times':>6}{'grid':>12}{'reg':>5}{'spill':>10}{'KB':>5}{'tensor':>8}{'SASS':>6}{'fit':>4}"
+        f"{'MB':>9}{'MFLOP':>8}  us at peak"
     )
-    parser.add_argument("--step", metavar="PRESET", help="every launch of a training step instead, in bf16")
-    parser.add_argument("--replicas", type=int, default=1)
-    parser.add_argument("--trace", metavar="FILE", help="of such a step, to be set beside it")
-    options = parser.parse_args()
-    if options.step:
-        rows = [row for arch in options.arch for row in step(options.step, options.replicas, "bf16", arch)]
+    measured = durations(options.trace) if options.trace else {}
+    for row in rows:  # the cosine's way for large arguments, never taken, keeps a stack
+        row["red"] = not row["programs"] or (any(row["spill"]) and row["kernel"] != "draw")
         print(
-            f"{'':24}{'times':>6}{'grid':>12}{'reg':>5}{'spill':>10}{'KB':>5}{'tensor':>8}{'SASS':>6}{'fit':>4}"
-            f"{'MB':>9}{'MFLOP':>8}  us at peak"
+            f"{row['kernel']:16} sm_{row['arch']:<4}{row['times']:6}{'x'.join(map(str, row['grid'])):>12}"
+            f"{row['registers']:5}{'/'.join(map(str, row['spill'])):>10}{row['shared'] / 1024:5.0f}"
+            f"{row['tensor']:8}{row['sass']:6}{row['programs']:4}"
+            f"{row['bytes'] / 1e6:9.2f}{row['flops'] / 1e6:8.0f}  "
+            + ", ".join(f"{gpu} {us:.2f}" for gpu, us in row["roofline_us"].items())
+            + beside(row, measured)
         )
-        measured = durations(options.trace) if options.trace else {}
-        for row in rows:  # the cosine's way for large arguments, never taken, keeps a stack
-            row["red"] = not row["programs"] or (any(row["spill"]) and row["kernel"] != "draw")
-            print(
-                f"{row['kernel']:16} sm_{row['arch']:<4}{row['times']:6}{'x'.join(map(str, row['grid'])):>12}"
-                f"{row['registers']:5}{'/'.join(map(str, row['spill'])):>10}{row['shared'] / 1024:5.0f}"
-                f"{row['tensor']:8}{row['sass']:6}{row['programs']:4}"
-                f"{row['bytes'] / 1e6:9.2f}{row['flops'] / 1e6:8.0f}  "
-                + ", ".join(f"{gpu} {us:.2f}" for gpu, us in row["roofline_us"].items())
-                + beside(row, measured)
-            )
-        for arch in options.arch:
-            mine = [row for row in rows if row["arch"] == arch]
-            n, megabytes = (sum(r["times"] * r.get(k, 1) for r in mine) for k in ("", "bytes"))
-            print(f"sm_{arch}: {n} launches a step, {megabytes / 1e6:.0f} MB", end="")
-            for gpu in PEAK[arch]:
-                us = sum(row["times"] * row["roofline_us"][gpu] for row in mine)
-                print(f"; {gpu}: {us:.0f} us at peak, {us + n * GAP:.0f} with {GAP} us a launch", end="")
-            print()
-        print(json.dumps({"rows": rows}))
-        return int(any(row["red"] for row in rows))
-    if options.one:
-        for arch in options.arch:
-            print(json.dumps(report(options.one, arch)), flush=True)
-        return 0
+    for arch in options.arch:
+        mine = [row for row in rows if row["arch"] == arch]
+        n, megabytes = (sum(r["times"] * r.get(k, 1) for r in mine) for k in ("", "bytes"))
+        print(f"sm_{arch}: {n} launches a step, {megabytes / 1e6:.0f} MB", end="")
+        for gpu in PEAK[arch]:
+            us = sum(row["times"] * row["roofline_us"][gpu] for row in mine)
+            print(f"; {gpu}: {us:.0f} us at peak, {us + n * GAP:.0f} with {GAP} us a launch", end="")
+        print()
+    return rows
 
+
+def kernels_of_the_estimator(options: argparse.Namespace) -> list[dict]:
+    """Print and return a row for each kernel and GPU, of a process of its own."""
     print(f"{'':16}{'reg':>4}{'spill':>10}{'KB':>5}{'tensor':>8}{'SASS':>6}{'fit':>4}{'MB':>8}{'GFLOP':>8}  at peak")
-    rows, red = [], False
+    rows = []
     for name in KERNELS:
         command = [sys.executable, __file__, "--one", name, "--arch", *map(str, options.arch)]
         done = subprocess.run(command, capture_output=True, text=True)  # a compiler's crash ends only this
@@ -346,10 +344,27 @@ def main() -> int:
                 print(" " * 16, " ".join(f"{key}={value}" for key, value in row["config"].items()))
             row["red"] = "error" in row or any(row["spill"]) or not row["programs"]
             row["red"] |= not row.get("tensor") and name not in PLAIN
-            red |= row["red"]
             rows.append(row)
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", nargs="+", type=int, default=[80, 90, 100], choices=[80, 90, 100])
+    parser.add_argument(
+        "--one", choices=KERNELS, help="this kernel alone, in this process; a line of JSON for each GPU"
+    )
+    parser.add_argument("--step", metavar="PRESET", help="every launch of a training step instead, in bf16")
+    parser.add_argument("--replicas", type=int, default=1)
+    parser.add_argument("--trace", metavar="FILE", help="of such a step, to be set beside it")
+    options = parser.parse_args()
+    if options.one:
+        for arch in options.arch:
+            print(json.dumps(report(options.one, arch)), flush=True)
+        return 0
+    rows = launches_of_a_step(options) if options.step else kernels_of_the_estimator(options)
     print(json.dumps({"rows": rows}))
-    return int(red)
+    return int(any(row["red"] for row in rows))
 
 
 if __name__ == "__main__":

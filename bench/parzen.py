@@ -37,6 +37,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -48,11 +49,15 @@ from fastaae.kernels import reference
 from fastaae.kernels.parzen.bounds import double
 from fastaae.run import provenance
 
+T = TypeVar("T")
+
 
 def mixtures(images: data.Data, device: torch.device) -> Callable[[int, int, tuple[int, int]], Iterator[Tensor]]:
     """A decoder without training: a function that streams a share of n samples for a seed, so many [rows, D] at a time
     as suit the device."""
     x, y = images.x_train, images.y_train
+    if y is None:
+        raise SystemExit(f"{images.name} has no labels: mixtures of a class need some, give another --source")
     few = as_float(x[:10_000])
     mean = few.mean(0)
     basis = torch.linalg.eigh((few - mean).T @ (few - mean)).eigenvectors[:, -32:]
@@ -153,12 +158,12 @@ def plain(run: Callable[[Tensor, Tensor, float], Tensor]) -> Callable:
     return lambda samples, sigma: lambda x: run(x, samples, sigma)
 
 
-def scikit(**options) -> Callable:
+def scikit(**options: Any) -> Callable:
     def fit(samples: Tensor, sigma: float) -> Callable[[Tensor], Tensor]:
         from sklearn.neighbors import KernelDensity
 
-        options_ = {k: len(samples) if v == "N" else v for k, v in options.items()}
-        density = KernelDensity(bandwidth=sigma, **options_).fit(samples.cpu().numpy())
+        numbers: dict[str, Any] = {k: len(samples) if v == "N" else v for k, v in options.items()}
+        density = KernelDensity(bandwidth=sigma, **numbers).fit(samples.cpu().numpy())
         return lambda x: torch.from_numpy(density.score_samples(x.cpu().numpy()))
 
     return fit
@@ -239,8 +244,7 @@ def product_rate(device: torch.device) -> float:
     return 2e-9 * m * 784 * n / min(times)
 
 
-@torch.no_grad()
-def main(arguments: list[str] | None = None) -> int:
+def options_of(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", default="mixtures", help="run directory, .npy file [N, ...] or 'mixtures'")
     parser.add_argument("--samples", type=int, default=50_000)
@@ -265,6 +269,11 @@ def main(arguments: list[str] | None = None) -> int:
         torch.backends.cuda.matmul.fp32_precision = "tf32"
     if options.others is None:
         options.others = [name for name in OTHERS if options.device == "cuda" or name != "compiled"]
+    return options
+
+
+def join_ranks(options: argparse.Namespace) -> tuple[int, int]:
+    """This process's rank and how many there are; the others' timings are left out where there are several."""
     share = (int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
     if share[1] > 1:
         if options.device == "cuda":
@@ -273,7 +282,10 @@ def main(arguments: list[str] | None = None) -> int:
         options.others = []  # they would have the cores of one rank
     if share[0]:
         sys.stdout = open(os.devnull, "w")  # the first rank reports
+    return share
 
+
+def images_of(options: argparse.Namespace) -> data.Data:
     try:
         images = data.load(options.dataset or "mnist")
     except data.DataUnavailable as error:
@@ -281,78 +293,104 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"{error}; using digits")
         images = data.load("digits")
-    images = resized(images, options.side) if options.side else images
-    machine, device = provenance.describe(options.device), torch.device(options.device)
-    print(" ".join(f"{k}={v}" for part in machine.values() for k, v in part.items()))
-    rate, kind = product_rate(device), "fp16" if device.type == "cuda" else "float32"
-    if share[1] > 1:
-        rates = torch.tensor([rate], device=device)
-        distributed.all_reduce(rates)
-        rate = rates.item()
-    print(f"{kind} products: {rate:.0f} GFLOP/s, {rate / 2 * 1e9:.2e} pairs x dimensions per second")
+    return resized(images, options.side) if options.side else images
 
-    x = images.x_test[: options.queries]
-    m, d = x.shape
-    n = options.samples
-    restart = source(options, images)
-    sigma = options.sigma[0]
 
-    few = x[:: max(m // 10, 1)][:10]
-    head = first(restart((0, 1)), 5000)
-    result = fastaae.parzen_log_likelihood(few, head, sigma, method=options.method, device=options.device)
-    exact = reference.parzen_log_likelihood(double(few), double(head.cpu()), sigma)
+def agrees(options: argparse.Namespace, x: Tensor, head: Tensor) -> bool:
+    """Whether a few queries have the likelihood that float64 differences give, within the certificate."""
+    few = x[:: max(len(x) // 10, 1)][:10]
+    result = fastaae.parzen_log_likelihood(few, head, options.sigma[0], method=options.method, device=options.device)
+    exact = reference.parzen_log_likelihood(double(few), double(head.cpu()), options.sigma[0])
     error = np.abs(result.per_query - exact.numpy()).max()
     print(f"against float64 differences: {error:.1e} nats, certificate {result.error_bound:.1e}")
-    if not error <= result.error_bound + 1e-9:
-        print("beyond the certificate: no timing", file=sys.stderr)
-        return 1
+    return error <= result.error_bound + 1e-9
 
-    scored = {"sigma": sigma, "method": options.method, "device": options.device, "distributed": share[1] > 1}
-    if options.choose_sigma or len(options.sigma) > 1:
-        scored |= {
-            "sigma": None,
-            "validation": images.x_valid[:1000],
-            "sigmas": None if options.choose_sigma else options.sigma,
-        }
-    head = as_float(first(restart((0, 1)), min(options.samples_others, n))).to(device)
-    floats = as_float(x).to(device)
-    cuda = device.type == "cuda"
-    contenders = {name: (OTHERS[name][0], OTHERS[name][1 + cuda]) for name in options.others}
-    times: dict[str, list[float]] = {}
-    values: dict[str, np.ndarray] = {}
 
-    def clock(name: str, call: Callable[[], object], least: float = 0.0) -> object:
-        synchronize(device)
+class Clock:
+    """Seconds of calls, by name."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.times = device, {}
+
+    def __call__(self, name: str, call: Callable[[], T], least: float = 0.0) -> T:
+        """What a call returns; it is repeated for so many seconds at least."""
+        synchronize(self.device)
         started, seconds, calls = time.perf_counter(), 0.0, 0
-        while not calls or seconds < least:
+        while True:
             returned = call()
-            synchronize(device)
+            synchronize(self.device)
             seconds, calls = time.perf_counter() - started, calls + 1
-        times.setdefault(name, []).append(seconds / calls)
+            if seconds >= least:
+                break
+        self.times.setdefault(name, []).append(seconds / calls)
         return returned
 
-    for round_ in range(-int(cuda), options.rounds):
-        if round_ == 0:
-            times.clear()
-        clock("drawing", lambda: [None for _ in restart(share)])
+    def median(self, name: str) -> float:
+        return float(np.median(self.times[name]))
+
+
+class Rounds(NamedTuple):
+    """What some rounds of all contenders gave."""
+
+    clock: Clock
+    result: fastaae.ParzenResult
+    memory: float  # MB that fastaae held beyond what was held before
+    queries: dict[str, int]  # of each other
+    values: dict[str, np.ndarray]  # likelihoods of each other
+
+
+def rounds(
+    options: argparse.Namespace, score: Callable[[], fastaae.ParzenResult], draw: Callable, floats: Tensor, head: Tensor
+) -> Rounds:
+    """Time fastaae on all and the others on the first samples.
+
+    Args:
+        score, draw: fastaae's evaluation, and the drawing of samples in it alone.
+        floats, head: what the others see.
+    """
+    device = floats.device
+    clock, cuda, values = Clock(device), device.type == "cuda", {}
+    queries: dict[str, int] = {}
+    for name in options.others:
+        _, on_cpu, on_gpu = OTHERS[name]
+        queries[name] = on_gpu if cuda else on_cpu
+
+    def one() -> tuple[fastaae.ParzenResult, float]:
+        clock("drawing", draw)
         before = reset_peak_memory(device)
-        result = clock("fastaae", lambda: fastaae.parzen_log_likelihood(x, restart(share), **scored))
+        result = clock("fastaae", score)
         memory = peak_memory(device) - before
-        for name, (prepare, some) in list(contenders.items()):
+        for name, some in list(queries.items()):
+            prepare = OTHERS[name][0]
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     prepare(head if cuda else head[:100], result.sigma)(floats[: some if cuda else 2])  # may compile
             except (ImportError, RuntimeError) as error:  # not installed, or no memory for it, or no compiler
                 print(f"{name}: left out, {type(error).__name__} {str(error).splitlines()[:1]}")
-                del contenders[name]
+                del queries[name]
                 continue
-            score = clock(f"{name}: prepare", lambda: prepare(head, result.sigma))  # noqa: B023
-            values[name] = clock(name, lambda: score(floats[:some]), 0.05 * cuda).double().cpu().numpy()  # noqa: B023
-    print(result)
+            other = clock(f"{name}: prepare", lambda: prepare(head, result.sigma))  # noqa: B023
+            values[name] = clock(name, lambda: other(floats[:some]), 0.05 * cuda).double().cpu().numpy()  # noqa: B023
+        return result, memory
 
-    drawing = float(np.median(times["drawing"]))
-    exact = fastaae.parzen_log_likelihood(floats, head, result.sigma).per_query
+    if cuda:
+        one()
+        clock.times.clear()
+    result, memory = [one() for _ in range(options.rounds)][-1]
+    return Rounds(clock, result, memory, queries, values)
+
+
+def table(done: Rounds, sizes: tuple[int, int, int], floats: Tensor, head: Tensor, rate: float) -> list[dict]:
+    """A row for each contender, printed; the first is fastaae's.
+
+    Args:
+        sizes: queries, samples and dimensions of fastaae's evaluation.
+        floats, head: what the others saw.
+        rate: GFLOP/s of products.
+    """
+    m, n, d = sizes
+    exact = fastaae.parzen_log_likelihood(floats, head, done.result.sigma).per_query
 
     def row(name: str, once: float, seconds: float, queries: int, samples: int, nats: float, error: float) -> dict:
         pairs = queries * samples * d
@@ -368,13 +406,14 @@ def main(arguments: list[str] | None = None) -> int:
             "error": error,
         }
 
+    times = done.clock.times
     scoring = float(np.median(np.array(times["fastaae"]) - np.array(times["drawing"])))
-    rows = [row("fastaae", 0.0, scoring, m, n, result.mean, result.error_bound)]
-    for name, (_, some) in contenders.items():
-        once, seconds = (float(np.median(times[k])) for k in (f"{name}: prepare", name))
-        error = float(np.abs(values[name] - exact[:some]).max())
-        rows.append(row(name, once, seconds, min(some, m), len(head), float(values[name].mean()), error))
-    print(f"\n{m} queries x {n} samples x {d} dimensions, sigma {result.sigma:.4g}")
+    rows = [row("fastaae", 0.0, scoring, m, n, done.result.mean, done.result.error_bound)]
+    for name, some in done.queries.items():
+        once, seconds = (done.clock.median(k) for k in (f"{name}: prepare", name))
+        error = float(np.abs(done.values[name] - exact[:some]).max())
+        rows.append(row(name, once, seconds, min(some, m), len(head), float(done.values[name].mean()), error))
+    print(f"\n{m} queries x {n} samples x {d} dimensions, sigma {done.result.sigma:.4g}")
     print(f"{'':26}{'measured on':>17}{'seconds':>10}{'for all':>10}{'x fastaae':>11}{'pd/s':>10}{'error':>10}")
     for r in rows:
         ran = f"{r['queries']} x {r['samples']}"
@@ -383,14 +422,53 @@ def main(arguments: list[str] | None = None) -> int:
             f"{r['contender']:26}{ran:>17}{r['seconds']:10.3g}{r['seconds_all']:10.3g}{ratio:11.1f}"
             f"{r['pair_dimensions_per_second']:10.1e}{r['error']:10.1e}"
         )
+    return rows
+
+
+@torch.no_grad()
+def main(arguments: list[str] | None = None) -> int:
+    options = options_of(arguments)
+    share = join_ranks(options)
+    images = images_of(options)
+    machine, device = provenance.describe(options.device), torch.device(options.device)
+    print(" ".join(f"{k}={v}" for part in machine.values() for k, v in part.items()))
+    rate, kind = product_rate(device), "fp16" if device.type == "cuda" else "float32"
+    if share[1] > 1:
+        rates = torch.tensor([rate], device=device)
+        distributed.all_reduce(rates)
+        rate = rates.item()
+    print(f"{kind} products: {rate:.0f} GFLOP/s, {rate / 2 * 1e9:.2e} pairs x dimensions per second")
+
+    x, n = images.x_test, options.samples
+    if x is None:
+        raise SystemExit(f"{images.name}: no test images, which are the queries")
+    x = x[: options.queries]
+    restart = source(options, images)
+    if not agrees(options, x, first(restart((0, 1)), 5000)):
+        print("beyond the certificate: no timing", file=sys.stderr)
+        return 1
+
+    scored = {"sigma": options.sigma[0], "method": options.method, "device": options.device}
+    if options.choose_sigma or len(options.sigma) > 1:
+        grid = None if options.choose_sigma else options.sigma
+        scored |= {"sigma": None, "validation": images.x_valid[:1000], "sigmas": grid}
+    head = as_float(first(restart((0, 1)), min(options.samples_others, n))).to(device)
+    floats = as_float(x).to(device)
+
+    def score() -> fastaae.ParzenResult:
+        return fastaae.parzen_log_likelihood(x, restart(share), distributed=share[1] > 1, **scored)
+
+    done = rounds(options, score, lambda: [None for _ in restart(share)], floats, head)
+    print(done.result)
+    rows = table(done, (len(x), n, x.shape[1]), floats, head, rate)
+    drawing, whole = done.clock.median("drawing"), done.clock.times["fastaae"]
     print(
-        f"fastaae: {rows[0]['share_of_products']:.1f} times the rate of dense {kind} products at their best; ", end=""
+        f"fastaae: {rows[0]['share_of_products']:.1f} times the rate of dense {kind} products at their best; besides, "
+        f"{drawing:.2g} s for drawing the samples; {done.memory:.0f} MB beyond what was held before"
     )
-    print(f"besides, {drawing:.2g} s for drawing the samples; {memory:.0f} MB beyond what was held before")
-    whole = times["fastaae"]
-    report = {"sigma": result.sigma, "sem": result.sem, "drawing_seconds": drawing, "memory_mb": memory, "rows": rows}
-    report |= {"whole_seconds": float(np.median(whole)), "each_whole_seconds": whole, "bandwidths": bandwidths(result)}
-    print(json.dumps({"machine": machine, "gflops": rate, **report}))
+    report = {"sigma": done.result.sigma, "sem": done.result.sem, "drawing_seconds": drawing, "memory_mb": done.memory}
+    report |= {"rows": rows, "whole_seconds": float(np.median(whole)), "each_whole_seconds": whole}
+    print(json.dumps({"machine": machine, "gflops": rate, **report, "bandwidths": bandwidths(done.result)}))
     if share[1] > 1:
         distributed.destroy_process_group()
     return 0

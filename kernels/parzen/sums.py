@@ -169,7 +169,8 @@ class PairSums:
                     pending.append(near)
                     count += len(near[0])
                 if count > (PENDING if rows.stop < m else 0):  # together: few distances make a slow product
-                    self.engine.refine(*(torch.cat(part) for part in zip(*pending, strict=True)), block)
+                    queries, columns = (torch.cat(part) for part in zip(*pending, strict=True))
+                    self.engine.refine(queries, columns, block)
                     pending, count = [], 0
         self.n += len(samples)
         if features is not None and 2 * missed > m:
