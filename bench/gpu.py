@@ -119,10 +119,12 @@ def touch_step(device: str) -> None:
     """A few small steps that launch every kernel."""
     rng = np.random.default_rng(0)
     images = data.from_arrays((rng.integers(0, 256, (120, 70)).astype(np.uint8), np.arange(120) % 3))
-    sizes = {"task": "semi_supervised", "hidden": (72, 76), "style_dim": 3, "batch_size": 20, "input_noise": 0.1}
+    given: dict[str, Any] = {"task": "semi_supervised", "hidden": (72, 76), "style_dim": 3, "batch_size": 20}
+    given |= {"input_noise": 0.1, "replicas": 2, "lr_reconstruction": 1e-3, "lr_adversarial": 1e-3}
+    given |= {"lr_classification": 1e-3}
     for precision, optimizer in (("bf16", "sgd"), ("fp16", "adam")):
-        rates = {"lr_reconstruction": 1e-3, "lr_adversarial": 1e-3, "lr_classification": 1e-3}
-        cfg = fastaae.Config(**sizes, **rates, replicas=2, precision=precision, optimizer=optimizer)
+        given |= {"precision": precision, "optimizer": optimizer}
+        cfg = fastaae.Config(**given)
         one = Step(cfg, images, torch.device(device))
         one.start_epoch(0)
         one()
@@ -133,7 +135,10 @@ def compared(device: str, images: data.Data, n: int, m: int, sigma: float) -> di
     """The largest difference between a GPU and a CPU, and between two runs on the GPU, of both methods."""
     stream = bench.mixtures(images, torch.device("cpu"))(n, 1, (0, 1))
     samples = torch.cat([part if n < 10**6 else (255 * part).round().byte() for part in stream])
-    queries, found = images.x_test[:m], {}
+    found: dict[str, float] = {}
+    if images.x_test is None:
+        raise SystemExit(f"{images.name}: no test images, which are the queries")
+    queries = images.x_test[:m]
     with on_cpu():
         right = fastaae.parzen_log_likelihood(queries, samples, sigma)
     for method in ("auto", "dense"):

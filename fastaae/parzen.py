@@ -169,8 +169,8 @@ def _score(
             except OSError as error:  # the result is there
                 warnings.warn(f"state={str(state.path)!r}: the last sums were not saved ({error})", stacklevel=3)
     except BaseException as error:
-        if hasattr(error, "add_note"):  # from Python 3.11 on
-            error.add_note(f"{sums.n} samples had been scored")
+        if add_note := getattr(error, "add_note", None):  # from Python 3.11 on
+            add_note(f"{sums.n} samples had been scored")
         with contextlib.suppress(OSError, RuntimeError):  # the error is more important
             if state and sums.n and sums.n % state.identity["block"] == 0:
                 state.write(sums)
@@ -237,11 +237,9 @@ class _State:
         sums.restore(tensors["sums"], first)
         if callable(source):
             return _blocks(source(sums.n), first.shape[1], sums.block, sums.n)
-        left = sums.n - len(first)
-        while left > 0 and (part := next(parts, None)) is not None:
-            left -= len(part)
-        if left:
-            raise ValueError(f"state={str(self.path)!r}: it counts {sums.n} samples, expected as many again, and more")
+        passed = len(first) + sum(map(len, itertools.islice(parts, -(-sums.n // sums.block) - 1)))
+        if passed < sums.n:
+            raise ValueError(f"state={str(self.path)!r}: it counts {sums.n} samples, there are {passed}: pass the same")
         return parts
 
     def write(self, sums: PairSums, least: float = 0.0) -> None:
@@ -307,10 +305,10 @@ def _array(name: str, values: Any, d: int | None = None, first: int | None = Non
         t = torch.as_tensor(plain(values) if isinstance(values, np.ndarray) else values).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name}: expected an array or tensor ({error})") from None
-    if t.ndim < 2 or t.dtype not in DTYPES or t.layout != torch.strided or t.device.type == "meta":
-        kind = f"{t.layout} on {t.device.type}, " if t.layout != torch.strided or t.device.type == "meta" else ""
-        kind += str(t.dtype).removeprefix("torch.")
-        raise ValueError(f"{name} is {kind} {list(t.shape)}: expected floats or uint8, [n, ...]")
+    kind = f"{t.layout} on {t.device.type}, " if t.layout != torch.strided or t.device.type == "meta" else ""
+    if kind or t.ndim < 2 or t.dtype not in DTYPES:
+        kind += f"{t.dtype} {list(t.shape)}".removeprefix("torch.")
+        raise ValueError(f"{name} is {kind}: expected floats or uint8, [n, ...]")
     if not len(t) or not t[0].numel():
         raise ValueError(f"{name} is empty: {list(t.shape)}, expected at least one value")
     t = t.flatten(1)

@@ -19,10 +19,10 @@ from .kernels.parzen.bounds import LIMIT
 from .kernels.parzen.sums import PairSums
 
 try:
-    from sklearn.base import BaseEstimator  # pyright: ignore[reportAssignmentType]  # below is what stands in for it
-    from sklearn.exceptions import NotFittedError  # pyright: ignore[reportAssignmentType]
+    from sklearn.base import BaseEstimator  # pyright: ignore[reportAssignmentType]  # replaced below
+    from sklearn.exceptions import NotFittedError  # pyright: ignore[reportAssignmentType]  # replaced below
     from sklearn.neighbors import KernelDensity as TreeDensity
-    from sklearn.utils.validation import validate_data  # pyright: ignore[reportAssignmentType]
+    from sklearn.utils.validation import validate_data  # pyright: ignore[reportAssignmentType]  # replaced below
 except ImportError:
     TreeDensity = None
 

@@ -73,10 +73,9 @@ PAIRS = 8  # per program of distances, that many rows of 128 columns at a time
 RAISED = 2.0**12  # directions are scaled by it, to be far from fp16's smallest
 BOUND = 2**28  # of int8's halved squares and limits: beyond any x·s of 8,192 columns
 COUNTS = ("M", "N", "L")  # differ from block to block, and are no reason to compile anew
-kernel: Any = triton.jit(do_not_specialize=COUNTS)  # Any: a launch turns numbers into the constexpr of the signature
 
 
-@kernel
+@triton.jit(do_not_specialize=COUNTS)
 def _near_kernel(
     x_ptr,  # fp16 [M, K], or its descriptor with tiles [BM, K]
     s_ptr,  # fp16 [N, K], or its descriptor with tiles [BN, K]
@@ -105,7 +104,7 @@ def _near_kernel(
         tl.store(words_ptr + column // 32, ~far)
 
 
-@kernel
+@triton.jit(do_not_specialize=COUNTS)
 def _wide_kernel(
     x_ptr,  # int8 [M, K], or its descriptor with tiles [BM, BK]
     s_ptr,  # int8 [N, K], or its descriptor with tiles [BN, BK]
@@ -127,7 +126,7 @@ def _wide_kernel(
     limit = tl.load(limit_ptr + offs_m)
     words_ptr += offs_m.to(tl.int64)[:, None] * W + tl.arange(0, BN // 32)[None, :]
     # Flattened, so that the next tile's loads begin before the last one's signs are written.
-    for column in tl.range(first, min(first + run, N), BN, flatten=True):  # pyright: ignore  # the compiler iterates
+    for column in tl.range(first, min(first + run, N), BN, flatten=True):
         acc = tl.zeros([BM, BN], tl.int32)
         for k in range(0, K, BK):
             s = _tile(s_ptr, column, k, N, K, BN, BK, TMA)
@@ -159,7 +158,7 @@ def _words(t, BM: tl.constexpr, W: tl.constexpr):
     return tl.sum(byte.to(tl.int32, bitcast=True) << (8 * tl.arange(0, 4)), 2)  # distinct bits: a sum is a union
 
 
-@kernel
+@triton.jit(do_not_specialize=COUNTS)
 def _sums_kernel(
     x_ptr,  # fp16 [M, K], or its descriptor with tiles [BM, BK]
     s_ptr,  # fp16 [N, K], or its descriptor with tiles [BN, BK]
@@ -206,7 +205,7 @@ def _sums_kernel(
     tl.store(minimum_ptr + part.to(tl.int64) * M + offs_m, minimum, mask=mask_m)
 
 
-@kernel
+@triton.jit(do_not_specialize=COUNTS)
 def _project_kernel(
     s_ptr,  # [N, D], floats or bytes
     center_ptr,  # float32 [D to a multiple of BK]
@@ -266,7 +265,7 @@ def _project_kernel(
     tl.store(error_ptr + rows, 1.01 * error, mask=mask_m)
 
 
-@kernel
+@triton.jit(do_not_specialize=COUNTS)
 def _quantize_kernel(
     v_ptr,  # [N, D], floats or bytes
     codes_ptr,  # int8 [N, K]
@@ -297,7 +296,7 @@ def _quantize_kernel(
     tl.store(lost_ptr + rows, tl.sqrt(tl.sum(lost2, 1)), mask=rows < N)
 
 
-@kernel
+@triton.jit(do_not_specialize=COUNTS)
 def _distances_kernel(
     x_ptr,  # [M, D], floats or bytes
     s_ptr,  # [N, D], floats or bytes
@@ -323,7 +322,7 @@ def _distances_kernel(
     tl.store(d2_ptr + pair, tl.sum(acc, 1), mask=mask)
 
 
-@kernel
+@triton.jit(do_not_specialize=COUNTS)
 def _count_kernel(
     d2_ptr,  # float64 [L]
     ends_ptr,  # int64 [M + 1], the pairs of query i are ends[i] to ends[i + 1]

@@ -28,7 +28,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, distributed
@@ -112,9 +112,7 @@ class PairSums:
         """
         t, held = self.totals, self.packed()
         ranks = [torch.empty_like(held) for _ in range(distributed.get_world_size())]
-        gathering = distributed.all_gather(ranks, held, async_op=True)
-        if gathering is not None:  # None: this process belongs to no group
-            gathering.wait(timedelta(seconds=timeout))
+        distributed.all_gather(ranks, held, async_op=True).wait(timedelta(seconds=timeout))
         counts, live, dropped, inexact, minima, sums = zip(*map(self._parts, ranks), strict=True)
         self.n = int(sum(n for n, *_ in counts))
         t.reach = max(reach.item() for _, reach, *_ in counts)
@@ -233,8 +231,7 @@ def tensor_cores(device: torch.device) -> type[TensorCores] | None:
 @contextmanager
 def exact_arithmetic() -> Iterator[None]:
     """Products in their operands' precision, whatever autocast or float32 setting the caller has chosen."""
-    parts: Any = (torch.backends.cuda, torch.backends.mkldnn)  # the second is an object, which no type checker knows
-    backends = [part.matmul for part in parts]
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
     before = [backend.fp32_precision for backend in backends]
     try:
         for backend in backends:
