@@ -8,63 +8,51 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # checkers cannot see through __getattr__
-    from .checkpoint import CheckpointError
-    from .config import Config
-    from .data import DataError
-    from .experiments import preset, presets
-    from .files import WriteError
-    from .model import Model, load
-    from .parzen import ParzenResult, parzen_log_likelihood
-    from .run import Run
-    from .run.resume import NonFiniteError
-    from .run.signals import Interrupted
-    from .run.training import train
-    from .window import ParzenWindow
+if TYPE_CHECKING:  # for checkers, to whom only a name imported "as" itself is public
+    from .checkpoint import CheckpointError as CheckpointError
+    from .config import Config as Config
+    from .data import DataError as DataError
+    from .experiments import preset as preset
+    from .experiments import presets as presets
+    from .files import WriteError as WriteError
+    from .model import Model as Model
+    from .model import load as load
+    from .parzen import ParzenResult as ParzenResult
+    from .parzen import parzen_log_likelihood as parzen_log_likelihood
+    from .run import Run as Run
+    from .run.resume import NonFiniteError as NonFiniteError
+    from .run.signals import Interrupted as Interrupted
+    from .run.training import train as train
+    from .window import ParzenWindow as ParzenWindow
 
 __version__ = "0.1.0"
 
-__all__ = [  # a literal, or checkers take the imports above for private ones
-    "__version__",
-    "Config",
-    "preset",
-    "presets",
-    "train",
-    "Run",
-    "Interrupted",
-    "NonFiniteError",
-    "Model",
-    "load",
-    "parzen_log_likelihood",
-    "ParzenResult",
-    "ParzenWindow",
-    "DataError",
-    "CheckpointError",
-    "WriteError",
-]
-
-_HOME = {  # where they are, as above
-    "checkpoint": ["CheckpointError"],
-    "config": ["Config"],
-    "data": ["DataError"],
-    "experiments": ["preset", "presets"],
-    "files": ["WriteError"],
-    "model": ["Model", "load"],
-    "parzen": ["ParzenResult", "parzen_log_likelihood"],
-    "run.resume": ["NonFiniteError"],
-    "run.signals": ["Interrupted"],
-    "run": ["Run"],
-    "run.training": ["train"],
-    "window": ["ParzenWindow"],
+_HOME = {
+    "Config": "config",
+    "preset": "experiments",
+    "presets": "experiments",
+    "train": "run.training",
+    "Run": "run",
+    "Interrupted": "run.signals",
+    "NonFiniteError": "run.resume",
+    "Model": "model",
+    "load": "model",
+    "parzen_log_likelihood": "parzen",
+    "ParzenResult": "parzen",
+    "ParzenWindow": "window",
+    "DataError": "data",
+    "CheckpointError": "checkpoint",
+    "WriteError": "files",
 }
+
+__all__ = ["__version__", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]  # the imports above say what is public
 
 if not TYPE_CHECKING:  # to a checker, a module with __getattr__ has any name
 
     def __getattr__(name: str):
-        home = next((module for module, names in _HOME.items() if name in names), None)
-        if home is None:
-            raise AttributeError(f"module 'fastaae' has no attribute {name!r}, expected one of {', '.join(__all__)}")
-        value = globals()[name] = getattr(importlib.import_module(f"fastaae.{home}"), name)
+        if name not in _HOME:
+            raise AttributeError(f"module 'fastaae' has no attribute {name!r}, expected one of {', '.join(_HOME)}")
+        value = globals()[name] = getattr(importlib.import_module(f"fastaae.{_HOME[name]}"), name)
         return value
 
 

@@ -86,9 +86,16 @@ def test_kernels_import_from_outside_the_root(tmp_path):
 
 
 def test_public_names_are_there_and_listed():
-    listed = {name for names in fastaae._HOME.values() for name in names}
-    assert listed == {*fastaae.__all__} - {"__version__"} and dir(fastaae) == sorted(fastaae.__all__)
-    assert all(getattr(fastaae, name) for name in listed)
+    text = (ROOT / "fastaae" / "__init__.py").read_text(encoding="utf-8")
+    typed = {
+        f"{alias.name} of {node.module}"
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.ImportFrom) and node.level
+        for alias in node.names
+    }
+    assert typed == {f"{name} of {module}" for name, module in fastaae._HOME.items()}
+    assert [*fastaae.__all__] == ["__version__", *fastaae._HOME] and dir(fastaae) == sorted(fastaae.__all__)
+    assert all(getattr(fastaae, name) for name in fastaae.__all__)
     with pytest.raises(AttributeError, match="no attribute 'trian', expected one of .*train"):
         fastaae.trian  # noqa: B018
 
