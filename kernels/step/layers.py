@@ -292,7 +292,7 @@ def _fits(*tensors: Tensor) -> None:
     for t in tensors:
         if t.shape[1] * t.stride(1) >= 2**31:
             raise ValueError(
-                f"{t.shape[1]} rows of a batch, {t.stride(1)} apart: too many for 16 bits, take a smaller batch_size"
+                f"{t.shape[1]} rows of a batch, {t.stride(1)} apart: too many for 16 bits: ask for a smaller batch_size"
             )
 
 
