@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, pairwise
 from numbers import Integral
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from .engine.wiring import Wiring, wiring
 from .files import brief
 from .parzen import ParzenResult, parzen_log_likelihood
 
+Rows = TypeVar("Rows", np.ndarray, Tensor)  # NumPy in, NumPy out; torch in, torch out
 BATCH = 4096
 DRAWN = 4096  # samples per block of a stream; part of what a seed means
 TOGETHER = 64  # such blocks are decoded at once on a GPU, or launching kernels would take most of the time
@@ -58,11 +59,7 @@ class Model:
         """Whether the encoder has an output y; in a supervised autoencoder the label is given."""
         return self.n_classes > 0 and self.config.task != "supervised"
 
-    @overload
-    def encode(self, x: np.ndarray, seed: int | None = None) -> np.ndarray: ...
-    @overload
-    def encode(self, x: Tensor, seed: int | None = None) -> Tensor: ...
-    def encode(self, x: Any, seed: int | None = None) -> Any:
+    def encode(self, x: Rows, seed: int | None = None) -> Rows:
         """Style codes z [N, style_dim] of examples x [N, ...], uint8 or float in [0, 1]; of an embedding, the
         representations y W_C + z.
 
@@ -76,11 +73,7 @@ class Model:
         represent = self.heads or (lambda z, *y: z)
         return self._batched(lambda b: represent(*self.code(b, g)), self._examples(x), x)
 
-    @overload
-    def predict_proba(self, x: np.ndarray) -> np.ndarray: ...
-    @overload
-    def predict_proba(self, x: Tensor) -> Tensor: ...
-    def predict_proba(self, x: Any) -> Any:
+    def predict_proba(self, x: Rows) -> Rows:
         """Class probabilities q(y|x) [N, n_classes] of examples x [N, ...].
 
         Raises:
@@ -90,13 +83,10 @@ class Model:
             raise ValueError(f"task {self.config.task!r} has no label head, which predict needs")
         return self._batched(lambda b: self.code(b)[1], self._examples(x), x)
 
-    @overload
-    def predict(self, x: np.ndarray) -> np.ndarray: ...
-    @overload
-    def predict(self, x: Tensor) -> Tensor: ...
-    def predict(self, x: Any) -> Any:
+    def predict(self, x: Rows) -> Rows:
         """Classes int64 [N], the largest of predict_proba. Raises as predict_proba."""
-        return self.predict_proba(x).argmax(-1)
+        q: Any = self.predict_proba(x)
+        return q.argmax(-1)
 
     @overload
     def decode(self, z: np.ndarray | Sequence[Any], labels: Any = None) -> np.ndarray: ...
@@ -122,11 +112,7 @@ class Model:
             raise ValueError(f"labels=None: the decoder takes labels, expected one in [0, {self.n_classes}) for each z")
         return self._batched(self.decoded, self.join(code, y), z).reshape(-1, *self.shape)
 
-    @overload
-    def reconstruct(self, x: np.ndarray, labels: Any = None) -> np.ndarray: ...
-    @overload
-    def reconstruct(self, x: Tensor, labels: Any = None) -> Tensor: ...
-    def reconstruct(self, x: Any, labels: Any = None) -> Any:
+    def reconstruct(self, x: Rows, labels: Any = None) -> Rows:
         """Examples [N, *shape] decoded from the codes of x [N, ...].
 
         Args:
