@@ -30,13 +30,8 @@ def seeds(seed: int, *stream: int) -> int:
 
 
 def columns(t: Tensor, sizes: dict[str, int]) -> dict[str, Tensor]:
-    """Views of the columns of t [R, B, ...] by name, side by side; names beyond its width have none."""
-    named, start = {}, 0
-    for name, size in sizes.items():
-        if start < t.shape[2]:
-            named[name] = t[..., start : start + size]
-        start += size
-    return named
+    """Views of the columns of t [R, B, ...] by name, side by side."""
+    return dict(zip(sizes, t.split([*sizes.values()], 2), strict=True))
 
 
 class Codes:
@@ -125,9 +120,8 @@ class Batches:
             self._know_labels(data)
         self.components = torch.zeros(r, cfg.batch_size, dtype=torch.int64, device=device)  # of the prior samples
         self.dropouts = self._dropouts()
-        rows, self.staging = r * cfg.batch_size, None
-        if self.x.dtype == torch.uint8:
-            self.staging = torch.empty(rows, self.x.shape[1], dtype=torch.uint8, device=device)
+        as_bytes = self.x.dtype == torch.uint8
+        self.staging = self.x.new_empty(r * cfg.batch_size, self.x.shape[1]) if as_bytes else None
 
         self.count = torch.zeros(2, dtype=torch.int64, device=device)  # steps done in this epoch, and in all
         self.cursor = self.count[:1]
