@@ -233,19 +233,12 @@ def test_what_is_over_budget_is_seen(path, source, found):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def absolute_imports(source, package, types=True):
-    """Dotted names that source, a module of package, imports anywhere, relative ones made absolute; those for type
-    checkers alone, which nothing runs, only if `types`.
+def absolute_imports(source, package):
+    """Dotted names that source, a module of package, imports anywhere, relative ones made absolute.
 
     `from a import b` gives a.b: whether b is a module or a name is for the caller to tell.
     """
-    tree, unused = ast.parse(source), set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not types:
-            unused |= {inner for statement in node.body for inner in ast.walk(statement)}
-    for node in ast.walk(tree):
-        if node in unused:
-            continue
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name
@@ -259,9 +252,9 @@ def absolute_imports(source, package, types=True):
                 yield f"{base}.{alias.name}"
 
 
-def modules_of_fastaae(source, package="fastaae", types=True):
+def modules_of_fastaae(source, package="fastaae"):
     """Modules and folders of fastaae that source imports from, as deep as there are such; '__init__' is the top's."""
-    for name in absolute_imports(source, package, types):
+    for name in absolute_imports(source, package):
         parts = name.split(".")
         if parts[0] != "fastaae" or name == "fastaae.__version__":
             continue
@@ -328,7 +321,7 @@ def test_imports_point_down():
         if name := name_of(path):
             source, package = path.read_text(encoding="utf-8"), package_of(path)
             assert upward_imports(name, source, package) == [], f"{name} imports from a higher layer"
-            graph[name] = sorted(set(modules_of_fastaae(source, package, types=False)) - {name})
+            graph[name] = sorted(set(modules_of_fastaae(source, package)) - {name})
     assert len(graph) > 20 and find_cycle(graph) is None
 
 

@@ -10,19 +10,16 @@ taken for the prior: an autoencoder, whose fakes are codes, or, of a GAN, a deco
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from .. import kernels
 from ..config import Config
-from .batches import Codes, columns
+from .batches import Batches, Codes, columns
 from .networks import MLP, Heads, Optimizer, Tape
 from .wiring import Wiring
-
-if TYPE_CHECKING:
-    from .step import Step
 
 MMD_SCALES = (0.125, 0.25, 0.5, 1.0, 2.0)
 """Kernels of the maximum mean discrepancy, by their width: some narrower than the prior, one wider, as in GMMN."""
@@ -31,7 +28,24 @@ MOMENTUM = 0.1
 """Share of a step's statistics in the running ones of batch normalisation, torch's default."""
 
 
-def reconstruction(s: Step, terms: Tensor) -> None:
+class Game(Protocol):
+    """What the phases of a step work on: Step says what each is."""
+
+    cfg: Config
+    batch: int
+    batches: Batches
+    codes: Codes
+    autoencoder: Autoencoder
+    player: Autoencoder | Generator
+    discriminators: dict[str, MLP]
+    judging: dict[str, Tape]
+    fooling: dict[str, Tape]
+    optimizers: dict[str, Optimizer]
+    ops: kernels.Losses
+    scale: Tensor | None
+
+
+def reconstruction(s: Game, terms: Tensor) -> None:
     """Update encoder and decoder to reconstruct the clean image from the code of the noisy one."""
     a, joint = s.autoencoder, s.cfg.regularizer != "adversarial"
     if not joint:  # else divergence has encoded
@@ -48,7 +62,7 @@ def reconstruction(s: Step, terms: Tensor) -> None:
     a.learn(s.optimizers["reconstruction.encoder"], a.penalty if joint else None)
 
 
-def separation(s: Step, terms: Tensor) -> None:
+def separation(s: Game, terms: Tensor) -> None:
     """Move apart the cluster heads that are near each other."""
     weight = s.autoencoder.heads.weight
     g = torch.empty_like(weight)
@@ -56,7 +70,7 @@ def separation(s: Step, terms: Tensor) -> None:
     s.optimizers["separation.heads"].step("weight", weight, g)
 
 
-def divergence(s: Step, terms: Tensor) -> None:
+def divergence(s: Game, terms: Tensor) -> None:
     """Encode, and leave the loss and gradient of a regulariser without discriminators for the reconstruction phase."""
     cfg, a = s.cfg, s.autoencoder
     a.encode(MOMENTUM)
@@ -71,7 +85,7 @@ def divergence(s: Step, terms: Tensor) -> None:
     torch.mul(loss, cfg.regularizer_weight, out=terms[:, 0])
 
 
-def discriminator(s: Step, terms: Tensor) -> None:
+def discriminator(s: Game, terms: Tensor) -> None:
     """Update every discriminator to tell prior samples from fakes. Leaves the fakes for the generator phase, since the
     player does not change in between. Each loss is a mean over prior samples and fakes together: with their sum
     instead, twice the rate, mnist-100 learns more slowly (bench/LOG.md)."""
@@ -80,7 +94,7 @@ def discriminator(s: Step, terms: Tensor) -> None:
         network.judge(s.judging[name], s.batch, part, s.optimizers[f"discriminator.{name}"], False, s.scale)
 
 
-def generator(s: Step, terms: Tensor) -> None:
+def generator(s: Game, terms: Tensor) -> None:
     """Update the player so that the discriminators take its fakes, those of the discriminator phase, for samples of the
     prior (of a GAN: for images of the data)."""
     for (name, network), part in zip(s.discriminators.items(), terms.split(s.batch, 1), strict=False):
@@ -88,7 +102,7 @@ def generator(s: Step, terms: Tensor) -> None:
     s.player.learn(s.optimizers[f"generator.{s.player.trained}"])
 
 
-def classification(s: Step, terms: Tensor) -> None:
+def classification(s: Game, terms: Tensor) -> None:
     """Update the encoder to predict the labels of the labelled batch."""
     a, labels = s.autoencoder, s.batches.labels
     tape = a.classifying

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -52,7 +54,8 @@ class Step:
             raise ValueError(f"task='supervised' needs labels with the training data, {data.name} has none: pass y")
         w = self.wiring = wiring(cfg, d, data.n_classes)
         self.steps_per_epoch = n // cfg.batch_size
-        self.phases = tuple(getattr(phases, phase.name) for phase in w.phases)
+        found = (getattr(phases, phase.name) for phase in w.phases)
+        self.phases: tuple[Callable[[phases.Game, Tensor], None], ...] = tuple(found)
 
         self.networks, self.heads = _networks(cfg, w, floats)
         self.codes = Codes(w, (r, self.batch), floats, self.networks["decoder"].shadows[0])
