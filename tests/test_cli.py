@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faults.tiny import read_json, weights
 
 import fastaae
 from fastaae import Config, cli, presets
@@ -41,14 +42,6 @@ def start(*arguments, cwd):
     env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, "-m", "fastaae.cli", *arguments], cwd=cwd, env=env, **pipes)
-
-
-def read_json(directory, name="summary.json"):
-    return json.loads((directory / name).read_text())
-
-
-def weights(directory):
-    return read_json(directory)["weights_sha256"]
 
 
 def plain(text):

@@ -23,6 +23,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from faults.tiny import read_json, weights
 
 from fastaae import Config, Interrupted, NonFiniteError, WriteError, checkpoint, load, train
 from fastaae.data import from_arrays
@@ -52,14 +53,6 @@ GAME = ("told_apart_z", "told_apart_y", "code_mean", "code_std")
 def fit(directory, data=DATA, resume=False, progress=False, **fields):
     cfg = replace(CFG, out_dir=str(directory), **fields)
     return train(cfg, data=data, resume=directory if resume else None, progress=progress)
-
-
-def read_json(directory, name="summary.json"):
-    return json.loads((directory / name).read_text())
-
-
-def weights(directory):
-    return read_json(directory)["weights_sha256"]
 
 
 def result(directory):

@@ -31,6 +31,7 @@ from .tiny import (
     forks,
     go_on,
     last_step,
+    read_json,
     result,
     run_cli,
     said,
@@ -161,20 +162,22 @@ def hidden_randomness(rng: np.random.Generator, case: int, folder: Path) -> Outc
     require(status == 0, f"status {status}: {said(folder)}")
     found = result(folder / "run")
     if prelude in ("threads", "beside"):
-        summary = json.loads((folder / "run" / "summary.json").read_text())["metrics"]["test_reconstruction"]
-        reference = reference_loss(variant)
-        far = abs(summary["replicas"][0] / reference - 1)
+        far = abs(first_loss(folder / "run") / expected_loss(variant) - 1)
         return f"{prelude}: the loss differs by {100 * far:.2f} %" if far > CLOSE else None
     equal = found[0] == expected[0]
     return Outcome(None if equal else f"{prelude} {flags}: other weights", wrong=not equal)
 
 
+def first_loss(run: Path) -> float:
+    """The first replica's reconstruction loss."""
+    return read_json(run)["metrics"]["test_reconstruction"]["replicas"][0]
+
+
 @functools.cache
-def reference_loss(variant: int) -> float:
+def expected_loss(variant: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         require(run_cli(Path(folder), write_config(Path(folder), **VARIANTS[variant])) == 0, "the run failed")
-        summary = json.loads((Path(folder) / "run" / "summary.json").read_text())
-        return summary["metrics"]["test_reconstruction"]["replicas"][0]
+        return first_loss(Path(folder) / "run")
 
 
 def train_longer(fields: dict[str, Any]) -> int:

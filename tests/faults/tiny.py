@@ -75,11 +75,20 @@ def write_config(folder: Path, **changes: Any) -> list[str]:
     return ["train", "--config", "cfg.json", "--out-dir", "run"]
 
 
+def read_json(run: Path, name: str = "summary.json") -> Any:
+    """A file of a run's directory."""
+    return json.loads((run / name).read_text())
+
+
+def weights(run: Path) -> str:
+    """The digest of a finished run's weights."""
+    return read_json(run)["weights_sha256"]
+
+
 def result(run: Path) -> tuple[str, str, str]:
     """What has to be equal, bit for bit: weights, all other state, losses and metrics."""
     tensors, _ = checkpoint.load(run / NEWEST)
-    summary = json.loads((run / "summary.json").read_text())
-    return summary["weights_sha256"], checkpoint.digest(tensors), (run / "metrics.jsonl").read_text()
+    return weights(run), checkpoint.digest(tensors), (run / "metrics.jsonl").read_text()
 
 
 @functools.cache
