@@ -44,31 +44,28 @@ def main(arguments: list[str] | None = None) -> int:
     user's error, 129, 130 or 143 when stopped by a signal."""
     arguments = sys.argv[1:] if arguments is None else arguments
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
-    own_help = ("train", "parzen", "sample", "figures")
+    plain = {"presets": _presets, "train": _train, "resume": _resume, "evaluate": _evaluate}
+    flagged = {"parzen": Parzen, "sample": Sample, "figures": Figures}
+    own_help = ("train", *flagged)
     if command in ("-h", "--help") or (command not in own_help and {"-h", "--help"} & set(rest)):
         print(USAGE, end="")
         return 0
     if command == "--version":
         print(__version__)
         return 0
-    commands = {
-        "presets": _presets,
-        "train": _train_config,
-        "resume": _resume,
-        "evaluate": _evaluate,
-        "parzen": _parzen,
-        "sample": _sample,
-        "figures": _figures,
-    }
-    if command not in commands:
-        close = difflib.get_close_matches(command, commands, n=1)
+    if command not in [*plain, *flagged]:
+        close = difflib.get_close_matches(command, [*plain, *flagged], n=1)
         hint = f"; did you mean {close[0]!r}?" if close else f"\n{USAGE}".rstrip("\n")
         print(f"fastaae: unknown command {command!r}{hint}", file=sys.stderr)
         return 2
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
-            return commands[command](rest)
+            if command in plain:
+                plain[command](rest)
+            else:
+                _run_flagged(command, flagged[command], rest)
+            return 0
     except KeyboardInterrupt as error:
         _say(str(error) or "interrupted")
         return 128 + getattr(error, "signum", 2)
@@ -86,12 +83,11 @@ def _say(message: object) -> None:
     print("fastaae:", "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(message)), file=sys.stderr)
 
 
-def _presets(arguments: list[str]) -> int:
+def _presets(arguments: list[str]) -> None:
     if arguments:
         raise ValueError(f"presets: expected no arguments, got {' '.join(arguments)}")
     for name, fields in PRESETS.items():
         print(f"{name:32} {' '.join(f'{k}={v}' for k, v in fields.items())}")
-    return 0
 
 
 def chosen(arguments: list[str], default: str, **changes: Any) -> Config:
@@ -105,7 +101,7 @@ def chosen(arguments: list[str], default: str, **changes: Any) -> Config:
     return tyro.cli(Config, default=preset(name, **changes), args=flags)
 
 
-def _train_config(arguments: list[str]) -> int:
+def _train(arguments: list[str]) -> None:
     """Train the config that a preset or a config.json and flags make."""
     import tyro
 
@@ -125,14 +121,14 @@ def _train_config(arguments: list[str]) -> int:
     if path and cfg.dataset == base.dataset and cfg.n_validation == base.n_validation:
         data = read_json(path).get("data")
         _same_data(cfg, data.get("sha256") if isinstance(data, dict) else None, path)
-    return _train_and_report(cfg, None)
+    _train_and_report(cfg, None)
 
 
-def _resume(arguments: list[str]) -> int:
-    return _train_and_report(None, _directory("resume", arguments))
+def _resume(arguments: list[str]) -> None:
+    _train_and_report(None, _directory("resume", arguments))
 
 
-def _train_and_report(cfg: Config | None, resume: str | None) -> int:
+def _train_and_report(cfg: Config | None, resume: str | None) -> None:
     """train(), under torchrun on every rank; the first one reports."""
     from .run import ranks
     from .run.training import train
@@ -149,7 +145,6 @@ def _train_and_report(cfg: Config | None, resume: str | None) -> int:
         spread = f" +- {metric['std']:.2g}" if len(metric["replicas"]) > 1 else ""
         print(f"{name:24} {metric['mean']:.4g}{spread}")
     print(f"run directory: {run.directory}")
-    return 0
 
 
 def _same_data(cfg: Config, sha256: str | None, source: str) -> Data:
@@ -177,14 +172,13 @@ def _models_and_data(directory: str, replica: int | None = None) -> tuple[list[M
     return models, _same_data(models[0].config, info.get("data_sha256"), directory)
 
 
-def _evaluate(arguments: list[str]) -> int:
+def _evaluate(arguments: list[str]) -> None:
     from . import evaluation
 
     models, data = _models_and_data(_directory("evaluate", arguments))
     for split in ("valid", "test"):
         for name, values in evaluation.evaluate(models, data, split).items():
             print(json.dumps({name: evaluation.summarize(values)}))
-    return 0
 
 
 @dataclasses.dataclass
@@ -202,22 +196,19 @@ class Parzen:
     state: str | None = None
     """File that keeps the partial sums; the same command goes on from them."""
 
-
-def _parzen(arguments: list[str]) -> int:
-    directory, options = _options("parzen", Parzen, arguments)
-    if options.validation < 1:
-        raise ValueError(f"--validation {options.validation}: expected at least 1 validation example")
-    (model,), data = _models_and_data(directory, options.replica)
-    if data.x_test is None:
-        raise ValueError(f"parzen: {data.name} has no test set, expected x_test")
-    validation = data.x_valid[: options.validation] if options.sigma is None else None
-    start = time.perf_counter()
-    result = model.log_likelihood(
-        data.x_test, options.samples, options.sigma, seed=options.seed, validation=validation, state=options.state
-    )
-    report = {k: getattr(result, k) for k in ("mean", "sem", "error_bound", "sigma", "n_samples")}
-    print(json.dumps({"log_likelihood": report | {"seconds": round(time.perf_counter() - start, 3)}}))
-    return 0
+    def __call__(self, directory: str) -> None:
+        if self.validation < 1:
+            raise ValueError(f"--validation {self.validation}: expected at least 1 validation example")
+        (model,), data = _models_and_data(directory, self.replica)
+        if data.x_test is None:
+            raise ValueError(f"parzen: {data.name} has no test set, expected x_test")
+        validation = data.x_valid[: self.validation] if self.sigma is None else None
+        start = time.perf_counter()
+        result = model.log_likelihood(
+            data.x_test, self.samples, self.sigma, seed=self.seed, validation=validation, state=self.state
+        )
+        report = {k: getattr(result, k) for k in ("mean", "sem", "error_bound", "sigma", "n_samples")}
+        print(json.dumps({"log_likelihood": report | {"seconds": round(time.perf_counter() - start, 3)}}))
 
 
 @dataclasses.dataclass
@@ -231,20 +222,17 @@ class Sample:
     out: str | None = None
     """PNG file; default: samples.png in the run directory."""
 
+    def __call__(self, directory: str) -> None:
+        if self.out and not self.out.lower().endswith(".png"):
+            raise ValueError(f"--out {self.out}: expected the name of a .png file")
+        from . import figures
+        from .model import load
 
-def _sample(arguments: list[str]) -> int:
-    directory, options = _options("sample", Sample, arguments)
-    if options.out and not options.out.lower().endswith(".png"):
-        raise ValueError(f"--out {options.out}: expected the name of a .png file")
-    from . import figures
-    from .model import load
-
-    path = Path(options.out) if options.out else Path(directory) / "samples.png"
-    if not options.out:
-        path.unlink(missing_ok=True)  # it may be a link out of the directory
-    figures.grid(load(directory, options.replica).sample(options.n, options.seed), path)
-    print(path)
-    return 0
+        path = Path(self.out) if self.out else Path(directory) / "samples.png"
+        if not self.out:
+            path.unlink(missing_ok=True)  # it may be a link out of the directory
+        figures.grid(load(directory, self.replica).sample(self.n, self.seed), path)
+        print(path)
 
 
 @dataclasses.dataclass
@@ -257,24 +245,21 @@ class Figures:
     out: str | None = None
     """Folder; default: the run directory."""
 
+    def __call__(self, directory: str) -> None:
+        (model,), data = _models_and_data(directory, self.replica)
+        from . import figures
 
-def _figures(arguments: list[str]) -> int:
-    directory, options = _options("figures", Figures, arguments)
-    (model,), data = _models_and_data(directory, options.replica)
-    from . import figures
-
-    for path, shows in figures.draw(model, data, options.out or directory, options.seed).items():
-        print(f"{path}: {shows}")
-    return 0
+        for path, shows in figures.draw(model, data, self.out or directory, self.seed).items():
+            print(f"{path}: {shows}")
 
 
-def _options(command: str, flags: type, arguments: list[str]) -> tuple[str, Any]:
-    """The run directory, and the flags after it."""
+def _run_flagged(command: str, flags: type, arguments: list[str]) -> None:
+    """Run a command on the directory that is its first argument, with the flags after it."""
     import tyro
 
     asked = [a for a in arguments if a in ("-h", "--help")]  # for help, which tyro prints and leaves
     directory = "" if asked else _directory(command, arguments[:1])
-    return directory, tyro.cli(flags, args=asked or arguments[1:], prog=f"fastaae {command} DIR")
+    tyro.cli(flags, args=asked or arguments[1:], prog=f"fastaae {command} DIR")(directory)
 
 
 def _directory(command: str, arguments: list[str]) -> str:
