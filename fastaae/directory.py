@@ -95,7 +95,8 @@ class RunDirectory:
             CheckpointError: neither can be loaded; the message is about the newest.
         """
         if not self.newest.exists() and self.of_rank(0).exists():
-            raise checkpoint.CheckpointError(f"{self.path}: trained by several ranks, expected one's directory, rank-0")
+            hint = "resume it under torchrun, load a model from one's directory, rank-0"
+            raise checkpoint.CheckpointError(f"{self.path}: trained by several ranks; {hint}")
         try:
             return checkpoint.load(self.newest)
         except checkpoint.DamagedError as error:
@@ -116,7 +117,10 @@ class RunDirectory:
     def recorded(self) -> dict[str, Any]:
         """What config.json says, {} if there is none. Raises ValueError where it is damaged."""
         with _damage(self.config):
-            return read_json(self.config) if self.config.exists() else {}
+            found = read_json(self.config) if self.config.exists() else {}
+            if not isinstance(found.get("config", {}), dict) or not isinstance(found.get("resumed", []), list):
+                raise ValueError(f"expected config to be an object and resumed a list, got {brief(found)}")
+            return found
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a row to metrics.jsonl."""

@@ -25,14 +25,11 @@ from ..files import brief
 from ..model import model_info
 from . import provenance
 
+# Fields that may differ between a checkpoint and the config it is resumed with.
 RESUMABLE = tuple("epochs out_dir data_dir device graph checkpoint_every log_every profile on_divergence".split())
-"""Fields that may differ between a checkpoint and the config it is resumed with."""
-
-RESTARTS, SLOWER = 3, 0.5
-"""How often a diverged run may start again from its last checkpoint, and the factor on its learning rates each time."""
-
+RESTARTS, SLOWER = 3, 0.5  # of a diverged run from its last checkpoint; the factor on its learning rates each time
+# Bytes of a checkpoint, or seconds to save it, beyond which 200 times these seconds pass before the next one.
 LARGE, SLOW = 2**24, 0.2
-"""Bytes of a checkpoint, or seconds to save it, beyond which 200 times these seconds pass before the next one."""
 
 
 class NonFiniteError(RuntimeError):
@@ -82,11 +79,8 @@ def begin(cfg: Config | None, data: Any, resume: str | Path | None) -> Start:
 
 def _newest(directory: RunDirectory) -> Checkpoint:
     path = directory.newest
-    if not path.exists() and not directory.previous.exists():
-        if directory.of_rank(0).exists():
-            raise CheckpointError(f"{directory.path}: trained by several ranks; resume it under torchrun")
-        if directory.config.exists():
-            raise CheckpointError(f"{path}: none was saved before the run ended; start it again")
+    if directory.config.exists() and not path.exists() and not directory.previous.exists():
+        raise CheckpointError(f"{path}: none was saved before the run ended; start it again")
     saved = directory.load(warn=False)
     if not {"step", "data_sha256", "device"} <= saved.info.keys():
         raise CheckpointError(f"{path}: holds a model, expected the checkpoint of a run")
@@ -213,15 +207,11 @@ def record(start: Start, step: int) -> None:
     cfg: dict[str, Any] = json.loads(json.dumps(start.cfg.to_dict()))
     content = {"config": cfg, "data": {"name": start.data.name, "sha256": start.data.sha256}, **now}
     if start.saved is not None and (before := directory.recorded()):
-        config, resumed = before.get("config", {}), before.get("resumed", [])
-        if not isinstance(config, dict) or not isinstance(resumed, list):
-            why = "config and resumed are no object and list"
-            raise ValueError(f"{directory.config}: damaged ({why}); move it away to go on without it")
-        for name, value in config.items():
+        for name, value in before.get("config", {}).items():
             if name in cfg and name not in RESUMABLE and value != cfg[name]:
                 differ = f"{name}={value!r}, the checkpoint's is {cfg[name]!r}"
                 raise ValueError(f"{directory.config}: {differ}; expected the checkpoint of that run")
-        content = {**before, "config": cfg, "resumed": [*resumed, {"step": step, **now}]}
+        content = {**before, "config": cfg, "resumed": [*before.get("resumed", []), {"step": step, **now}]}
     directory.truncate(step)
     directory.write_json(directory.config, content)
 

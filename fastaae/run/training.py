@@ -74,7 +74,7 @@ def _train_replicas(start: Start, progress: bool, prior: priors.Custom | None, h
         with directory.held():
             done, total = checkpoints.begin(), start.cfg.epochs * step.steps_per_epoch
             with Signals() as signals, Progress(total, done, progress) as bar:
-                return Training(checkpoints, signals, bar, prior, heartbeat).run(done)
+                return Training(checkpoints, signals, bar, prior, heartbeat).run()
     except OSError as error:
         message = f"{error.filename or directory.path}: {error.strerror or error}"
         raise WriteError(f"{message}; last good checkpoint: {checkpoints.last_good()}") from error
@@ -94,14 +94,13 @@ class Training:
         own = [[p and p.mapped(lambda t, r=r: t[r : r + 1]) for p in parts] for r in range(self.cfg.replicas)]
         self.models = [Model(self.cfg, self.data.shape, step.wiring.n_classes, *some, prior=prior) for some in own]
         self.watch = Watch(step, self.models, self.data.x_valid)
-        self.done = self.logged = 0  # steps
+        self.done = self.logged = checkpoints.newest or 0  # steps
         self.replay: Replay | None = None
         self.profiling, self.profiled = contextlib.ExitStack(), False
         self.valid: dict[str, list[float]] = {}  # metrics after the last epoch trained here
 
-    def run(self, done: int) -> Run:
-        """Every step from there on, and the end."""
-        self.done = self.logged = done
+    def run(self) -> Run:
+        """Every step that is left, and the end."""
         if self.checkpoints.newest is None and (self.cfg.on_divergence == "restart" or self.heartbeat is not None):
             self.checkpoints.save(self.done)  # to go back to; and one rank cannot go on without the others
         with self.profiling:

@@ -12,12 +12,10 @@ from ..engine import priors
 from ..engine.step import Step
 from ..model import Model
 
-CODES = 1000
-"""Validation examples whose codes are compared with the prior."""
-
+CODES = 1000  # validation examples whose codes are compared with the prior
+# Percent from which a discriminator has won; share of the prior's standard deviation below which codes have collapsed.
+# Good runs are beyond either in their first epochs at most: a warning waits for three in a row, and 1,000 steps.
 TOLD_APART, COLLAPSED = 99.0, 0.1
-"""Percent from which a discriminator has won; share of the prior's standard deviation below which codes have collapsed.
-Good runs are beyond either in their first epochs at most: a warning waits for three in a row, and 1,000 steps."""
 
 
 def told_apart(step: Step) -> dict[str, list[float]]:
