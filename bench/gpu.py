@@ -39,6 +39,7 @@ from unittest import mock
 
 import numpy as np
 import parzen as bench
+import tables
 import torch
 
 import fastaae
@@ -220,7 +221,7 @@ def main() -> int:
     report: dict[str, Any] = {"machine": provenance.describe(device), "clocks_before": clocks()}
     report |= (estimator if options.part == "parzen" else step)(dry, device)
     report |= {"clocks_after": clocks(), "minutes": (time.perf_counter() - started) / 60}
-    name = provenance.slug(torch.cuda.get_device_name() if not dry else "dry run")
+    name = tables.slug(torch.cuda.get_device_name() if not dry else "dry run")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder if dry else ROOT / "bench" / "results") / f"{name}-{options.part}.json"
         before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []

@@ -190,7 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--table", action="store_true", help="only write the table")
     options = parser.parse_args(arguments)
     until = time.monotonic() + options.budget
-    machine = provenance.slug(provenance.hardware(str(find_device(options.device)))["name"])
+    machine = tables.slug(provenance.hardware(str(find_device(options.device)))["name"])
     path, unfinished = options.results / f"reproduce-{machine}.json", []
     if unknown := sorted({*options.presets} - {*fastaae.presets()}):
         parser.error(f"{unknown[0]}: expected presets, {', '.join(PAPER)}")

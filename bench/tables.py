@@ -6,6 +6,7 @@ Every file of results of a GPU is a list of reports; the tables show the newest.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -20,6 +21,11 @@ def write(readme: Path, name: str, text: str) -> None:
     before, rest = whole.split(begin)
     after = rest.split(end)[1]
     readme.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+
+
+def slug(machine: str) -> str:
+    """A machine's name, as a part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", machine.lower()).strip("-")
 
 
 def commit(report: dict) -> str:

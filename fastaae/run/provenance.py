@@ -7,7 +7,6 @@ import importlib.metadata
 import itertools
 import os
 import platform
-import re
 import subprocess
 import time
 from pathlib import Path
@@ -36,11 +35,6 @@ def new_directory(name: str) -> str:
     stem = f"runs/{name}-{now()}"
     names = (f"{stem}-{k}" if k > 1 else stem for k in itertools.count(1))
     return next(name for name in names if not Path(name).exists())
-
-
-def slug(name: str) -> str:
-    """A machine's name, as a part of a file's name."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def git() -> dict[str, Any]:
