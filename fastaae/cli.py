@@ -151,8 +151,6 @@ def _same_data(cfg: Config, sha256: str | None, source: str) -> Data:
     """The data of a config, which has to be what the run recorded."""
     from . import data
 
-    if cfg.dataset == "arrays":
-        raise ValueError(f"{source}: the run was trained on its caller's arrays: resume it from Python, with data=")
     loaded = data.load(cfg.dataset, cfg.data_dir, cfg.n_validation)
     if sha256 is not None and loaded.sha256 != sha256:
         other = f"{cfg.dataset} is not the data of that run"

@@ -231,9 +231,8 @@ class _State:
         tensors, info = checkpoint.load(self.path)
         for name, value in self.identity.items():
             if info.get(name) != value:
-                raise ValueError(
-                    f"state={str(self.path)!r}: of an evaluation with other {name}, expected the same {name}"
-                )
+                of = f"of an evaluation with other {name}, expected the same {name}"
+                raise ValueError(f"state={str(self.path)!r}: {of}")
         sums.restore(tensors["sums"], first)
         if callable(source):
             return _blocks(source(sums.n), first.shape[1], sums.block, sums.n)

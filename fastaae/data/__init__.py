@@ -82,7 +82,7 @@ def load(dataset: str, data_dir: str | None = None, n_validation: int | None = N
         except DataError as error:
             raise DataError(f"{dataset}: {error}") from None
     if dataset == "arrays":
-        raise DataError(f"{dataset=}: trained on the caller's own arrays: pass them again as data=")
+        raise DataError(f"{dataset=}: trained on the caller's own arrays, in Python: pass them again as data=")
     raise DataError(f"dataset={dataset!r}: expected 'mnist', 'svhn', 'tfd', 'digits' or the path of a .npz file")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 
-class Progress:
+class Progress(contextlib.AbstractContextManager["Progress"]):
     """A tqdm bar on a terminal; elsewhere a line every 30 s."""
 
     def __init__(self, total: int, done: int, wanted: bool):
@@ -20,9 +20,6 @@ class Progress:
         self.lines = wanted and self.bar.disable
         self.total, self.first = total, done
         self.started = self.printed = time.monotonic()
-
-    def __enter__(self) -> Progress:
-        return self
 
     def __exit__(self, *_: Any) -> None:
         self.bar.close()
