@@ -228,17 +228,16 @@ class _State:
         self.identity["samples"] = checkpoint.digest({"": first})
         if not self.path.exists():
             return itertools.chain([first], parts)
-        tensors, info = checkpoint.load(self.path)
+        given, (tensors, info) = f"state={str(self.path)!r}", checkpoint.load(self.path)
         for name, value in self.identity.items():
             if info.get(name) != value:
-                of = f"of an evaluation with other {name}, expected the same {name}"
-                raise ValueError(f"state={str(self.path)!r}: {of}")
+                raise ValueError(f"{given}: of an evaluation with other {name}, expected the same {name}")
         sums.restore(tensors["sums"], first)
         if callable(source):
             return _blocks(source(sums.n), first.shape[1], sums.block, sums.n)
         passed = len(first) + sum(map(len, itertools.islice(parts, -(-sums.n // sums.block) - 1)))
         if passed < sums.n:
-            raise ValueError(f"state={str(self.path)!r}: it counts {sums.n} samples, there are {passed}: pass the same")
+            raise ValueError(f"{given}: it counts {sums.n} samples, there are {passed}: pass the same")
         return parts
 
     def write(self, sums: PairSums, least: float = 0.0) -> None:
