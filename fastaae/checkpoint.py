@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -97,8 +98,6 @@ def save(path: str | Path, tensors: dict[str, Tensor], info: dict[str, Any], pre
     Raises:
         OSError: see write_atomic. ValueError: more than load() takes.
     """
-    import safetensors.torch
-
     metadata = {"format": str(FORMAT), "info": json.dumps(info), "sha256": _ZEROS}
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     content = bytearray(safetensors.torch.save(copies, metadata))
@@ -118,8 +117,6 @@ def load(path: str | Path) -> Checkpoint:
         DamagedError: missing or damaged. CheckpointError: no regular file, not a fastaae checkpoint, of another format,
             or beyond the limits above.
     """
-    import safetensors.torch
-
     path = Path(path)
     try:
         check_regular(path, MAX_BYTES)

@@ -13,6 +13,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import tyro
+
 from . import __version__
 from .config import Config
 from .experiments import PRESETS, preset
@@ -42,8 +44,7 @@ USAGE = """usage: fastaae COMMAND ...
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0, 1 for a run that failed (full disk, divergence, memory), 2 for a
     user's error, 129, 130 or 143 when stopped by a signal."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     plain = {"presets": _presets, "train": _train, "resume": _resume, "evaluate": _evaluate}
     flagged = {"parzen": Parzen, "sample": Sample, "figures": Figures}
     own_help = ("train", *flagged)
@@ -93,8 +94,6 @@ def _presets(arguments: list[str]) -> None:
 def chosen(arguments: list[str], default: str, **changes: Any) -> Config:
     """The config of the arguments `[PRESET] [--FIELD VALUE ...]` of a script: what is changed of its preset, if not by
     a flag."""
-    import tyro
-
     name, flags = default, arguments
     if arguments and not arguments[0].startswith("-"):
         name, *flags = arguments
@@ -103,8 +102,6 @@ def chosen(arguments: list[str], default: str, **changes: Any) -> Config:
 
 def _train(arguments: list[str]) -> None:
     """Train the config that a preset or a config.json and flags make."""
-    import tyro
-
     path = None
     if arguments[:1] == ["--config"]:
         if len(arguments) < 2:
@@ -253,8 +250,6 @@ class Figures:
 
 def _run_flagged(command: str, flags: type, arguments: list[str]) -> None:
     """Run a command on the directory that is its first argument, with the flags after it."""
-    import tyro
-
     asked = [a for a in arguments if a in ("-h", "--help")]  # for help, which tyro prints and leaves
     directory = "" if asked else _directory(command, arguments[:1])
     tyro.cli(flags, args=asked or arguments[1:], prog=f"fastaae {command} DIR")(directory)

@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .. import __version__
 
 
@@ -55,8 +57,6 @@ def git() -> dict[str, Any]:
 
 def hardware(device: str = "cpu") -> dict[str, Any]:
     """Name of the processor or GPU, and the threads that torch uses."""
-    import torch
-
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
     return {
         "device": device,

@@ -136,8 +136,7 @@ class Checkpoints:
         self.saved_at = self.seconds = 0.0  # when it was saved here, and how long that took, if it counts
 
     def begin(self) -> int:
-        """Start, or go on from the newest one, and record that. The directory is held: another process may have trained
-        there since begin() looked. Returns: steps done."""
+        """Start, or go on from the newest one, and record that, once the directory is held. Returns: steps done."""
         if self.start.saved is None:
             self.directory.check_empty()
         else:
