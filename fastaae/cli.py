@@ -47,8 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     plain = {"presets": _presets, "train": _train, "resume": _resume, "evaluate": _evaluate}
     flagged = {"parzen": Parzen, "sample": Sample, "figures": Figures}
-    own_help = ("train", *flagged)
-    if command in ("-h", "--help") or (command not in own_help and {"-h", "--help"} & set(rest)):
+    if command in ("-h", "--help") or (command not in ("train", *flagged) and {"-h", "--help"} & set(rest)):
         print(USAGE, end="")
         return 0
     if command == "--version":

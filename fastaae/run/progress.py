@@ -1,4 +1,4 @@
-"""How far a run is: a tqdm bar on a terminal, lines elsewhere."""
+"""How far a run is: a tqdm bar on a terminal; elsewhere a line every 30 s."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from tqdm.auto import tqdm
 
 
 class Progress(contextlib.AbstractContextManager["Progress"]):
-    """A tqdm bar on a terminal; elsewhere a line every 30 s."""
-
     def __init__(self, total: int, done: int, wanted: bool):
         wanted = wanted and sys.stderr is not None  # it is None in a process without a terminal
         self.screen = Screen()
