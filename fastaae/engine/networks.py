@@ -1,7 +1,7 @@
 """Multilayer perceptrons with a leading replica axis, their backward pass, and the optimisers folded into it.
 
 Forward and backward are two short loops over layers. There is no autograd here, and with SGD no gradient of a weight is
-ever stored: it goes straight into the momentum buffer (kernels.update).
+ever stored: it goes straight into the momentum buffer (kernels.choose_update).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Dropout:
     def draw(self, generators: Sequence[torch.Generator]) -> None:
         """Draw all masks anew, of replica r from generators[r]. Capture-safe."""
         for bits, g in zip(self.bits, generators, strict=True):
-            bits.random_(-(2**63), None, generator=g)
+            bits.random_(-(2**63), None, generator=g)  # all 64 bits: a quarter of the draws of 16 each
         numbers = self.bits.view(torch.int16)[:, : self.all.shape[1]]  # uniform, four from each
         torch.ge(numbers, round(self.p * 2**16) - 2**15, out=self.all)
 
@@ -104,7 +104,7 @@ class MLP:
         self.weights, self.biases, self.norms = list(weights), list(biases), list(norms)
         self.offsets = [torch.zeros_like(b) for b in biases] if norms else self.biases  # that products add
         self.sizes = [*(w.shape[2] for w in weights), weights[-1].shape[1]]
-        self.outputs = [w.shape[1] for w in weights]
+        self.outputs = [w.shape[1] for w in weights]  # less than the next size where noise comes in
         self.shadows = list(weights)
         if compute not in (None, weights[0].dtype):
             self.shadows = [kernels.zeros(w.new_empty(0, dtype=compute), *w.shape) for w in weights]
@@ -198,7 +198,7 @@ class MLP:
                 self.products[i].linear_backward(self.output(tape.g, i), self.shadows[i], tape.g[i], activation)
             if i > 0 and tape.masks:  # what was dropped is zero already, like what a ReLU has cut off
                 tape.g[i].mul_(1 / (1 - tape.p))
-            if optimizer is not None and not optimizer.at_once:
+            if optimizer is not None and not optimizer.at_once:  # now, while gradient and weight are in the cache
                 optimizer.update(self, tape, [i])
         if optimizer is not None and optimizer.at_once:
             optimizer.update(self, tape, range(last + 1))
@@ -319,7 +319,7 @@ class Standardization:
         for b in blocks:
             variance += (b.double() / unit - mean).square().sum(0)
         variance /= len(x)
-        std = torch.where(variance > 1e-12, variance.sqrt(), 1.0)
+        std = torch.where(variance > 1e-12, variance.sqrt(), 1.0)  # below that it is the rounding of a constant
         return cls(*(t.to(dtype).repeat(replicas, 1, 1) for t in (mean, std)))
 
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
@@ -346,6 +346,7 @@ class AdamClock:
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype):
+        # In float32, 1 - 0.999 has no more than four digits.
         self.betas = torch.tensor([0.9, 0.999], device=device, dtype=torch.float64)
         self.correction = torch.empty(3, device=device, dtype=dtype)
 

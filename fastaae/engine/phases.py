@@ -98,7 +98,7 @@ def generator(s: Game, terms: Tensor) -> None:
     """Update the player so that the discriminators take its fakes, those of the discriminator phase, for samples of the
     prior (of a GAN: for images of the data)."""
     for (name, network), part in zip(s.discriminators.items(), terms.split(s.batch, 1), strict=False):
-        network.judge(s.fooling[name], s.batch, part, None, True, s.scale)
+        network.judge(s.fooling[name], s.batch, part, None, True, s.scale)  # which stays as it is
     s.player.learn(s.optimizers[f"generator.{s.player.trained}"])
 
 
@@ -190,14 +190,14 @@ class Autoencoder:
 
     def learn(self, optimizer: Optimizer, penalty: Tensor | None = None) -> None:
         """Update the encoder from the gradient with respect to z and y, and that of a regulariser."""
-        if penalty is not None and self.cfg.regularizer == "mmd":
+        if penalty is not None and self.cfg.regularizer == "mmd":  # of codes; that of kl is of what the encoder makes
             self.gradient["z"].add_(penalty)
         if "y" in self.code:
             self.ops.softmax_backward_(self.gradient["y"], self.code["y"])
         if self.noise is not None:
             out, grads = self.parts(self.encoding.x[-1]), self.parts(self.encoding.g[-1])
             kernels.reparameterize_backward(self.gradient["z"], out["log_variance"], self.noise, grads["log_variance"])
-            for name, gradient in self.gradient.items():
+            for name, gradient in self.gradient.items():  # of a sample, and so of its mean
                 grads[name].copy_(gradient)
         if penalty is not None and self.cfg.regularizer == "kl":
             self.encoding.g[-1].add_(penalty)

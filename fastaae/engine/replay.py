@@ -37,13 +37,13 @@ class Replay:
         if device.type != "cuda" or not graph:
             return
         saved, drawn = [t.clone() for t in state], [g.get_state() for g in generators]
-        stream = torch.cuda.Stream(device)
+        stream = torch.cuda.Stream(device)  # the default one cannot be captured
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.device(device), torch.cuda.stream(stream):
             step()  # compiles kernels, makes workspaces
             stream.synchronize()
             pool = None
-            for steps in {size, 1}:
+            for steps in {size, 1}:  # one pool for both: they never run at once
                 captured = self.graphs[steps] = torch.cuda.CUDAGraph()
                 for generator in generators:
                     captured.register_generator_state(generator)

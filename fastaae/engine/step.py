@@ -77,6 +77,7 @@ class Step:
         costs = ("reconstruction", "adversarial", "classification")
         self.rates = {cost: floats.new_empty(r, 1, 1) for cost in costs}
         self.clock = AdamClock(self.device, floats.dtype) if cfg.optimizer == "adam" else None
+        # Of gradients, which fp16 would flush to zero; whether one overflowed; steps since that.
         self.scale = floats.new_tensor([2.0**16, 0, 0]) if cfg.precision == "fp16" else None
         self.optimizers = self._optimizers()
         self.slot = torch.zeros(1, dtype=torch.int64, device=device)  # steps done since the losses were read
@@ -119,7 +120,7 @@ class Step:
 
     def carried(self) -> list[Tensor]:
         """Every tensor that one step leaves for the next, but for the generators' states."""
-        shadows = [t for network in self.networks.values() for t in network.shadows]
+        shadows = [t for network in self.networks.values() for t in network.shadows]  # a step reads before it writes
         state = [t for name, t in self.state().items() if not name.startswith("generator.")]
         return [*state, *shadows, self.batches.count, self.slot]
 
@@ -137,7 +138,7 @@ class Step:
             if not name.startswith("generator."):
                 tensor.copy_(state[name])
         for network in self.networks.values():
-            network.refresh()
+            network.refresh()  # products read copies in 16 bits
         for k, g in enumerate(self.batches.generators):
             g.set_state(state[f"generator.{k}"].cpu())
         self.batches.count[1] = done
