@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -11,11 +12,25 @@ from test_phases import Recorder
 from fastaae.engine import priors
 
 
+def fill(prior, out, component, generator, labels=None, *, components=10, scale=1.0):
+    """priors.draw(), its arguments by name."""
+    priors.draw(prior, out, scale, component, generator, labels, components)
+
+
+def plain(prior, out, std, generator):
+    """A prior without components."""
+    priors.draw(prior, out, std, torch.empty(0), generator)
+
+
+mixture, swiss_roll = partial(fill, "mixture"), partial(fill, "swiss_roll")
+gaussian, uniform = partial(plain, "gaussian"), partial(plain, "uniform")
+
+
 @pytest.mark.parametrize("std", [0.5, 5.0])
 def test_gaussian_moments(std):
     n = 40_000
     z = torch.empty(n, 3)
-    priors.gaussian(z, std, torch.Generator().manual_seed(0))
+    gaussian(z, std, torch.Generator().manual_seed(0))
     assert (z.mean(0).abs() < 5 * std / n**0.5).all()
     assert ((z.std(0) / std - 1).abs() < 5 / (2 * n) ** 0.5).all()
     assert ((z / std).pow(4).mean(0) - 3).abs().max() < 5 * (96 / n) ** 0.5
@@ -34,7 +49,7 @@ def test_categorical_is_one_hot_and_uniform(k):
 def test_same_generator_state_same_samples():
     a, b = torch.empty(9, 4), torch.empty(9, 4)
     for out in (a, b):
-        priors.gaussian(out, 1.0, torch.Generator().manual_seed(3))
+        gaussian(out, 1.0, torch.Generator().manual_seed(3))
     assert torch.equal(a, b)
 
 
@@ -50,7 +65,7 @@ def moments(z, mean, covariance, errors=5):
 @pytest.mark.parametrize("half_width", [1.0, 5.0])
 def test_uniform_moments(half_width):
     z = torch.empty(40_000, 3)
-    priors.uniform(z, half_width, torch.Generator().manual_seed(0))
+    uniform(z, half_width / 3**0.5, torch.Generator().manual_seed(0))
     moments(z, torch.zeros(3), half_width**2 / 3 * torch.eye(3, dtype=torch.float64))
     assert z.abs().max() <= half_width and (z.abs().max(0).values > 0.999 * half_width).all()
     moments(z.square(), half_width**2 / 3 * torch.ones(3), half_width**4 * 4 / 45 * torch.eye(3, dtype=torch.float64))
@@ -75,7 +90,7 @@ def spiral_moments(k, components, scale):
     return mean, spread.T @ spread + (0.1 * scale) ** 2 * torch.eye(2, dtype=torch.float64)
 
 
-SHAPED = [(priors.mixture, petal_moments), (priors.swiss_roll, spiral_moments)]
+SHAPED = [(mixture, petal_moments), (swiss_roll, spiral_moments)]
 BY_NAME = pytest.mark.parametrize("prior, expected", SHAPED, ids=["mixture", "swiss_roll"])
 
 
@@ -108,18 +123,18 @@ def test_shaped_priors_have_their_moments(prior, expected, components, scale):
 
 
 def test_the_whole_mixture_has_mean_zero_and_a_standard_deviation_of_1_054():
-    z, _ = draw(priors.mixture, 60_000)
+    z, _ = draw(mixture, 60_000)
     moments(z, torch.zeros(2), (1.4**2 + 0.5**2 + 0.1**2) / 2 * torch.eye(2, dtype=torch.float64))
     assert math.sqrt((1.4**2 + 0.5**2 + 0.1**2) / 2) == pytest.approx(1.054, abs=5e-4)
 
 
 FAULTS = [
-    (priors.mixture, petal_moments, "RADIUS", 1.04),
-    (priors.mixture, petal_moments, "RADIAL_STD", 1.06),
-    (priors.mixture, petal_moments, "TANGENTIAL_STD", 1.06),
-    (priors.swiss_roll, spiral_moments, "ROLL_RADIUS", 1.01),
-    (priors.swiss_roll, spiral_moments, "ROLL_TURNS", 1.005),
-    (priors.swiss_roll, spiral_moments, "ROLL_STD", 1.1),
+    (mixture, petal_moments, "RADIUS", 1.04),
+    (mixture, petal_moments, "RADIAL_STD", 1.06),
+    (mixture, petal_moments, "TANGENTIAL_STD", 1.06),
+    (swiss_roll, spiral_moments, "ROLL_RADIUS", 1.01),
+    (swiss_roll, spiral_moments, "ROLL_TURNS", 1.005),
+    (swiss_roll, spiral_moments, "ROLL_STD", 1.1),
 ]
 
 
@@ -144,10 +159,10 @@ def test_a_wrong_angle_is_seen(prior, expected):
 
 def test_wrong_moments_of_the_plain_priors_are_seen():
     z, eye = torch.empty(40_000, 3), torch.eye(3, dtype=torch.float64)
-    priors.gaussian(z, 1.02, torch.Generator().manual_seed(0))
+    gaussian(z, 1.02, torch.Generator().manual_seed(0))
     with pytest.raises(AssertionError, match="covariance"):
         moments(z, torch.zeros(3), eye)
-    priors.uniform(z, 1.02, torch.Generator().manual_seed(0))
+    uniform(z, 1.02 / 3**0.5, torch.Generator().manual_seed(0))
     with pytest.raises(AssertionError, match="covariance"):
         moments(z, torch.zeros(3), eye / 3)
 
@@ -212,12 +227,13 @@ def test_the_roll_is_a_spiral_of_even_pace():
 def test_priors_are_capture_safe(prior):
     out, component = torch.empty(64, 2), torch.empty(64, dtype=torch.int64)
     labels, g = torch.arange(64) % 11 - 1, torch.Generator().manual_seed(0)
-    arguments = {"gaussian": (1.0, g), "uniform": (1.0, g), "categorical": (g,)}.get(prior, (component, g, labels))
+    draw = partial(priors.draw, prior, out, 1.0, component, g, labels)
+    draw = partial(priors.categorical, out, g) if prior == "categorical" else draw
     addresses, recorded = (out.data_ptr(), component.data_ptr()), []
     for _ in range(3):
         before = out.clone()
         with Recorder() as recorder:
-            getattr(priors, prior)(out, *arguments)
+            draw()
         recorded.append(recorder.calls)
         assert not torch.equal(out, before)
     assert recorded[0] == recorded[1] == recorded[2] and (out.data_ptr(), component.data_ptr()) == addresses

@@ -24,8 +24,11 @@ def draw(
     prior: str | Custom, out: Tensor, std: float, component: Tensor, generator: torch.Generator,
     labels: Tensor | None = None, components: int = 10,
 ) -> None:  # fmt: skip
-    """Samples of the prior of that name in Config, whose scale is std, or of a user's. out: [B, D]; the rest as in
-    mixture().
+    """Samples of the prior of that name in Config, or of a user's, into out [B, D].
+
+    Args:
+        std: the scale, Config.prior_std.
+        component, labels: [B] int64, see above.
 
     Raises:
         ValueError: a user's function returned something else than out. RuntimeError: it raised an OSError.
@@ -40,13 +43,16 @@ def draw(
                 f"prior={prior!r} returned a {type(returned).__name__}: expected it to fill its first argument"
             )
     elif prior == "gaussian":
-        gaussian(out, std, generator)
+        out.normal_(0, std, generator=generator)
     elif prior == "uniform":
-        uniform(out, std * math.sqrt(3), generator)
-    elif prior == "mixture":
-        mixture(out, component, generator, labels, components=components, scale=std)
+        half_width = std * math.sqrt(3)
+        out.uniform_(-half_width, half_width, generator=generator)
     else:
-        swiss_roll(out, component, generator, labels, components=components, scale=std)
+        component.random_(components, generator=generator)
+        if labels is not None:
+            component.copy_(torch.where(labels < 0, component, labels))
+        fill = mixture if prior == "mixture" else swiss_roll
+        fill(out, component, generator, components, std)
 
 
 def chosen(name: str, custom: Custom | None, like: Tensor) -> str | Custom:
@@ -81,35 +87,15 @@ def spread(prior: str | Custom, like: Tensor, std: float, components: int) -> fl
     return z.double().var(0).mean().sqrt().item() or 1.0
 
 
-def gaussian(out: Tensor, std: float, generator: torch.Generator) -> None:
-    """N(0, std²) in every dimension. out: [B, D]."""
-    out.normal_(0, std, generator=generator)
-
-
-def uniform(out: Tensor, half_width: float, generator: torch.Generator) -> None:
-    """Uniform on [-half_width, half_width] in every dimension: standard deviation half_width / √3. out: [B, D]."""
-    out.uniform_(-half_width, half_width, generator=generator)
-
-
 def categorical(out: Tensor, generator: torch.Generator) -> None:
     """One-hot vectors of uniformly drawn classes. out: [B, K]."""
     drawn = torch.randint(out.shape[1], (out.shape[0], 1), generator=generator, device=out.device)
     out.zero_().scatter_(1, drawn, 1)
 
 
-def mixture(
-    out: Tensor, component: Tensor, generator: torch.Generator, labels: Tensor | None = None, *,
-    components: int = 10, scale: float = 1.0,
-) -> None:  # fmt: skip
-    """K 2-D Gaussians arranged as the petals of a flower (figure 2b): see petal().
-
-    Args:
-        out: [B, 2].
-        component, labels: [B] int64, see above.
-        scale: factor on all lengths; three components or more together have standard deviation 1.054 * scale in both
-            dimensions.
-    """
-    _choose(component, components, generator, labels)
+def mixture(out: Tensor, component: Tensor, generator: torch.Generator, components: int, scale: float) -> None:
+    """Samples [B, 2] of 2-D Gaussians arranged as the petals of a flower (figure 2b): see petal(). Three or more have
+    standard deviation 1.054 * scale together, in both dimensions."""
     out.normal_(generator=generator)
     angle = component.to(out.dtype) * (2 * math.pi / components)
     cos, sin = angle.cos(), angle.sin()
@@ -118,19 +104,9 @@ def mixture(
     torch.stack([radial * cos - tangential * sin, radial * sin + tangential * cos], 1, out=out)
 
 
-def swiss_roll(
-    out: Tensor, component: Tensor, generator: torch.Generator, labels: Tensor | None = None, *,
-    components: int = 10, scale: float = 1.0,
-) -> None:  # fmt: skip
-    """Gaussian noise around a mean that is uniform along a spiral, see roll(): figure 4c. Component k is the k-th of K
-    pieces of equal length, from the inside out.
-
-    Args:
-        out: [B, 2].
-        component, labels: [B] int64, see above.
-        scale: factor on all lengths.
-    """
-    _choose(component, components, generator, labels)
+def swiss_roll(out: Tensor, component: Tensor, generator: torch.Generator, components: int, scale: float) -> None:
+    """Samples [B, 2] around a mean that is uniform along a spiral, see roll(): figure 4c. Component k is the k-th of so
+    many pieces of equal length, from the inside out."""
     position = torch.rand(len(out), generator=generator, device=out.device, dtype=out.dtype)
     out.normal_(0, scale * ROLL_STD, generator=generator)
     out.add_(roll((component + position) / components, scale=scale))
@@ -181,9 +157,3 @@ def roll(position: Tensor, *, scale: float = 1.0) -> Tensor:
         angle = angle - (angle * slope + angle.asinh() - length) / (2 * slope)
     radius = angle * (scale * ROLL_RADIUS / end)
     return torch.stack([radius * angle.cos(), radius * angle.sin()], 1)
-
-
-def _choose(component: Tensor, components: int, generator: torch.Generator, labels: Tensor | None) -> None:
-    component.random_(components, generator=generator)
-    if labels is not None:
-        component.copy_(torch.where(labels < 0, component, labels))
