@@ -191,10 +191,9 @@ class Config:
         """
         try:
             values = read_json(path)
-            if "config" in values:
-                values = values["config"]
-                values = {**values, "out_dir": None} if isinstance(values, dict) else values
-            return Config.from_dict(values)
+            if "config" not in values:
+                return Config.from_dict(values)
+            return dataclasses.replace(Config.from_dict(values["config"]), out_dir=None)
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{path}: {error}") from None
 
@@ -314,14 +313,9 @@ UNUSED: tuple[Rule, ...] = (  # names, when they have a use, why they must keep 
     ("n_clusters", lambda c: c.task in ("clustering", "embedding"), " in the task {c.task!r}"),
     ("label_prior", lambda c: c.task == "unsupervised", ": in the task {c.task!r} y is for that"),
     ("fixed_heads", lambda c: c.task == "embedding", " in the task {c.task!r}"),
-    (
-        "separation",
-        lambda c: c.task == "embedding" and c.fixed_heads is None,
-        ": it has a meaning with the task 'embedding' that learns heads alone",
-    ),
-    ("noise_dim", lambda c: c.posterior == "universal", ": it has a meaning with posterior='universal' alone"),
-    ("noise_layer", lambda c: c.posterior == "universal", ": it has a meaning with posterior='universal' alone"),
-    ("components", lambda c: c.prior in SHAPED, ": it has a meaning with prior='mixture' or 'swiss_roll' alone"),
+    ("separation", lambda c: c.task == "embedding" and not c.fixed_heads, ": it is for an embedding's learned heads"),
+    ("noise_dim noise_layer", lambda c: c.posterior == "universal", ": it is for posterior='universal' alone"),
+    ("components", lambda c: c.prior in SHAPED, ": it is for prior='mixture' or 'swiss_roll' alone"),
     ("n_labeled", lambda c: c.task != "supervised", ": the task 'supervised' uses all labels"),
     ("n_labeled", lambda c: c.classifies or c.label_prior, ": the task {c.task!r} uses no labels"),
 )
