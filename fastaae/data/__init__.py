@@ -220,11 +220,9 @@ def examples(name: str, value: Any) -> torch.Tensor:
         raise DataError(f"{name} has dtype {x.dtype}, expected uint8 in 0..255 or floats in [0, 1]")
     with np.errstate(over="ignore"):
         x = plain(x, np.float32)
-    finite = np.isfinite(x)
-    if not finite.all():
-        first = tuple(int(i) for i in np.unravel_index(finite.argmin(), x.shape))
-        count = x.size - finite.sum()
-        raise DataError(f"{name} has {count} NaN or infinite values, the first at index {first}: replace or drop them")
+    if len(wrong := np.argwhere(~np.isfinite(x))):
+        where = f"the first at index {tuple(wrong[0].tolist())}"
+        raise DataError(f"{name} has {len(wrong)} NaN or infinite values, {where}: replace or drop them")
     low, high = x.min(), x.max()
     if low < 0 or high > 1:
         hint = "divide by 255, or pass uint8" if 0 <= low and high <= 255 else "rescale it"

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -40,18 +41,12 @@ def read(path: str | Path, names: Sequence[str], limit_bytes: int) -> Variables:
         with path.open("rb") as file:
             _check_header(file.read(520))
         with tempfile.TemporaryDirectory() as folder:
-            paths = map(os.path.abspath, sys.path)
+            env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
             # One thread: the pools of the others would take address space, which is limited.
-            settings = {"PYTHONPATH": os.pathsep.join(paths), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+            env.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
             command = [sys.executable, READER, str(path), str(limit_bytes), *names]
             done = subprocess.run(
-                command,
-                cwd=folder,
-                env={**os.environ, **settings},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                timeout=TIME_LIMIT,
+                command, cwd=folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIME_LIMIT
             )
             if done.returncode < 0:
                 died = next((s.name for s in signal.Signals if s == -done.returncode), f"signal {-done.returncode}")
@@ -81,23 +76,19 @@ def converted(path: Path, names: Sequence[str], limit_bytes: int, convert: Conve
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: unreadable file ({error}), expected a MATLAB file") from error
     kept = cache / f"{convert.__name__.strip('_')}-{digest.hexdigest()}.npz"
-    try:
+    with suppress(Exception):  # not there, or damaged, which can raise nearly anything
         with kept.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
-    except Exception:  # not there, or damaged, which can raise nearly anything
-        pass
     given = read(path, names, limit_bytes)
     try:
         arrays = convert(given)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    try:
+    with suppress(OSError):  # without a cache the next time takes as long as this one
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             np.savez(Path(folder, "arrays.npz"), **arrays)  # pyright: ignore[reportArgumentType]  # none has its names
             os.replace(Path(folder, "arrays.npz"), kept)
-    except OSError:
-        pass  # no cache then: the next time takes as long as this one
     return arrays
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
+from contextlib import suppress
 
 import numpy as np
 
@@ -16,14 +17,12 @@ CLASSES = {"double": 8, "single": 4, "logical": 1, **{f"{u}int{8 * n}": n for u 
 def main(path: str, limit: str, *names: str) -> None:
     """Write the variables to 0.npy, 1.npy, ... in the working directory; exits with a one-line message otherwise."""
     limit_bytes = int(limit)
-    try:
+    with suppress(ImportError, OSError, ValueError):  # not on this platform: then only the declared sizes count
         import resource
 
         for what, most in ((resource.RLIMIT_AS, 2 * limit_bytes + 2**30), (resource.RLIMIT_CORE, 0)):
             hard = resource.getrlimit(what)[1]
             resource.setrlimit(what, (most if hard < 0 else min(most, hard), hard))
-    except (ImportError, OSError, ValueError):
-        pass  # not on this platform: the declared sizes are all there is to go by
     try:
         import scipy.io
     except ImportError as error:
