@@ -1,4 +1,8 @@
-"""How well clusters agree with labels: the paper's error, majority vote and normalized mutual information."""
+"""How well clusters agree with labels: the paper's error, majority vote and normalized mutual information.
+
+Throughout, q [N, K] holds q(y|x) of N examples, each assigned to the cluster where it is highest, the first of equals,
+and y [N] their labels, integers. A ValueError says that they are not finite, or not of such shapes and types.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +11,17 @@ from numpy.typing import ArrayLike
 
 
 def cluster_labels(q: ArrayLike, y: ArrayLike) -> np.ndarray:
-    """The paper's label of every cluster: that of the example with the highest q(y_i|x), the first of equals.
+    """The paper's label of every cluster: that of the example with the highest q(y_i|x), int64 [K].
 
     A cluster gets one even if no example is assigned to it.
-
-    Args:
-        q, y: [N, K], q(y|x) of the validation examples, and [N], their labels.
-
-    Returns:
-        int64 [K].
-
-    Raises:
-        ValueError: q is no finite [N, K], or y no N integers.
     """
     q, y = _checked(q, y)
     return y[q.argmax(0)]
 
 
 def majority_labels(q: ArrayLike, y: ArrayLike) -> np.ndarray:
-    """The label that most of the examples assigned to a cluster have, the smallest of equals; -1 for a cluster with no
-    examples, so that whatever else comes there counts as wrong. Arguments, result and errors as of cluster_labels."""
+    """The label that most of the examples assigned to a cluster have, int64 [K], the smallest of equals; -1 without any
+    examples, so that whatever else comes there counts as wrong."""
     q, y = _checked(q, y)
     names, labels = np.unique(y, return_inverse=True)
     counts = np.zeros((q.shape[1], len(names)), np.int64)
@@ -35,15 +30,8 @@ def majority_labels(q: ArrayLike, y: ArrayLike) -> np.ndarray:
 
 
 def cluster_error(q: ArrayLike, y: ArrayLike, labels: ArrayLike) -> float:
-    """Percent of the examples whose cluster, that of the highest q(y|x) and the first of equals, has another label.
-
-    Args:
-        q, y: [N, K], [N], of the test examples.
-        labels: [K], from cluster_labels or majority_labels on the validation examples.
-
-    Raises:
-        ValueError: as cluster_labels, or there are not K labels.
-    """
+    """Percent of the test examples whose cluster has another label. labels: [K], from cluster_labels or majority_labels
+    on the validation examples."""
     q, y = _checked(q, y)
     if np.shape(labels) != (q.shape[1],):
         raise ValueError(f"labels of shape {np.shape(labels)}: expected one for each of {q.shape[1]} clusters")
@@ -62,14 +50,11 @@ def normalized_mutual_information(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def score_clusters(q_valid: ArrayLike, y_valid: ArrayLike, q_test: ArrayLike, y_test: ArrayLike) -> dict[str, float]:
-    """How well clusters q(y|x) [N, K] agree with labels y [N]. Labels of clusters come from the validation examples.
+    """How well clusters agree with labels, where the labels of clusters come from the validation examples.
 
     Returns:
         {"cluster_error": percent, by the paper's protocol, "majority_error": percent, by majority vote, "nmi": in
         [0, 1], of test labels and clusters, "clusters": number of clusters with test examples}.
-
-    Raises:
-        ValueError: as cluster_labels and cluster_error.
     """
     clusters = _checked(q_test, y_test)[0].argmax(1)
     return {

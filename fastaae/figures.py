@@ -7,21 +7,19 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
 from .config import Config
+from .data import Data
 from .engine import priors
-
-if TYPE_CHECKING:
-    from .data import Data
-    from .model import Model
+from .model import Model
 
 GAP = 2
-BLOCK = 4096  # rows of a search for neighbours
+BLOCK = 4096  # rows of a search for neighbours that are float64 at a time
 EMPTY = 128 / 255  # of a place without an image: the grey of the lines
 
 
@@ -132,18 +130,13 @@ def reconstructions(images: np.ndarray, decoded: np.ndarray, path: str | Path) -
 def codes(
     z: ArrayLike, labels: ArrayLike | None, path: str | Path, curves: Sequence[np.ndarray] = (), title: str = ""
 ) -> None:
-    """Write a scatter plot of codes z [N, 2] coloured by label [N], of one colour without labels.
-
-    Args:
-        curves: [P, 2], dashed over the codes, see outlines().
-    """
+    """Write a scatter plot of codes z [N, 2] coloured by label [N], of one colour without labels. Dashed over them:
+    curves [P, 2], see outlines()."""
     from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
     figure = Figure(figsize=(6, 5.4), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     points = np.asarray(z)
     names, index = np.unique(np.zeros(len(points), int) if labels is None else labels, return_inverse=True)
@@ -212,13 +205,8 @@ def ellipses(mean: ArrayLike, axes: ArrayLike, stds: Sequence[float] = (2,)) -> 
 
 def percentiles(n: int, mean: ArrayLike, axes: ArrayLike) -> np.ndarray:
     """The codes z [n, n, 2] that share a 2-D Gaussian's mass evenly, on each of its axes the quantiles at
-    (k + 1/2) / n, in the places of a picture: the first axis grows to the right, the second upwards.
-
-    Args:
-        mean: [2].
-        axes: [2, 2], rows as long as the standard deviation along them, from priors.petal(); std * np.eye(2) for
-            N(0, std²).
-    """
+    (k + 1/2) / n, in the places of a picture: the first axis grows to the right, the second upwards. Mean [2] and axes
+    [2, 2] are as of priors.petal(); axes std * np.eye(2) stand for N(0, std²)."""
     quantiles = np.array([NormalDist().inv_cdf((k + 0.5) / n) for k in range(n)])
     along = np.stack(np.meshgrid(quantiles, quantiles[::-1]), -1)
     return np.asarray(mean) + along @ np.asarray(axes)
@@ -226,21 +214,15 @@ def percentiles(n: int, mean: ArrayLike, axes: ArrayLike) -> np.ndarray:
 
 def manifold(model: Model, panels: np.ndarray, path: str | Path) -> None:
     """Write the images decoded from codes z [panels, rows, columns, 2], panels side by side with a white bar between.
-
-    Raises:
-        ValueError: as Model.decode, so if the code is not 2-D, or the decoder takes labels.
-    """
+    Raises as Model.decode, so if the code is not 2-D, or the decoder takes labels."""
     count, rows, columns, _ = panels.shape
     images = model.decode(panels.swapaxes(0, 1).reshape(-1, 2))
     grid(images, path, count * columns, dividers=range(columns, count * columns, columns))
 
 
 def style_content(model: Model, z: np.ndarray, path: str | Path) -> None:
-    """Write a row for every style z [N, style_dim], decoded with each label in turn.
-
-    Raises:
-        ValueError: as Model.decode, so if the decoder takes no labels.
-    """
+    """Write a row for every style z [N, style_dim], decoded with each label in turn. Raises as Model.decode, so if the
+    decoder takes no labels."""
     z, k = np.asarray(z), max(1, model.n_classes)
     labels = np.tile(np.arange(k), len(z))
     grid(model.decode(np.repeat(z, k, 0), labels), path, columns=k)
@@ -292,7 +274,7 @@ def neighbours(samples: np.ndarray, train: Any, path: str | Path, columns: int =
 
 def nearest(queries: Any, data: Any) -> np.ndarray:
     """Index int64 [N] of the row of data [M, ...] at the least Euclidean distance from each of queries [N, ...], the
-    first of equals. Exact: float64 sums of squared differences, some thousand rows at a time.
+    first of equals. Exact: float64 sums of squared differences, of which N * M are kept.
 
     Args:
         queries, data: uint8 (scaled to [0, 1]) or float, NumPy or torch.
@@ -303,13 +285,9 @@ def nearest(queries: Any, data: Any) -> np.ndarray:
     q = torch.from_numpy(_unit(queries)).flatten(1).double()
     if not len(data) or data[0].reshape(-1).shape[0] != q.shape[1]:
         raise ValueError(f"data of shape {tuple(data.shape)}: expected examples of {q.shape[1]} values")
-    best, index = torch.full((len(q),), torch.inf, dtype=torch.float64), torch.zeros(len(q), dtype=torch.int64)
-    for start in range(0, len(data), BLOCK):
-        block = torch.from_numpy(_unit(data[start : start + BLOCK])).flatten(1).double()
-        distance, row = torch.cdist(q, block, compute_mode="donot_use_mm_for_euclid_dist").min(1)
-        closer = distance < best
-        best, index = torch.where(closer, distance, best), torch.where(closer, start + row, index)
-    return index.numpy()
+    blocks = (torch.from_numpy(_unit(data[k : k + BLOCK])).flatten(1).double() for k in range(0, len(data), BLOCK))
+    distances = [torch.cdist(q, block, compute_mode="donot_use_mm_for_euclid_dist") for block in blocks]
+    return torch.cat(distances, 1).argmin(1).numpy()
 
 
 def circle_map(heads: ArrayLike, radius: float = 10.0) -> np.ndarray:
