@@ -532,7 +532,7 @@ def test_mat_files_that_cannot_be_read(mat, tmp_path):
         load("svhn", str(tmp_path))
     (tmp_path / "train_32x32.mat").unlink()
     (tmp_path / "train_32x32.mat").mkdir()
-    with pytest.raises(DataError, match="/train_32x32.mat: unreadable file"):
+    with pytest.raises(DataError, match="/train_32x32.mat: not a regular file"):
         load("svhn", str(tmp_path))
 
 

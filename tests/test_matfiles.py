@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from faults.arrays import mat_of_shape
+from faults.arrays import mat_of_shape, read_mat
 from scipy.io import savemat
 
 from fastaae.data import matfiles
@@ -28,13 +28,13 @@ def saved(path: Path, variables: dict | None = None, **options) -> Path:
 
 def fails(path: Path, message: str, names=("X", "y"), limit: int = LIMIT) -> None:
     with pytest.raises(DataError, match=f"^{re.escape(str(path))}: .*{message}"):
-        matfiles.read(path, names, limit)
+        read_mat(path, names, limit)
 
 
 @pytest.mark.parametrize("compressed", [False, True])
 def test_arrays_come_back(tmp_path, compressed):
     path = saved(tmp_path / "a file.mat", do_compression=compressed)
-    result = matfiles.read(path, ("y", "X"), LIMIT)
+    result = read_mat(path, ("y", "X"), LIMIT)
     assert list(result) == ["y", "X"]
     for name, array in result.items():
         assert array.dtype == np.uint8 and np.array_equal(array, VARIABLES[name])
@@ -42,7 +42,7 @@ def test_arrays_come_back(tmp_path, compressed):
 
 def test_version_4_and_relative_paths(tmp_path, monkeypatch, fast_reader):
     monkeypatch.chdir(saved(tmp_path / "old.mat", {"X": X[0, 0].astype(float)}, format="4").parent)
-    assert np.array_equal(matfiles.read("old.mat", ["X"], LIMIT)["X"], X[0, 0])
+    assert np.array_equal(read_mat(Path("old.mat"), ["X"], LIMIT)["X"], X[0, 0])
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_version_4_and_relative_paths(tmp_path, monkeypatch, fast_reader):
 )
 def test_dtypes(tmp_path, fast_reader, dtype):
     array = X[0, 0].astype(dtype)
-    assert np.array_equal(matfiles.read(saved(tmp_path / "a.mat", {"X": array}), ["X"], LIMIT)["X"], array)
+    assert np.array_equal(read_mat(saved(tmp_path / "a.mat", {"X": array}), ["X"], LIMIT)["X"], array)
 
 
 # Refused before any process is started
@@ -104,7 +104,7 @@ def test_sparse(tmp_path, fast_reader):
 def test_missing_variable_and_limit(tmp_path, fast_reader):
     path = saved(tmp_path / "a.mat")
     fails(path, r"no variables \['z'\], it has \['other', 'X', 'y'\]", ("X", "z"))
-    matfiles.read(path, ("X", "y"), 427)
+    read_mat(path, ("X", "y"), 427)
     fails(path, "X, y declare 427 bytes, at most 426 are accepted", limit=426)
 
 
@@ -119,7 +119,7 @@ def test_missing_variable_and_limit(tmp_path, fast_reader):
 def test_bomb_headers(tmp_path, fast_reader, rows, columns, message):
     path = tmp_path / "a.mat"
     path.write_bytes(mat_of_shape(1, 1))
-    assert matfiles.read(path, ["X"], LIMIT)["X"].tolist() == [[7]]
+    assert read_mat(path, ["X"], LIMIT)["X"].tolist() == [[7]]
     path.write_bytes(mat_of_shape(rows, columns))
     fails(path, message, ["X"])
 
@@ -155,7 +155,7 @@ def mutate(tmp_path: Path, statuses: list[int], count: int) -> None:
             damaged[k] = rng.integers(256)
         path.write_bytes(damaged)
         try:
-            result = matfiles.read(path, ("X", "y"), LIMIT)
+            result = read_mat(path, ("X", "y"), LIMIT)
         except DataError as error:
             assert str(error).startswith(f"{path}: ") and len(str(error)) < 2000
         else:
@@ -248,6 +248,6 @@ def test_errors_are_not_cached_and_name_the_file(tmp_path, fast_reader):
     path = saved(tmp_path / "a.mat", {"X": X, "y": np.full((7, 1), 9)})
     with pytest.raises(DataError, match="a.mat: y is too large"):
         matfiles.converted(path, ("X", "y"), LIMIT, convert, tmp_path / "c")
-    with pytest.raises(DataError, match="b.mat: unreadable file .*No such file"):
+    with pytest.raises(DataError, match="b.mat: No such file"):
         matfiles.converted(tmp_path / "b.mat", ("X", "y"), LIMIT, convert, tmp_path / "c")
     assert not (tmp_path / "c").exists()

@@ -28,61 +28,29 @@ Convert = Callable[[Variables], Variables]
 READER = str(Path(__file__).with_name("matreader.py"))
 
 
-def read(path: str | Path, names: Sequence[str], limit_bytes: int) -> Variables:
-    """The variables `names` of the MATLAB file (version 4 to 7.2) `path`, in the shapes and dtypes they are stored in.
+def converted(path: Path, names: Sequence[str], limit_bytes: int, convert: Convert, cache: Path) -> Variables:
+    """What `convert` makes of the variables `names` of the MATLAB file (version 4 to 7.2) `path`, which it gets in the
+    shapes and dtypes they are stored in; kept as .npz in the folder `cache` by the file's SHA-256.
 
     Raises:
         DataError: not such a file, a variable is missing or not a full array of real numbers, they declare more than
-            `limit_bytes` together, the file is damaged, or SciPy is missing. The message names the file.
+            `limit_bytes` together, `convert` refuses them, the file is damaged, or SciPy is missing. The message names
+            the file.
     """
-    path = Path(path).absolute()
-    try:
-        check_regular(path, MAX_BYTES)
-        with path.open("rb") as file:
-            _check_header(file.read(520))
-        with tempfile.TemporaryDirectory() as folder:
-            env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
-            # One thread: the pools of the others would take address space, which is limited.
-            env.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
-            command = [sys.executable, READER, str(path), str(limit_bytes), *names]
-            done = subprocess.run(
-                command, cwd=folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIME_LIMIT
-            )
-            if done.returncode < 0:
-                died = next((s.name for s in signal.Signals if s == -done.returncode), f"signal {-done.returncode}")
-                raise DataError(f"the process reading it died of {died}: a damaged file? get it again")
-            if done.returncode:
-                lines = done.stderr.decode(errors="backslashreplace").strip().splitlines() or ["no message"]
-                raise DataError(lines[-1][:1000] + ("" if done.returncode == 1 else f" (status {done.returncode})"))
-            return {name: np.load(Path(folder, f"{k}.npy"), allow_pickle=False) for k, name in enumerate(names)}
-    except subprocess.TimeoutExpired:
-        raise DataError(f"{path}: not read after {TIME_LIMIT} s: a damaged file? get it again") from None
-    except (OSError, ValueError, EOFError, MemoryError) as error:  # np.load of what a broken process left, and above
-        raise DataError(f"{path}: {error}") from None
-
-
-def converted(path: Path, names: Sequence[str], limit_bytes: int, convert: Convert, cache: Path) -> Variables:
-    """`convert(read(path, names, limit_bytes))`, kept as .npz in the folder `cache` by the file's SHA-256.
-
-    Raises:
-        DataError: from `read` or `convert`; the message names the file.
-    """
-    digest = hashlib.sha256()
+    path, digest = path.absolute(), hashlib.sha256()
     try:
         check_regular(path, MAX_BYTES)
         with path.open("rb") as file:
             while block := file.read(2**20):
                 digest.update(block)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: unreadable file ({error}), expected a MATLAB file") from error
-    kept = cache / f"{convert.__name__.strip('_')}-{digest.hexdigest()}.npz"
-    with suppress(Exception):  # not there, or damaged, which can raise nearly anything
-        with kept.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    given = read(path, names, limit_bytes)
-    try:
-        arrays = convert(given)
-    except DataError as error:
+        kept = cache / f"{convert.__name__.strip('_')}-{digest.hexdigest()}.npz"
+        with suppress(Exception):  # not there, or damaged, which can raise nearly anything
+            with kept.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return dict(arrays)
+        arrays = convert(_read(path, names, limit_bytes))
+    except subprocess.TimeoutExpired:
+        raise DataError(f"{path}: not read after {TIME_LIMIT} s: a damaged file? get it again") from None
+    except (OSError, ValueError, EOFError, MemoryError) as error:  # np.load of what a broken process left, and above
         raise DataError(f"{path}: {error}") from None
     with suppress(OSError):  # without a cache the next time takes as long as this one
         cache.mkdir(parents=True, exist_ok=True)
@@ -90,6 +58,27 @@ def converted(path: Path, names: Sequence[str], limit_bytes: int, convert: Conve
             np.savez(Path(folder, "arrays.npz"), **arrays)  # pyright: ignore[reportArgumentType]  # none has its names
             os.replace(Path(folder, "arrays.npz"), kept)
     return arrays
+
+
+def _read(path: Path, names: Sequence[str], limit_bytes: int) -> Variables:
+    """The variables of the file. Errors do not name it."""
+    with path.open("rb") as file:
+        _check_header(file.read(520))
+    with tempfile.TemporaryDirectory() as folder:
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
+        # One thread: the pools of the others would take address space, which is limited.
+        env.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
+        command = [sys.executable, READER, str(path), str(limit_bytes), *names]
+        done = subprocess.run(
+            command, cwd=folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIME_LIMIT
+        )
+        if done.returncode < 0:
+            died = next((s.name for s in signal.Signals if s == -done.returncode), f"signal {-done.returncode}")
+            raise DataError(f"the process reading it died of {died}: a damaged file? get it again")
+        if done.returncode:
+            lines = done.stderr.decode(errors="backslashreplace").strip().splitlines() or ["no message"]
+            raise DataError(lines[-1][:1000] + ("" if done.returncode == 1 else f" (status {done.returncode})"))
+        return {name: np.load(Path(folder, f"{k}.npy"), allow_pickle=False) for k, name in enumerate(names)}
 
 
 def _check_header(head: bytes) -> None:

@@ -9,7 +9,7 @@ import io
 import os
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -202,6 +202,11 @@ def mat_of_shape(rows: int, columns: int, kind: int = 9) -> bytes:
     return b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM" + struct.pack("<2I", 14, len(variable)) + variable
 
 
+def read_mat(path: Path, names: Sequence[str], limit: int) -> dict[str, np.ndarray]:
+    """The variables as they are, cached nowhere."""
+    return matfiles.converted(path, names, limit, dict, path / "no folder")
+
+
 def hostile_mat(rng: np.random.Generator, case: int, folder: Path) -> str | Outcome | None:
     path = folder / "a.mat"
     hdf5 = b"\x89HDF\r\n\x1a\n"
@@ -217,7 +222,7 @@ def hostile_mat(rng: np.random.Generator, case: int, folder: Path) -> str | Outc
         path.write_bytes(listed[case][0])
         try:
             with forked_mat_reader():
-                matfiles.read(path, ["X"], 2**20 if case < 3 else 2**26)
+                read_mat(path, ["X"], 2**20 if case < 3 else 2**26)
         except DataError as error:
             return None if listed[case][1] in str(error) else f"{error}"
         return Outcome("accepted", wrong=True)
@@ -225,7 +230,7 @@ def hostile_mat(rng: np.random.Generator, case: int, folder: Path) -> str | Outc
     path.write_bytes(mutated(rng, files[rng.integers(3)]))
     try:
         with forked_mat_reader():
-            loaded = matfiles.read(path, ("X", "y"), 2**20)
+            loaded = read_mat(path, ("X", "y"), 2**20)
     except DataError as error:
         return unclear(str(error), f"{path}: ")
     right = list(loaded) == ["X", "y"] and all(a.dtype.kind in "biuf" and a.nbytes <= 2**20 for a in loaded.values())
