@@ -51,10 +51,7 @@ def score(model: Model, x: Tensor, y: Tensor | None = None) -> dict[str, float]:
 
 
 def evaluate(models: Sequence[Model], data: Data, split: str) -> dict[str, list[float]]:
-    """Every metric of the models' task on one split, one value per model.
-
-    Args:
-        split: "valid" or "test".
+    """Every metric of the models' task on the split "valid" or "test", one value per model.
 
     Returns:
         {"valid_reconstruction": [...], ...}: score(), and score_clusters() for clusters of labelled data, by the

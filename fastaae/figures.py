@@ -230,14 +230,12 @@ def style_content(model: Model, z: np.ndarray, path: str | Path) -> None:
 
 def cluster_heads(model: Model, x: Any, path: str | Path, n: int = 16, seed: int | None = 0) -> None:
     """Write a row for every cluster: its head, decoded from z = 0, a white bar, and n of the images assigned to it.
+    Raises as Model.predict_proba.
 
     Args:
         x: test images [N, ...], uint8 or float in [0, 1].
         seed: draws the images, as in the paper; None: those with the highest q(y|x), in order. Places stay grey where a
             cluster has fewer.
-
-    Raises:
-        ValueError: as Model.predict_proba.
     """
     q = np.asarray(model.predict_proba(x))
     k = q.shape[1]
