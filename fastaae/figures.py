@@ -252,11 +252,8 @@ def cluster_heads(model: Model, x: Any, path: str | Path, n: int = 16, seed: int
 
 
 def neighbours(samples: np.ndarray, train: Any, path: str | Path, columns: int = 9) -> None:
-    """Write samples [N, ...], N a multiple of `columns`, in rows; after a white bar, each row ends with the training
-    image nearest to its last sample. Samples are shown, and compared, clipped to [0, 1].
-
-    Args:
-        train: [M, ...], uint8 or float in [0, 1], of the samples' size.
+    """Write samples [N, ...], N a multiple of `columns`, in rows; after a white bar, each row ends with the nearest()
+    of the training images [M, ...] to its last sample. Samples are shown, and compared, clipped to [0, 1].
 
     Raises:
         ValueError: another number of samples, or another size.
