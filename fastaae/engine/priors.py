@@ -39,9 +39,7 @@ def draw(
         except OSError as error:  # not one of the files that training writes
             raise RuntimeError(f"prior={prior!r}: {type(error).__name__}: {error}") from error
         if returned is not None and returned is not out:
-            raise ValueError(
-                f"prior={prior!r} returned a {type(returned).__name__}: expected it to fill its first argument"
-            )
+            raise ValueError(f"prior={prior!r} returned a {type(returned).__name__}: it has to fill its first argument")
     elif prior == "gaussian":
         out.normal_(0, std, generator=generator)
     elif prior == "uniform":
@@ -68,14 +66,13 @@ def chosen(name: str, custom: Custom | None, like: Tensor) -> str | Custom:
         raise ValueError(f"prior={custom!r}: expected None where the config has prior={name!r}, not 'custom'")
     if not callable(custom):
         raise ValueError(
-            f"prior={custom!r}: the config's is 'custom', expected a function of (out, generator) from Python beside it"
+            f"prior={custom!r}: the config's is 'custom', expected a function of (out, generator) from Python"
         )
     out = torch.full_like(like, math.nan)
     draw(custom, out, 1.0, out, torch.Generator(like.device).manual_seed(0))
     if left := out.numel() - out.isfinite().sum().item():
         raise ValueError(
-            f"prior={custom!r} left {left} of {out.numel()} numbers unset or not finite: expected it to fill its first "
-            f"argument, {list(out.shape)}"
+            f"prior={custom!r} left {left} of {out.numel()} numbers unset or not finite: fill all of {list(out.shape)}"
         )
     return custom
 
