@@ -17,21 +17,19 @@ _SEMI_SUPERVISED = {  # section 5 and appendix A.2 of the paper
     "epochs": 5000,
 }
 
+_ADAM = {"optimizer": "adam", "lr_reconstruction": 2e-4, "init_std": 0.03}  # with 0.01 the first epochs are lost
+
 _SHAPED = {  # figures 2b and 4; by the SGD of mnist-2d components are filled, and classes find theirs, later
+    **_ADAM,
     "style_dim": 2,
     "prior_std": 5.0,
-    "init_std": 0.03,
-    "optimizer": "adam",
-    "lr_reconstruction": 2e-4,
     "lr_adversarial": 1e-3,  # at 5e-4 both, zeros stay on a neighbour's petal
     "epochs": 1000,
 }
 
-_ADAM = {  # table 1 in far fewer epochs
+_SHORT = {  # table 1 in far fewer epochs
+    **_ADAM,
     "dropout": 0.2,
-    "init_std": 0.03,  # with 0.01 the first epochs are lost
-    "optimizer": "adam",
-    "lr_reconstruction": 2e-4,
     "lr_adversarial": 1e-4,
     "lr_decay_epochs": (55,),
     "epochs": 70,
@@ -85,9 +83,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lr_decay_epochs": (150,),
     },
     "mnist-likelihood": {"style_dim": 8, "prior_std": 5.0, "epochs": 1000},
-    "mnist-likelihood-adam": {**_ADAM, "reconstruction": "cross_entropy"},
+    "mnist-likelihood-adam": {**_SHORT, "reconstruction": "cross_entropy"},
     "tfd-likelihood": {
-        **_ADAM,
+        **_SHORT,
         "dataset": "tfd",
         "style_dim": 15,
         "prior_std": 10.0,
@@ -122,7 +120,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "mnist-all": _SEMI_SUPERVISED,
     "svhn-1000": {**_SVHN, "task": "semi_supervised", "n_labeled": 1000, "style_dim": 20},
     "mnist-style": {  # where the code is fast to learn, it carries the class as well, and the label is ignored
-        **_ADAM,
+        **_SHORT,
         "task": "supervised",
         "style_dim": 15,
         "prior_std": 1.0,
@@ -139,11 +137,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "mnist-clusters-30": {**_CLUSTERING, "n_clusters": 30},
     "mnist-clusters-30-adam": {  # where the game is slower than reconstruction, z takes the class and y stays soft
         **_CLUSTERING,
+        **_ADAM,
         "n_clusters": 30,
         "hidden": (1000, 1000),
-        "init_std": 0.03,
-        "optimizer": "adam",
-        "lr_reconstruction": 2e-4,
         "lr_adversarial": 5e-4,
         "lr_decay_epochs": (30,),
         "epochs": 40,
