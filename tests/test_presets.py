@@ -118,7 +118,7 @@ def test_a_prior_may_be_the_users_own(tmp_path):
         ("custom", "ring", "prior='ring': the config's is 'custom', expected a function of"),
         ("custom", lambda out, generator: None, r"left 40 of 40 numbers unset or not finite: .* \[20, 2\]"),
         ("custom", half_a_prior, "left 20 of 40 numbers unset"),
-        ("custom", lambda out, generator: out + 1, "returned a Tensor: it has to fill its first argument"),
+        ("custom", lambda out, generator: out + 1, "returned a Tensor: it must fill its first argument"),
     ],
 )
 def test_a_prior_that_does_not_fit_is_refused(name, prior, message, tmp_path):

@@ -39,7 +39,7 @@ def draw(
         except OSError as error:  # not one of the files that training writes
             raise RuntimeError(f"prior={prior!r}: {type(error).__name__}: {error}") from error
         if returned is not None and returned is not out:
-            raise ValueError(f"prior={prior!r} returned a {type(returned).__name__}: it has to fill its first argument")
+            raise ValueError(f"prior={prior!r} returned a {type(returned).__name__}: it must fill its first argument")
     elif prior == "gaussian":
         out.normal_(0, std, generator=generator)
     elif prior == "uniform":
