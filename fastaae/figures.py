@@ -269,7 +269,7 @@ def neighbours(samples: np.ndarray, train: Any, path: str | Path, columns: int =
 
 def nearest(queries: Any, data: Any) -> np.ndarray:
     """Index int64 [N] of the row of data [M, ...] at the least Euclidean distance from each of queries [N, ...], the
-    first of equals. Exact: float64 sums of squared differences, of which N * M are kept.
+    first of equals. Exact: float64 sums of squared differences, some thousand rows at a time.
 
     Args:
         queries, data: uint8 (scaled to [0, 1]) or float, NumPy or torch.
@@ -280,9 +280,13 @@ def nearest(queries: Any, data: Any) -> np.ndarray:
     q = torch.from_numpy(_unit(queries)).flatten(1).double()
     if not len(data) or data[0].reshape(-1).shape[0] != q.shape[1]:
         raise ValueError(f"data of shape {tuple(data.shape)}: expected examples of {q.shape[1]} values")
-    blocks = (torch.from_numpy(_unit(data[k : k + BLOCK])).flatten(1).double() for k in range(0, len(data), BLOCK))
-    distances = [torch.cdist(q, block, compute_mode="donot_use_mm_for_euclid_dist") for block in blocks]
-    return torch.cat(distances, 1).argmin(1).numpy()
+    best, index = torch.full((len(q),), torch.inf, dtype=torch.float64), torch.zeros(len(q), dtype=torch.int64)
+    for start in range(0, len(data), BLOCK):
+        block = torch.from_numpy(_unit(data[start : start + BLOCK])).flatten(1).double()
+        distance, row = torch.cdist(q, block, compute_mode="donot_use_mm_for_euclid_dist").min(1)
+        closer = distance < best
+        best, index = torch.where(closer, distance, best), torch.where(closer, start + row, index)
+    return index.numpy()
 
 
 def circle_map(heads: ArrayLike, radius: float = 10.0) -> np.ndarray:
