@@ -37,13 +37,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, relu: bool) -> 
 
     Products of 16-bit operands sum in the bias's dtype, and the result is rounded once.
     """
-    exact = x.dtype == weight.dtype == out.dtype == bias.dtype
-    if weight.dtype.itemsize == 2:
-        x = _as(x, weight)  # as the kernels round their operands
-    y = torch.baddbmm(bias, _as(x, bias), _as(weight, bias).transpose(1, 2), **({"out": out} if exact else {}))
+    if x.dtype == weight.dtype == out.dtype == bias.dtype:
+        y = torch.baddbmm(bias, x, weight.mT, out=out)
+    else:
+        if weight.dtype.itemsize == 2:
+            x = x.to(weight.dtype)  # as the kernels round their operands
+        y = torch.baddbmm(bias, x.to(bias.dtype), weight.to(bias.dtype).mT)
     if relu:
         y.relu_()
-    if not exact:
+    if y is not out:
         out.copy_(y)
 
 
@@ -84,12 +86,14 @@ def update(
             has no finite gradient is left alone for this step.
     """
     for x, grad, weight, bias, shadow, state, bias_state in layers:
-        if correction is None and shadow is weight:
-            sgd_(weight, bias, *state, *bias_state, x, grad, rate, momentum)
+        if correction is None and shadow is weight:  # one product makes the new momentum, and stores no gradient
+            state[0].baddbmm_(grad.transpose(1, 2), x, beta=momentum)
+            weight.addcmul_(state[0], rate, value=-1)
+            step_(bias, bias_state, grad.sum(1, keepdim=True), rate, None, momentum)
             continue
         wide = _wide(grad)
         for p, moments, g in (
-            (weight, state, wide.transpose(1, 2) @ _wide(_as(x, grad))),
+            (weight, state, wide.transpose(1, 2) @ _wide(x.to(grad.dtype))),
             (bias, bias_state, wide.sum(1, keepdim=True)),
         ):
             if scale is None:
@@ -103,22 +107,6 @@ def update(
                 t.copy_(torch.where(bad, old, t))
         if shadow is not weight:
             shadow.copy_(weight)
-
-
-def sgd_(
-    weight: Tensor, bias: Tensor, weight_momentum: Tensor, bias_momentum: Tensor,
-    x: Tensor, grad: Tensor, rate: Tensor, momentum: float,
-) -> None:  # fmt: skip
-    """SGD with momentum on one layer. Its gradient gradᵀ x is never stored: m = momentum * m + gradᵀ x is one GEMM.
-
-    Args:
-        x, grad: [R, B, I], [R, B, O], the layer's input and the gradient of its output.
-        rate: [R, 1, 1], the learning rates, on the device.
-    """
-    weight_momentum.baddbmm_(grad.transpose(1, 2), x, beta=momentum)
-    weight.addcmul_(weight_momentum, rate, value=-1)
-    bias_momentum.mul_(momentum).add_(grad.sum(1, keepdim=True))
-    bias.addcmul_(bias_momentum, rate, value=-1)
 
 
 def step_(
@@ -197,7 +185,7 @@ def softmax_(y: Tensor) -> None:
 
 def softmax_backward_(grad: Tensor, y: Tensor) -> None:
     """Gradient with respect to the logits of y = softmax(logits), in place. grad, y: [R, B, K]."""
-    g = _as(grad, y)
+    g = grad.to(y.dtype)
     grad.copy_((g - (g * y).sum(-1, keepdim=True)) * y)
 
 
@@ -223,10 +211,6 @@ def _finished(value: Tensor, grad: Tensor, scale: Tensor | None) -> None:
         value = value * scale[0]
     if value is not grad:
         grad.copy_(value)
-
-
-def _as(t: Tensor, like: Tensor) -> Tensor:
-    return t if t.dtype == like.dtype else t.to(like.dtype)
 
 
 def _wide(t: Tensor) -> Tensor:
@@ -296,23 +280,17 @@ def mmd(codes: Tensor, prior: Tensor, scales: Sequence[float], grad: Tensor) -> 
         (codes, prior, 1, -2 / (b * m)),
         (prior, prior, 0, 1 / m**2),
     ):
-        distance = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")  # exact where points are close
-        total, slope = _kernel_sum(distance.square_(), scales)
+        d2 = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square_()  # exact where points are close
+        total, slope = torch.zeros_like(d2), torch.zeros_like(d2)  # of the kernels, and of their derivatives by d²
+        for s in scales:
+            k = torch.exp(d2 * (-0.5 / s**2))
+            slope.add_(k, alpha=-0.5 / s**2)
+            total.add_(k)
         loss = loss + weight * total.sum((1, 2))
         if ends:  # the gradient of d² with respect to x is 2 (x - y)
             slope.mul_(2 * ends * weight)
             grad.addcmul_(slope.sum(2, keepdim=True), codes).baddbmm_(slope, y, alpha=-1)
     return loss
-
-
-def _kernel_sum(d2: Tensor, scales: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Sum over scales of exp(-d² / (2 s²)), and of its derivative with respect to d²."""
-    total, slope = torch.zeros_like(d2), torch.zeros_like(d2)
-    for s in scales:
-        k = torch.exp(d2 * (-0.5 / s**2))
-        slope.add_(k, alpha=-0.5 / s**2)
-        total.add_(k)
-    return total, slope
 
 
 def head_separation(heads: Tensor, eta: float, grad: Tensor) -> Tensor:
