@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import cache, partial
 from importlib.util import find_spec
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -41,17 +41,6 @@ class Products(NamedTuple):
     linear_backward: Callable[..., None]
 
 
-class Losses(NamedTuple):
-    """The losses of a step with their gradients, the label head, and its end, as in reference.py."""
-
-    reconstruction_loss: Callable[..., None]
-    judge: Callable[..., None]
-    softmax_: Callable[[Tensor], None]
-    softmax_backward_: Callable[[Tensor, Tensor], None]
-    softmax_cross_entropy: Callable[..., None]
-    finish: Callable[..., None]
-
-
 def choose_products(weight: Tensor) -> Products:
     """For a layer whose products read weight [R, O, I]."""
     if on_tensor_cores(weight):
@@ -69,24 +58,22 @@ def choose_update(weight: Tensor, shadow: Tensor, adam: bool) -> Callable[..., N
         from .step import layers
 
         return layers.update
-    large = onednn.takes(weight)
-    if shadow is weight and (large or (adam and onednn.fits(weight))):  # of small layers only Adam gains from one pass
-        return partial(onednn.update, large=large)
-    return reference.update
+    gains = onednn.takes(weight) or (adam and onednn.fits(weight))  # of small layers only Adam gains from one pass
+    return onednn.update if gains and shadow is weight else reference.update
 
 
-def choose_losses(like: Tensor) -> Losses:
-    """For activations of like's device and dtype."""
+def choose_losses(like: Tensor) -> ModuleType:
+    """The module of losses, the label head and finish() for activations of like's device and dtype."""
     if not triton_takes(like):
-        return Losses(*(getattr(reference, name) for name in Losses._fields))
-    from .step import draws, losses
+        return reference
+    from .step import losses
 
-    return Losses(*(getattr(losses, name) for name in Losses._fields[:-1]), finish=draws.finish)
+    return losses
 
 
 def triton_takes(t: Tensor) -> bool:
     """Whether Triton's kernels take t."""
-    return (t.is_cuda or INTERPRETED) and t.dtype.itemsize < 8 and _has_triton()
+    return (t.is_cuda or INTERPRETED) and t.dtype.itemsize < 8 and find_spec("triton") is not None
 
 
 def on_tensor_cores(t: Tensor) -> bool:
@@ -109,8 +96,3 @@ def zeros(like: Tensor, *shape: int) -> Tensor:
     d = shape[-1]
     spare = -d % 64 if on_tensor_cores(like) and d > 64 and d % 16 else 0
     return like.new_zeros(*shape[:-1], d + spare)[..., :d]
-
-
-@cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None

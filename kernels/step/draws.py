@@ -1,4 +1,4 @@
-"""What a step draws, and what it leaves behind: batches with noise, prior samples, losses and counters.
+"""What a step draws: batches with noise, and prior samples.
 
 Random numbers come from Philox 4x32-10 (Salmon et al. 2011), a pure function of where they are used: key = the
 replica's seed, counter = (element, stream, steps done before, 0). A step draws the same numbers whenever and beside
@@ -92,40 +92,6 @@ def _image(
         tl.store(noisy_ptr + to * D + d, x.to(noisy_ptr.dtype.element_ty), mask=d < D)
 
 
-@triton.jit
-def _finish_kernel(
-    terms_ptr,  # float32 [P, R, T]
-    losses_ptr,  # float32 [S, P, R]
-    slot_ptr,  # int64 [1]
-    count_ptr,  # int64 [2]
-    scale_ptr,  # float32 [3], or None
-    N,  # P * R
-    T,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    slot, t = tl.load(slot_ptr), tl.arange(0, BLOCK)
-    for start in range(0, N, ROWS):
-        n = start + tl.arange(0, ROWS)
-        total = tl.zeros([ROWS], tl.float32)
-        for k in range(0, T, BLOCK):
-            mask = (n < N)[:, None] & (t < T - k)[None, :]
-            total += tl.sum(tl.load(terms_ptr + n[:, None] * T + k + t[None, :], mask=mask, other=0), 1)
-        tl.store(losses_ptr + slot * N + n, total, mask=n < N)
-    c = tl.arange(0, 2)
-    tl.store(count_ptr + c, tl.load(count_ptr + c) + 1)
-    tl.store(slot_ptr, slot + 1)
-    if scale_ptr is not None:
-        scale, good = tl.load(scale_ptr), tl.load(scale_ptr + 2) + 1
-        if tl.load(scale_ptr + 1) > 0:
-            scale, good = scale / 2, good * 0
-        if good == 2000:
-            scale, good = scale * 2, good * 0
-        tl.store(scale_ptr, tl.minimum(tl.maximum(scale, 1), 16777216))
-        tl.store(scale_ptr + 1, 0.0)
-        tl.store(scale_ptr + 2, good)
-
-
 def draw(
     data: tuple[Tensor, Tensor | None], count: Tensor, seeds: Tensor, images: tuple[Tensor, Tensor | None, Tensor],
     noise: float, prior: tuple[Tensor, float, int], labeled: tuple[Tensor, Tensor, Tensor] | None = None,
@@ -153,12 +119,3 @@ def draw(
     args = (*args, float(noise), float(std), b, order.shape[1], n, labeled_order.shape[1], d, z, codes.shape[2] - z)
     options = {"NOISY": noise > 0, "BLOCK": min(1024, triton.next_power_of_2(d)), "ROWS": rows, "WIDTH": width}
     _draw_kernel[(b + n + triton.cdiv(b, rows), r)](*args, **options, num_warps=4)
-
-
-def finish(terms: Tensor, losses: Tensor, slot: Tensor, count: Tensor, scale: Tensor | None = None) -> None:
-    """As reference.finish."""
-    p, r, t = terms.shape
-    block = min(1024, triton.next_power_of_2(t))
-    rows = max(1, min(triton.next_power_of_2(p * r), 8192 // block))
-    options = {"ROWS": rows, "BLOCK": block, "num_warps": 4 if rows < 16 else 8}
-    _finish_kernel[(1,)](terms, losses, slot, count, scale, p * r, t, **options)

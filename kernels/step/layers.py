@@ -18,15 +18,14 @@ one's state on its way.
 
 from __future__ import annotations
 
-import os
-
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from .. import INTERPRETED as _INTERPRETED
 from .. import capability
 
-INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")  # whose products know no bf16
+INTERPRETED = tl.constexpr(_INTERPRETED)  # whose products know no bf16
 
 
 @triton.jit
@@ -238,42 +237,33 @@ def _stepped(grad, before, w_ptr, state, start, at, mask, how, POLICY: tl.conste
     return w, mask
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, relu: bool, config: dict | None = None) -> None:
+def linear(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, relu: bool) -> None:
     """As reference.linear."""
     (r, m, k), n = x.shape, weight.shape[1]
     _fits(x, out)
-    config = config or tiling(r, m, n, k, capability(weight))
+    config = tiling(r, m, n, k, capability(weight))
     grid = (triton.cdiv(m, config["BM"]) * triton.cdiv(n, config["BN"]), r)
     replica, row, _ = zip(*(t.stride() for t in (x, weight, out)), strict=True)
-    args = (*replica, m, *row, n, k, relu)
-    _forward_kernel[grid](x, weight, bias, out, *args, **config)
+    _forward_kernel[grid](x, weight, bias, out, *replica, m, *row, n, k, relu, **config)
 
 
-def linear_backward(
-    grad: Tensor, weight: Tensor, out: Tensor, activation: Tensor | None, config: dict | None = None
-) -> None:
+def linear_backward(grad: Tensor, weight: Tensor, out: Tensor, activation: Tensor | None) -> None:
     """As reference.linear_backward."""
     (r, m, k), n, a = grad.shape, weight.shape[2], out if activation is None else activation
     _fits(grad, a, out)
-    config = config or tiling(r, m, n, k, capability(weight))
+    config = tiling(r, m, n, k, capability(weight))
     grid = (triton.cdiv(m, config["BM"]) * triton.cdiv(n, config["BN"]), r)
     replica, row, _ = zip(*(t.stride() for t in (grad, weight, a, out)), strict=True)
-    args = (*replica, m, *row, n, k)
-    _backward_kernel[grid](grad, weight, activation, out, *args, **config)
+    _backward_kernel[grid](grad, weight, activation, out, *replica, m, *row, n, k, **config)
 
 
 def update(
-    layers: list[tuple],
-    rate: Tensor,
-    correction: Tensor | None,
-    momentum: float = 0.0,
-    scale: Tensor | None = None,
-    config: dict | None = None,
+    layers: list[tuple], rate: Tensor, correction: Tensor | None, momentum: float = 0.0, scale: Tensor | None = None
 ) -> None:
     """As reference.update."""
     r, m, _ = layers[0][0].shape
     _fits(*(t for x, grad, *_ in layers for t in (x, grad)))
-    config = config or updating(r, m, correction is not None or scale is not None, capability(rate))
+    config = updating(r, m, correction is not None or scale is not None, capability(rate))
     for start in range(0, len(layers), 3):
         some, shapes, first = layers[start : start + 3], [], 0
         for x, grad, _, _, shadow, *_ in some:

@@ -1,7 +1,7 @@
-"""Losses with their gradients, and the label head, one launch each. Shapes and meaning as in reference.py.
+"""Losses with their gradients, the label head, and the end of a step, one launch each. All as in reference.py.
 
 One program a row. A loss is left as its terms [R, B], one for each row, already divided by the number of rows; finish()
-in draws.py sums them in a fixed order. Arithmetic is float32 whatever the dtype of what is read and written.
+sums them in a fixed order. Arithmetic is float32 whatever the dtype of what is read and written.
 """
 
 from __future__ import annotations
@@ -128,6 +128,40 @@ def _classes_kernel(
             tl.store(grad_ptr, grad.to(grad_ptr.dtype.element_ty), mask=k < K)
 
 
+@triton.jit
+def _finish_kernel(
+    terms_ptr,  # float32 [P, R, T]
+    losses_ptr,  # float32 [S, P, R]
+    slot_ptr,  # int64 [1]
+    count_ptr,  # int64 [2]
+    scale_ptr,  # float32 [3], or None
+    N,  # P * R
+    T,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    slot, t = tl.load(slot_ptr), tl.arange(0, BLOCK)
+    for start in range(0, N, ROWS):
+        n = start + tl.arange(0, ROWS)
+        total = tl.zeros([ROWS], tl.float32)
+        for k in range(0, T, BLOCK):
+            mask = (n < N)[:, None] & (t < T - k)[None, :]
+            total += tl.sum(tl.load(terms_ptr + n[:, None] * T + k + t[None, :], mask=mask, other=0), 1)
+        tl.store(losses_ptr + slot * N + n, total, mask=n < N)
+    c = tl.arange(0, 2)
+    tl.store(count_ptr + c, tl.load(count_ptr + c) + 1)
+    tl.store(slot_ptr, slot + 1)
+    if scale_ptr is not None:
+        scale, good = tl.load(scale_ptr), tl.load(scale_ptr + 2) + 1
+        if tl.load(scale_ptr + 1) > 0:
+            scale, good = scale / 2, good * 0
+        if good == 2000:
+            scale, good = scale * 2, good * 0
+        tl.store(scale_ptr, tl.minimum(tl.maximum(scale, 1), 16777216))
+        tl.store(scale_ptr + 1, 0.0)
+        tl.store(scale_ptr + 2, good)
+
+
 def reconstruction_loss(
     logits: Tensor, target: Tensor, grad: Tensor, terms: Tensor, output: str, loss: str, scale: Tensor | None = None
 ) -> None:
@@ -175,3 +209,12 @@ def _classes(
     block = triton.next_power_of_2(k)
     args = (code, grad, labels, terms, *strides, m, k, scale)
     _classes_kernel[(m, r)](*args, WHAT=what, BLOCK=block, num_warps=1)
+
+
+def finish(terms: Tensor, losses: Tensor, slot: Tensor, count: Tensor, scale: Tensor | None = None) -> None:
+    """As reference.finish."""
+    p, r, t = terms.shape
+    block = min(1024, triton.next_power_of_2(t))
+    rows = max(1, min(triton.next_power_of_2(p * r), 8192 // block))
+    options = {"ROWS": rows, "BLOCK": block, "num_warps": 4 if rows < 16 else 8}
+    _finish_kernel[(1,)](terms, losses, slot, count, scale, p * r, t, **options)
