@@ -66,7 +66,7 @@ def launch(name: str, arch: int) -> tuple[tuple, dict]:
         of, pairs = torch.empty, (torch.empty(PAIRS, dtype=index), torch.empty(PAIRS, dtype=index))
         calls = {
             "near": lambda: cuda.near_pairs(of(M, 128, dtype=half), of(N, 128, dtype=half), of(N), of(M)),
-            "wide": lambda: cuda.near_pairs_of_bytes(
+            "wide": lambda: cuda.near_pairs(
                 of(M, D, dtype=byte), of(N, D, dtype=byte), of(N, dtype=torch.int32), of(M, dtype=exact)
             ),
             "sums": lambda: cuda.pair_sums(

@@ -25,10 +25,8 @@ def gather(data: Tensor, index: Tensor, out: Tensor, staging: Tensor | None) -> 
         staging: [R * B, D] uint8 for uint8 data, None for float data.
     """
     rows = out.view(-1, out.shape[-1])
-    if staging is None:
-        torch.index_select(data, 0, index.reshape(-1), out=rows)
-    else:
-        torch.index_select(data, 0, index.reshape(-1), out=staging)
+    torch.index_select(data, 0, index.reshape(-1), out=rows if staging is None else staging)
+    if staging is not None:
         rows.copy_(staging).div_(255)
 
 
@@ -68,11 +66,7 @@ def linear_backward(grad: Tensor, weight: Tensor, out: Tensor, activation: Tenso
 
 
 def update(
-    layers: Sequence[tuple],
-    rate: Tensor,
-    correction: Tensor | None,
-    momentum: float = 0.0,
-    scale: Tensor | None = None,
+    layers: Sequence[tuple], rate: Tensor, correction: Tensor | None, momentum: float = 0.0, scale: Tensor | None = None
 ) -> None:
     """One step of SGD with momentum, or of Adam, on several layers, from their inputs and the gradients of their
     outputs.

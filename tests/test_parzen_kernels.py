@@ -233,12 +233,12 @@ def test_near_pairs_of_bytes(m, n, k, monkeypatch):
     limit[0] = math.inf
     for tables in (cuda.WIDE[8], cuda.WIDE[9]):
         monkeypatch.setattr(cuda, "_pinned", lambda *_, config=tables: config)
-        rows, columns = cuda.near_pairs_of_bytes(x, s, square, limit)
+        rows, columns = cuda.near_pairs(x, s, square, limit)
         table = torch.zeros(m, n, dtype=torch.bool, device=DEVICE)
         table[rows, columns] = True
         assert table[t <= limit[:, None]].all() and not table[t > limit[:, None] + 3].any()
         assert ((rows * n + columns).diff() > 0).all()
-    assert cuda.near_pairs_of_bytes(x, s, square, torch.full_like(limit, math.inf), m * -(-n // 32) - 1) is None
+    assert cuda.near_pairs(x, s, square, torch.full_like(limit, math.inf), m * -(-n // 32) - 1) is None
 
 
 DTYPES = [torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64]

@@ -10,12 +10,7 @@ memory. Bytes and FLOPs: cost() of bench/kernels.py.
                in tiles that hold a pair within `radius` of its query's minimum. Each slice of SPLIT samples is reduced
                by one program; slices are merged in order, so a result has the same bits every time.
 
-What they need, in one pass over the samples each, and what follows them:
-
-  project      A block of samples to what near_pairs takes: its projection, in fp16, and how wrong that may be.
-  quantize     The same for int8: all coordinates, in 8 bits.
-  distances    Float64 d² of given pairs from the given numbers, by differences.
-  count        Adds the terms of these to each query's sums, one program a query, in the order of its pairs.
+What they need, in one pass over the samples each: project and quantize; what follows them: distances and count.
 
 More precision is a matter of columns: with x = xh + xl and s = sh + sl in fp16, rows [xh, xh, xl] and [sh, sl, sh] give
 the product to 2^-22.
@@ -64,7 +59,6 @@ PROJECT = {8: {"BM": 64, "BK": 32, "num_warps": 4, "num_stages": 2}}
 SUMS = {
     8: {"BM": 128, "BN": 128, "BK": 32, "TMA": False, "num_warps": 8, "num_stages": 4},
     9: {"BM": 128, "BN": 256, "BK": 64, "TMA": True, "num_warps": 8, "num_stages": 3},
-    10: {"BM": 128, "BN": 256, "BK": 64, "TMA": True, "num_warps": 8, "num_stages": 3},
 }
 NEAR[12], WIDE[12], SUMS[12] = NEAR[8], WIDE[8], SUMS[8]  # a data-centre tile needs more shared memory than these have
 SPLIT = 8192  # samples per program of pair_sums: fixed, so that a result does not depend on the GPU's size
@@ -391,41 +385,25 @@ def near_pairs(
 
     None where they lie in more than `most` words of 32 samples. Synchronises with the host: L is data.
 
-    Compared is x·s >= square / 2 - limit / 2, whose right side is rounded by at most 2^-24 of itself: beside the
-    product's error, limit acts as if moved by at most 2^-24 |square - limit|.
+    Compared is x·s >= square / 2 - limit / 2. Of fp16, the right side is rounded by at most 2^-24 of itself: beside the
+    product's error, limit acts as if moved by at most 2^-24 |square - limit|. Of int8, all is exact: the pairs with
+    floor(square / 2) - ceil(limit / 2) <= x·s.
 
     Args:
-        x, s: fp16 [M, K], [N, K], finite, K a power of two, 16 to 128.
-        square, limit: float32 [N], [M], not NaN; square below 1e38.
+        x, s: [M, K], [N, K]: fp16, finite, K a power of two, 16 to 128; or int8, K a multiple of 16 up to 8,192.
+        square: [N], not NaN: float32 below 1e38; or int32, of s, not negative.
+        limit: [M], not NaN: float32; or float64, and beyond 2^28 nothing is far, or near.
     """
-    config = _pinned(NEAR, x)
-    square = pad(square / 2, (0, -len(s) % config["BN"]), value=math.inf)
-    limit = pad(limit.clamp(max=3e38) / 2, (0, -len(x) % config["BM"]), value=-math.inf)  # inf - inf is no number
-    return _near(_near_kernel, x, s, square, limit, most, config)
-
-
-def near_pairs_of_bytes(
-    x: Tensor, s: Tensor, square: Tensor, limit: Tensor, most: float = math.inf
-) -> tuple[Tensor, Tensor] | None:
-    """As near_pairs, all in integers: the pairs with floor(square / 2) - ceil(limit / 2) <= x·s.
-
-    Args:
-        x, s: int8 [M, K], [N, K], K a multiple of 16 up to 8,192.
-        square: int32 [N], of s, not negative.
-        limit: float64 [M]; beyond 2^28 nothing is far, or near.
-    """
-    config = _pinned(WIDE, x)
-    square = pad(square // 2, (0, -len(s) % config["BN"]), value=4 * BOUND - 1)
-    limit = pad((limit / 2).ceil().clamp(-BOUND, BOUND).int(), (0, -len(x) % config["BM"]), value=-BOUND)
-    return _near(_wide_kernel, x, s, square, limit, most, config)
-
-
-def _near(
-    kernel: Any, x: Tensor, s: Tensor, square: Tensor, limit: Tensor, most: float, config: dict
-) -> tuple[Tensor, Tensor] | None:
-    """Launch a kernel that finds near pairs, given what it takes, and return them as near_pairs does."""
-    (m, k), n, bm, bn = x.shape, len(s), config["BM"], config["BN"]
-    grid, columns = (-(-m // bm), -(-n // RUN)), config.get("BK", k)
+    kernel: Any
+    if x.dtype == torch.int8:
+        kernel, config, nowhere, never = _wide_kernel, _pinned(WIDE, x), 4 * BOUND - 1, -BOUND
+        square, limit = square // 2, (limit / 2).ceil().clamp(-BOUND, BOUND).int()
+    else:
+        kernel, config, nowhere, never = _near_kernel, _pinned(NEAR, x), math.inf, -math.inf
+        square, limit = square / 2, limit.clamp(max=3e38) / 2  # inf - inf is no number
+    (m, k), n, bm, bn, columns = x.shape, len(s), config["BM"], config["BN"], config.get("BK", x.shape[1])
+    square, limit = pad(square, (0, -n % bn), value=nowhere), pad(limit, (0, -m % bm), value=never)
+    grid = (-(-m // bm), -(-n // RUN))
     words = torch.empty(grid[0] * bm, -(-n // bn) * bn // 32, dtype=torch.int32, device=x.device)
     tiles = (_source(x, bm, columns, config), _source(s, bn, columns, config))
     kernel[grid](*tiles, square, limit, words, m, n, k, words.shape[1], RUN, **config)
@@ -481,7 +459,8 @@ def quantize(v: Tensor, offset: float, step: float) -> tuple[Tensor, Tensor, Ten
 
 
 def distances(x: Tensor, s: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """|x[rows] - s[columns]|², float64 [L], of x [M, D] and s [N, D], floats or bytes. No synchronisation."""
+    """|x[rows] - s[columns]|², float64 [L], of x [M, D] and s [N, D], floats or bytes, by differences. No
+    synchronisation."""
     x, s, n = x.contiguous(), s.contiguous(), len(rows)
     d2 = torch.empty(n, dtype=torch.float64, device=rows.device)
     _distances_kernel[(-(-n // PAIRS),)](x, s, rows, columns, d2, n, x.shape[1], PAIRS, 128)
@@ -490,7 +469,8 @@ def distances(x: Tensor, s: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 def count(rows: Tensor, d2: Tensor, minimum: Tensor, sums: Tensor, weights: Tensor, live: list[bool]) -> None:
     """Add to sums [S, M] of exp((minimum - d²) w) the terms of d² [L] of queries `rows`, ascending, whose minima [M]
-    they may lower; both are updated. Where not live, terms are left out. No synchronisation but for `live`."""
+    they may lower; both are updated. Where not live, terms are left out. One program adds a query's terms, in the order
+    of its pairs. No synchronisation but for `live`."""
     (s, m), wanted = sums.shape, torch.tensor(live, dtype=torch.int32, device=rows.device)
     ends = torch.searchsorted(rows, torch.arange(m + 1, device=rows.device))
     _count_kernel[(m,)](d2, ends, weights, wanted, minimum, sums, m, s, 128, num_warps=1)

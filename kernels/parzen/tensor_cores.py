@@ -18,7 +18,7 @@ from .plain import Block, PlainTorch, Totals
 
 FIRST = 8192  # samples of the first block
 SPARSE = 256  # pairs per word of 32 that holds one that may matter, below which the dense way is shorter
-WIDEST = 8192  # coordinates of which near_pairs_of_bytes is exact
+WIDEST = 8192  # coordinates of bytes with which near_pairs is exact
 LARGEST = 6e4  # fp16 ends at 65,504
 STRIP = 1024  # queries whose float64 distances to a whole block are held at a time
 ROOM = 2.0**9  # scaled to fp16 queries are at most this: samples may lie 100 times farther out
@@ -104,7 +104,7 @@ class Codes:
         codes, square, error = cuda.quantize(samples, self.offset, self.step)
         distance = (reach.sqrt() + self.error + error.max()) / self.step
         limit = (distance.square() * (1 + 8 * U64) - self.square + 1).nan_to_num(math.inf, math.inf)
-        return cuda.near_pairs_of_bytes(self.codes, codes, square, limit, len(reach) * len(samples) / SPARSE)
+        return cuda.near_pairs(self.codes, codes, square, limit, len(reach) * len(samples) / SPARSE)
 
 
 class Split(NamedTuple):
