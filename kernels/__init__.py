@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
-from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -41,6 +41,17 @@ class Products(NamedTuple):
     linear_backward: Callable[..., None]
 
 
+class Losses(NamedTuple):
+    """The losses of a step with their gradients, the label head, and its end, as in reference.py."""
+
+    reconstruction_loss: Callable[..., None]
+    judge: Callable[..., None]
+    softmax_: Callable[[Tensor], None]
+    softmax_backward_: Callable[[Tensor, Tensor], None]
+    softmax_cross_entropy: Callable[..., None]
+    finish: Callable[..., None]
+
+
 def choose_products(weight: Tensor) -> Products:
     """For a layer whose products read weight [R, O, I]."""
     if on_tensor_cores(weight):
@@ -58,17 +69,18 @@ def choose_update(weight: Tensor, shadow: Tensor, adam: bool) -> Callable[..., N
         from .step import layers
 
         return layers.update
-    gains = onednn.takes(weight) or (adam and onednn.fits(weight))  # of small layers only Adam gains from one pass
-    return onednn.update if gains and shadow is weight else reference.update
+    large = onednn.takes(weight)
+    gains = large or (adam and onednn.fits(weight))  # of small layers only Adam gains from one pass
+    return partial(onednn.update, large=large) if gains and shadow is weight else reference.update
 
 
-def choose_losses(like: Tensor) -> ModuleType:
-    """The module of losses, the label head and finish() for activations of like's device and dtype."""
-    if not triton_takes(like):
-        return reference
-    from .step import losses
+def choose_losses(like: Tensor) -> Losses:
+    """For activations of like's device and dtype."""
+    module = reference
+    if triton_takes(like):
+        from .step import losses as module
 
-    return losses
+    return Losses(*(getattr(module, name) for name in Losses._fields))
 
 
 def triton_takes(t: Tensor) -> bool:

@@ -56,12 +56,12 @@ def linear_backward(grad: Tensor, weight: Tensor, out: Tensor, activation: Tenso
 
 
 def update(
-    layers: Sequence[tuple], rate: Tensor, correction: Tensor | None, momentum: float = 0.0, scale: Tensor | None = None
-) -> None:
+    layers: Sequence[tuple], rate: Tensor, correction: Tensor | None, momentum: float = 0.0,
+    scale: Tensor | None = None, large: bool = True,
+) -> None:  # fmt: skip
     """As reference.update, but for a gradient that lives from its product to the one pass that uses it; there is no
-    scale in float32."""
+    scale in float32. large: whether the product is worth a call of oneDNN."""
     for x, grad, weight, bias, _, state, bias_state in layers:
-        large = takes(weight)
         for r in range(len(weight)):
             g = product(grad[r].T, x[r].T) if large else grad[r].T @ x[r]
             gradients = [g, grad[r].sum(0, keepdim=True)]
