@@ -2,7 +2,8 @@
 
 Who computes them is chosen once, when a network or a step is made, by device, dtype and size: Triton on a GPU (step/
 layers.py with 16-bit operands; losses.py and draws.py always), oneDNN for large float32 layers on a CPU (onednn.py),
-plain torch for the rest (reference.py). A step then calls what was chosen.
+plain torch for the rest (reference.py). A step then calls what was chosen; of what is in plain torch everywhere (batch
+normalisation, divergences) it calls reference.py.
 """
 
 from __future__ import annotations
@@ -17,19 +18,6 @@ import torch
 from torch import Tensor
 
 from . import onednn, reference
-from .reference import (
-    batch_norm,
-    batch_norm_backward,
-    batch_norm_inference,
-    dropout,
-    gather,
-    head_separation,
-    kl,
-    mmd,
-    reparameterize,
-    reparameterize_backward,
-    step_,
-)
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's kernels then run on the CPU, slowly: for tests
 

@@ -194,7 +194,7 @@ def test_gather_takes_the_rows_and_scales_bytes(dtype):
     index = torch.tensor([[8, 0, 3], [3, 3, 1]], dtype=torch.int32)
     out = torch.empty(2, 3, 6, dtype=torch.float32 if dtype == torch.uint8 else dtype)
     staging = torch.empty(6, 6, dtype=torch.uint8) if dtype == torch.uint8 else None
-    kernels.gather(data, index, out, staging)
+    reference.gather(data, index, out, staging)
     expected = data[index.long()].to(out.dtype)
     assert torch.equal(out, expected / 255 if dtype == torch.uint8 else expected)
 
@@ -216,7 +216,7 @@ def test_kl(r, b, d, std, scale):
     expected = torch.distributions.kl_divergence(posterior, prior).sum(-1).mean(-1)
     gradients = torch.autograd.grad(expected.sum(), (mean, log_variance))
     grads = [empty(r, b, d), empty(r, b, d)]
-    loss = kernels.kl(mean.detach(), log_variance.detach(), std, *grads)
+    loss = reference.kl(mean.detach(), log_variance.detach(), std, *grads)
     torch.testing.assert_close(loss, expected.detach(), rtol=1e-9, atol=1e-12)
     close(grads[0], gradients[0])
     close(grads[1], gradients[1])
@@ -224,13 +224,15 @@ def test_kl(r, b, d, std, scale):
 
 def test_kl_is_zero_at_the_prior_and_known_beside_it():
     zero, grads = torch.zeros(1, 2, 3, dtype=D64), [empty(1, 2, 3), empty(1, 2, 3)]
-    assert kernels.kl(zero, zero, 1.0, *grads).item() == 0 and not torch.stack(grads).any()
+    assert reference.kl(zero, zero, 1.0, *grads).item() == 0 and not torch.stack(grads).any()
     # KL(N(3, 2²) | N(0, 5²)) = log(5 / 2) + (4 + 9) / 50 - 1 / 2, in each of three dimensions
-    loss = kernels.kl(zero + 3, zero + 2 * math.log(2), 5.0, *grads)
+    loss = reference.kl(zero + 3, zero + 2 * math.log(2), 5.0, *grads)
     assert loss.item() == pytest.approx(3 * (math.log(2.5) + 13 / 50 - 0.5), rel=1e-14)
     small = torch.full((1, 1, 1), 1e-4)  # float32: exp(t) - 1 - t would have no digit left
     close(
-        kernels.kl(0 * small, small, 1.0, small.clone(), small.clone()).double(), torch.tensor([2.5e-9]).double(), 2e-3
+        reference.kl(0 * small, small, 1.0, small.clone(), small.clone()).double(),
+        torch.tensor([2.5e-9]).double(),
+        2e-3,
     )
 
 
@@ -241,8 +243,8 @@ def test_reparameterization(r, b, d):
     expected = mean + (log_variance / 2).exp() * noise
     to_mean, to_log_variance = torch.autograd.grad(expected, (mean, log_variance), upstream)
     out, grad = empty(r, b, d), empty(r, b, d)
-    kernels.reparameterize(mean.detach(), log_variance.detach(), noise, out)
-    kernels.reparameterize_backward(upstream, log_variance.detach(), noise, grad)
+    reference.reparameterize(mean.detach(), log_variance.detach(), noise, out)
+    reference.reparameterize_backward(upstream, log_variance.detach(), noise, grad)
     close(out, expected.detach())
     close(grad, to_log_variance)
     assert torch.equal(to_mean, upstream)
@@ -267,7 +269,7 @@ def test_mmd(r, b, m, d):
     expected = torch.stack([naive_mmd(codes[j], prior[j], scales) for j in range(r)])
     (gradient,) = torch.autograd.grad(expected.sum(), codes)
     grad = empty(r, b, d)
-    close(kernels.mmd(codes.detach(), prior, scales, grad), expected.detach())
+    close(reference.mmd(codes.detach(), prior, scales, grad), expected.detach())
     close(grad, gradient)
 
 
@@ -275,20 +277,20 @@ def test_mmd_tells_two_distributions_apart():
     x, y = randn(2, 300, 3), randn(2, 300, 3)
     y[1] += 1
     grad = empty(2, 300, 3)
-    same, other = kernels.mmd(x, y, (1.0, 2.0), grad).tolist()
+    same, other = reference.mmd(x, y, (1.0, 2.0), grad).tolist()
     itself = 2 * 2 / 300  # of pairs of a point with itself, two kernels, two sets
     assert abs(same - itself) < 0.01 < 0.1 < other - itself
     assert (grad[1].mean(0) < 0).all()  # descent moves the codes towards the samples
-    assert kernels.mmd(x, x, (1.0, 2.0), grad).abs().max() < 1e-12 and grad.abs().max() < 1e-12
+    assert reference.mmd(x, x, (1.0, 2.0), grad).abs().max() < 1e-12 and grad.abs().max() < 1e-12
     one = randn(1, 1, 3)
-    assert kernels.mmd(one, one.clone(), (1.0,), empty(1, 1, 3)).item() == pytest.approx(0, abs=1e-15)
+    assert reference.mmd(one, one.clone(), (1.0,), empty(1, 1, 3)).item() == pytest.approx(0, abs=1e-15)
 
 
 def test_mmd_in_float32_far_from_the_origin():
     codes, prior = 1000 + torch.randn(1, 50, 3), 1000 + torch.randn(1, 50, 3)
     grads = torch.empty(1, 50, 3), empty(1, 50, 3)
-    loss = kernels.mmd(codes, prior, (0.5,), grads[0])
-    exact = kernels.mmd(codes.double(), prior.double(), (0.5,), grads[1])
+    loss = reference.mmd(codes, prior, (0.5,), grads[0])
+    exact = reference.mmd(codes.double(), prior.double(), (0.5,), grads[1])
     assert abs(loss.item() - exact.item()) < 1e-6
     assert (grads[0] - grads[1]).abs().max() < 1e-5
 
@@ -301,19 +303,19 @@ def test_head_separation(r, k, d, eta):
     expected = sum((eta - (heads[:, i] - heads[:, j]).norm(dim=-1)).clamp_min(0) for i, j in pairs)
     (gradient,) = torch.autograd.grad(expected.sum(), heads)
     grad = empty(r, k, d)
-    close(kernels.head_separation(heads.detach(), eta, grad), expected.detach())
+    close(reference.head_separation(heads.detach(), eta, grad), expected.detach())
     close(grad, gradient)
 
 
 def test_head_separation_by_hand():
     heads = torch.tensor([[[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]], [[0.0, 0.0], [30.0, 0.0], [0.0, 6.0]]], dtype=D64)
     grad = empty(2, 3, 2)
-    loss = kernels.head_separation(heads, 6.0, grad)
+    loss = reference.head_separation(heads, 6.0, grad)
     assert loss.tolist() == [6 + 1 + 1, 0]  # at a distance of exactly eta there is no cost
     expected = [[[0.6, 0.8], [-1.2, -1.6], [0.6, 0.8]], [[0, 0]] * 3]  # nothing between the two heads at one point
     close(grad, torch.tensor(expected, dtype=D64))
     close(
-        kernels.head_separation(10 * torch.eye(10, dtype=D64)[None], 15.0, empty(1, 10, 10)),
+        reference.head_separation(10 * torch.eye(10, dtype=D64)[None], 15.0, empty(1, 10, 10)),
         torch.tensor([45 * (15 - 10 * math.sqrt(2))], dtype=D64),
     )
 
@@ -338,12 +340,12 @@ def test_batch_norm(r, b, d, momentum, in_place):
     x, weight, bias = x.detach().clone(), weight.detach(), bias.detach()
     out = x if in_place else empty(r, b, d)
     normalized, inverse_std = empty(r, b, d), empty(r, 1, d)
-    kernels.batch_norm(x, weight, bias, (mean, variance), momentum, normalized, inverse_std, out)
+    reference.batch_norm(x, weight, bias, (mean, variance), momentum, normalized, inverse_std, out)
     close(out, expected.detach())
     close(mean, expected_mean)
     close(variance, expected_variance)
     gx, gw, gb = upstream if in_place else empty(r, b, d), empty(r, 1, d), empty(r, 1, d)
-    kernels.batch_norm_backward(upstream, weight, normalized, inverse_std, gx, gw, gb)
+    reference.batch_norm_backward(upstream, weight, normalized, inverse_std, gx, gw, gb)
     for ours, theirs in zip((gx, gw, gb), gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
 
@@ -352,7 +354,7 @@ def test_batch_norm(r, b, d, momentum, in_place):
 def test_batch_norm_inference(r, b, d):
     x, weight, bias, mean, variance = randn(r, b, d), *(randn(r, 1, d) for _ in range(3)), randn(r, 1, d).square()
     out = empty(r, b, d)
-    kernels.batch_norm_inference(x, weight, bias, mean, variance, out)
+    reference.batch_norm_inference(x, weight, bias, mean, variance, out)
     statistics = zip(x, mean[:, 0], variance[:, 0], weight[:, 0], bias[:, 0], strict=True)
     close(out, torch.stack([F.batch_norm(*s, False, 0.1, reference.BATCH_NORM_EPS) for s in statistics]))
 
@@ -362,11 +364,11 @@ def test_batch_norm_of_constant_and_of_distant_values():
     x[0, :, 1] = torch.tensor([0.0, 1.0, 2.0, 3.0]) + 4096  # a variance from squares in float32 would be lost
     one, zero = torch.ones(1, 1, 2), torch.zeros(1, 1, 2)
     normalized, inverse_std, out = torch.empty_like(x), torch.empty_like(one), torch.empty_like(x)
-    kernels.batch_norm(x, one, zero, (zero.clone(), one.clone()), 0.1, normalized, inverse_std, out)
+    reference.batch_norm(x, one, zero, (zero.clone(), one.clone()), 0.1, normalized, inverse_std, out)
     assert not out[0, :, 0].any()
     close(out[0, :, 1], (torch.arange(4) - 1.5) / 1.25**0.5, rtol=1e-5)
     with pytest.raises(ValueError, match="batch_norm of 1 row: expected at least 2"):
-        kernels.batch_norm(x[:, :1], one, zero, (zero, one), 0.1, normalized[:, :1], inverse_std, out[:, :1])
+        reference.batch_norm(x[:, :1], one, zero, (zero, one), 0.1, normalized[:, :1], inverse_std, out[:, :1])
 
 
 @pytest.mark.parametrize("p", [0.0, 0.2, 0.9])
@@ -377,9 +379,9 @@ def test_dropout(r, b, d, dtype, p):
     expected = x * mask.double() / (1 - p)
     (gradient,) = torch.autograd.grad(expected, x, upstream)
     out = empty(r, b, d)
-    kernels.dropout(x.detach(), mask, p, out)
+    reference.dropout(x.detach(), mask, p, out)
     close(out, expected.detach())
-    kernels.dropout(upstream, mask, p, upstream)
+    reference.dropout(upstream, mask, p, upstream)
     close(upstream, gradient)
 
 
@@ -391,14 +393,14 @@ def test_losses_and_layers_are_capture_safe():
     for _ in range(2):
         x.mul_(30)
         with Recorder() as recorder:
-            kernels.kl(x, y, 1.0, a, b)
-            kernels.reparameterize(x, y, a, b)
-            kernels.reparameterize_backward(x, y, a, b)
-            kernels.mmd(x, y, (1.0, 2.0), a)
-            kernels.head_separation(k, 1.0, g)
-            kernels.batch_norm(x, row, row, (w, v), 0.1, a, row.clone(), b)
-            kernels.batch_norm_backward(x, row, a, row, c, w, v)
-            kernels.batch_norm_inference(x, row, row, row, row, c)
-            kernels.dropout(x, a > 0, 0.2, d)
+            reference.kl(x, y, 1.0, a, b)
+            reference.reparameterize(x, y, a, b)
+            reference.reparameterize_backward(x, y, a, b)
+            reference.mmd(x, y, (1.0, 2.0), a)
+            reference.head_separation(k, 1.0, g)
+            reference.batch_norm(x, row, row, (w, v), 0.1, a, row.clone(), b)
+            reference.batch_norm_backward(x, row, a, row, c, w, v)
+            reference.batch_norm_inference(x, row, row, row, row, c)
+            reference.dropout(x, a > 0, 0.2, d)
         recorded.append(recorder.calls)
     assert recorded[0] == recorded[1] and len(recorded[0]) > 50

@@ -16,6 +16,7 @@ from torch import Tensor
 from .. import kernels
 from ..config import Config
 from ..data import Data, labeled_subset
+from ..kernels import reference
 from . import priors
 from .networks import MLP, Dropout, Standardization, Tape
 from .wiring import Wiring
@@ -221,7 +222,7 @@ class Batches:
         """Gather the step's examples of a feed, and make of them what networks see. Returns: their rows [R, B]."""
         target, noisy, b = feed.target, feed.input, feed.input.shape[1]
         rows = torch.index_select(feed.order, 1, self.cursor * b + self.offsets[:b])
-        kernels.gather(self.x, rows, target, None if self.staging is None else self.staging[: rows.numel()])
+        reference.gather(self.x, rows, target, None if self.staging is None else self.staging[: rows.numel()])
         if self.standard:
             self.standard(target, out=target)
         if noisy is not target:
@@ -232,7 +233,7 @@ class Batches:
             else:
                 noisy.copy_(target)
             if feed.mask is not None:
-                kernels.dropout(noisy, feed.mask, self.cfg.input_dropout, noisy)
+                reference.dropout(noisy, feed.mask, self.cfg.input_dropout, noisy)
         return rows
 
 

@@ -174,11 +174,11 @@ class MLP:
             if self.norms:
                 n, t = self.norms[i], tape.normalized[i]
                 running = (n.mean, n.variance)
-                kernels.batch_norm(y, n.scale, self.biases[i], running, momentum, t.x, t.inverse_std, y)
+                reference.batch_norm(y, n.scale, self.biases[i], running, momentum, t.x, t.inverse_std, y)
                 if i < last:
                     y.relu_()
             if i < last and tape.masks:
-                kernels.dropout(y, tape.masks[i], tape.p, y)
+                reference.dropout(y, tape.masks[i], tape.p, y)
 
     def backward(self, tape: Tape, optimizer: Optimizer | None, input_gradient: bool, judged: bool = False) -> None:
         """Fill tape.g from tape.g[-1], the gradient with respect to the output; with an optimiser, update every layer
@@ -192,7 +192,7 @@ class MLP:
             if self.norms:
                 t, g = tape.normalized[i], self.output(tape.g, i)
                 args = (g, t.scale_gradient, t.bias_gradient)
-                kernels.batch_norm_backward(g, self.norms[i].scale, t.x, t.inverse_std, *args)
+                reference.batch_norm_backward(g, self.norms[i].scale, t.x, t.inverse_std, *args)
             if (i > 0 or input_gradient) and not (judged and i == last):
                 activation = tape.x[i] if i > 0 else None
                 self.products[i].linear_backward(self.output(tape.g, i), self.shadows[i], tape.g[i], activation)
@@ -225,7 +225,7 @@ class MLP:
             self.products[i].linear(x[None], weight[:1], offset[:1], out, i < last and not self.norms)
             if self.norms:
                 n = self.norms[i]
-                kernels.batch_norm_inference(out, n.scale[:1], self.biases[i][:1], n.mean[:1], n.variance[:1], out)
+                reference.batch_norm_inference(out, n.scale[:1], self.biases[i][:1], n.mean[:1], n.variance[:1], out)
                 if i < last:
                     out.relu_()
             x = out[0]
@@ -406,7 +406,7 @@ class Optimizer:
 
     def step(self, name: str, parameter: Tensor, gradient: Tensor) -> None:
         """One step on one parameter from its gradient."""
-        kernels.step_(parameter, self.moments[name], gradient, self.rate, self.correction, self.momentum)
+        reference.step_(parameter, self.moments[name], gradient, self.rate, self.correction, self.momentum)
 
     def state(self) -> dict[str, Tensor]:
         """Momentum buffers or moments by name."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .. import kernels
 from ..config import Config
+from ..kernels import reference
 from .batches import Batches, Codes, columns
 from .networks import MLP, Heads, Optimizer, Tape
 from .wiring import Wiring
@@ -66,7 +67,7 @@ def separation(s: Game, terms: Tensor) -> None:
     """Move apart the cluster heads that are near each other."""
     weight = s.autoencoder.heads.weight
     g = torch.empty_like(weight)
-    terms[:, 0] = kernels.head_separation(weight, s.cfg.separation, g)
+    terms[:, 0] = reference.head_separation(weight, s.cfg.separation, g)
     s.optimizers["separation.heads"].step("weight", weight, g)
 
 
@@ -77,10 +78,10 @@ def divergence(s: Game, terms: Tensor) -> None:
     if cfg.regularizer == "kl":
         mean, log_variance = (a.parts(a.encoding.x[-1])[name] for name in ("z", "log_variance"))
         grads = [a.parts(a.penalty)[name] for name in ("z", "log_variance")]
-        loss = kernels.kl(mean, log_variance, cfg.prior_std, *grads)
+        loss = reference.kl(mean, log_variance, cfg.prior_std, *grads)
     else:
         spread = cfg.prior_std * (2 * cfg.style_dim) ** 0.5  # between two samples of the prior
-        loss = kernels.mmd(a.code["z"], s.codes.prior["z"], [spread * k for k in MMD_SCALES], a.penalty)
+        loss = reference.mmd(a.code["z"], s.codes.prior["z"], [spread * k for k in MMD_SCALES], a.penalty)
     a.penalty.mul_(cfg.regularizer_weight)
     torch.mul(loss, cfg.regularizer_weight, out=terms[:, 0])
 
@@ -174,7 +175,7 @@ class Autoencoder:
         self.encoder.forward(self.encoding, momentum=momentum)
         if self.noise is not None:
             out = self.parts(self.encoding.x[-1])
-            kernels.reparameterize(out["z"], out["log_variance"], self.noise, self.code["z"])
+            reference.reparameterize(out["z"], out["log_variance"], self.noise, self.code["z"])
             if "y" in self.code:
                 self.code["y"].copy_(out["y"])
         if "y" in self.code:
@@ -195,8 +196,9 @@ class Autoencoder:
         if "y" in self.code:
             self.ops.softmax_backward_(self.gradient["y"], self.code["y"])
         if self.noise is not None:
-            out, grads = self.parts(self.encoding.x[-1]), self.parts(self.encoding.g[-1])
-            kernels.reparameterize_backward(self.gradient["z"], out["log_variance"], self.noise, grads["log_variance"])
+            log_variance = self.parts(self.encoding.x[-1])["log_variance"]
+            grads = self.parts(self.encoding.g[-1])
+            reference.reparameterize_backward(self.gradient["z"], log_variance, self.noise, grads["log_variance"])
             for name, gradient in self.gradient.items():  # of a sample, and so of its mean
                 grads[name].copy_(gradient)
         if penalty is not None and self.cfg.regularizer == "kl":

@@ -62,9 +62,7 @@ def _forward_kernel(
     w_ptr,  # [R, N, K], 16-bit
     b_ptr,  # float32 [R, N]
     out_ptr,  # [R, M, N]
-    x_r,
-    w_r,
-    out_r,
+    strides,  # from one replica to the next in x, w and out
     M,
     X_M: tl.constexpr,
     W_N: tl.constexpr,
@@ -79,8 +77,8 @@ def _forward_kernel(
     pid, r = tl.program_id(0), tl.program_id(1).to(tl.int64)
     tiles: tl.constexpr = (N + BN - 1) // BN
     m, n, k = pid // tiles * BM + tl.arange(0, BM), pid % tiles * BN + tl.arange(0, BN), tl.arange(0, BK)
-    x_ptr = x_ptr + r * x_r + (m[:, None] * X_M + k[None, :])
-    w_ptr = w_ptr + r * w_r + (n[:, None] * W_N + k[None, :])
+    x_ptr = x_ptr + r * strides[0] + (m[:, None] * X_M + k[None, :])
+    w_ptr = w_ptr + r * strides[1] + (n[:, None] * W_N + k[None, :])
     bias = tl.load(b_ptr + r * N + n, mask=n < N, other=0)  # on its way during the product
     acc = tl.zeros([BM, BN], tl.float32)
     for start in range(0, K, BK):
@@ -90,7 +88,7 @@ def _forward_kernel(
     acc += bias[None, :]
     if RELU:
         acc = tl.where(acc < 0, 0, acc)  # NaN stays
-    out_ptr = out_ptr + r * out_r + (m[:, None] * OUT_M + n[None, :])
+    out_ptr = out_ptr + r * strides[2] + (m[:, None] * OUT_M + n[None, :])
     tl.store(out_ptr, acc.to(out_ptr.dtype.element_ty), mask=(m < M)[:, None] & (n < N)[None, :])
 
 
@@ -100,10 +98,7 @@ def _backward_kernel(
     w_ptr,  # [R, K, N], 16-bit
     a_ptr,  # [R, M, N], the layer's input, or None
     out_ptr,  # [R, M, N]
-    g_r,
-    w_r,
-    a_r,
-    out_r,
+    strides,  # from one replica to the next in g, w, a and out
     M,
     G_M: tl.constexpr,
     W_K: tl.constexpr,
@@ -119,11 +114,11 @@ def _backward_kernel(
     tiles: tl.constexpr = (N + BN - 1) // BN
     m, n, k = pid // tiles * BM + tl.arange(0, BM), pid % tiles * BN + tl.arange(0, BN), tl.arange(0, BK)
     mask = (m < M)[:, None] & (n < N)[None, :]
-    g_ptr = g_ptr + r * g_r + (m[:, None] * G_M + k[None, :])
-    w_ptr = w_ptr + r * w_r + (k[:, None] * W_K + n[None, :])
+    g_ptr = g_ptr + r * strides[0] + (m[:, None] * G_M + k[None, :])
+    w_ptr = w_ptr + r * strides[1] + (k[:, None] * W_K + n[None, :])
     early: tl.constexpr = a_ptr is not None and BM * BN <= 4096  # a larger tile has no registers left for it
     if early:
-        a = tl.load(a_ptr + r * a_r + (m[:, None] * A_M + n[None, :]), mask=mask, other=0)
+        a = tl.load(a_ptr + r * strides[2] + (m[:, None] * A_M + n[None, :]), mask=mask, other=0)
     acc = tl.zeros([BM, BN], tl.float32)
     for start in range(0, K, BK):
         g = tl.load(g_ptr + start, mask=(m < M)[:, None] & (k < K - start)[None, :], other=0)
@@ -132,9 +127,9 @@ def _backward_kernel(
     if early:
         acc = tl.where(a > 0, _as_loaded(acc), 0)
     elif a_ptr is not None:
-        a = tl.load(a_ptr + r * a_r + (m[:, None] * A_M + n[None, :]), mask=mask, other=0)
+        a = tl.load(a_ptr + r * strides[2] + (m[:, None] * A_M + n[None, :]), mask=mask, other=0)
         acc = tl.where(a > 0, acc, 0)
-    out_ptr = out_ptr + r * out_r + (m[:, None] * OUT_M + n[None, :])
+    out_ptr = out_ptr + r * strides[3] + (m[:, None] * OUT_M + n[None, :])
     tl.store(out_ptr, acc.to(out_ptr.dtype.element_ty), mask=mask)
 
 
@@ -244,7 +239,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, relu: bool) -> 
     config = tiling(r, m, n, k, capability(weight))
     grid = (triton.cdiv(m, config["BM"]) * triton.cdiv(n, config["BN"]), r)
     replica, row, _ = zip(*(t.stride() for t in (x, weight, out)), strict=True)
-    _forward_kernel[grid](x, weight, bias, out, *replica, m, *row, n, k, relu, **config)
+    _forward_kernel[grid](x, weight, bias, out, replica, m, *row, n, k, relu, **config)
 
 
 def linear_backward(grad: Tensor, weight: Tensor, out: Tensor, activation: Tensor | None) -> None:
@@ -254,7 +249,7 @@ def linear_backward(grad: Tensor, weight: Tensor, out: Tensor, activation: Tenso
     config = tiling(r, m, n, k, capability(weight))
     grid = (triton.cdiv(m, config["BM"]) * triton.cdiv(n, config["BN"]), r)
     replica, row, _ = zip(*(t.stride() for t in (grad, weight, a, out)), strict=True)
-    _backward_kernel[grid](grad, weight, activation, out, *replica, m, *row, n, k, **config)
+    _backward_kernel[grid](grad, weight, activation, out, replica, m, *row, n, k, **config)
 
 
 def update(

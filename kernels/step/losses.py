@@ -59,13 +59,8 @@ def _judge_kernel(
     grad_ptr,  # [R, M], gradient of the logits
     below_ptr,  # [R, M, H], gradient of the hidden layer before its ReLU
     terms_ptr,  # float32, rows [R, M]
-    h_r,
-    w_r,
-    grad_r,
-    below_r,
-    terms_r,
-    h_m,
-    below_m,
+    strides,  # from one replica to the next in h, w, grad, below and terms
+    pitches,  # from one row to the next in h and below
     M,
     REAL,
     scale_ptr,
@@ -74,16 +69,16 @@ def _judge_kernel(
 ):
     m, r = tl.program_id(0), tl.program_id(1).to(tl.int64)
     k = tl.arange(0, BLOCK)
-    h = tl.load(h_ptr + r * h_r + m * h_m + k, mask=k < H, other=0).to(tl.float32)
-    w = tl.load(w_ptr + r * w_r + k, mask=k < H, other=0).to(tl.float32)
+    h = tl.load(h_ptr + r * strides[0] + m * pitches[0] + k, mask=k < H, other=0).to(tl.float32)
+    w = tl.load(w_ptr + r * strides[1] + k, mask=k < H, other=0).to(tl.float32)
     logit = tl.sum(h * w, 0) + tl.load(b_ptr + r)
     real = (m < REAL).to(tl.float32)
     scale = 1 / M if scale_ptr is None else tl.load(scale_ptr) / M
     grad = ((tl.sigmoid(logit) - real) * scale).to(grad_ptr.dtype.element_ty)
-    tl.store(grad_ptr + r * grad_r + m, grad)
-    tl.store(terms_ptr + r * terms_r + m, _softplus((1 - 2 * real) * logit) / M)
+    tl.store(grad_ptr + r * strides[2] + m, grad)
+    tl.store(terms_ptr + r * strides[4] + m, _softplus((1 - 2 * real) * logit) / M)
     below = tl.where(h > 0, grad.to(tl.float32) * w, 0)
-    tl.store(below_ptr + r * below_r + m * below_m + k, below.to(below_ptr.dtype.element_ty), mask=k < H)
+    tl.store(below_ptr + r * strides[3] + m * pitches[1] + k, below.to(below_ptr.dtype.element_ty), mask=k < H)
 
 
 @triton.jit
@@ -92,11 +87,7 @@ def _classes_kernel(
     grad_ptr,  # [R, M, K], likewise
     labels_ptr,  # int64 [R, M]
     terms_ptr,  # float32, rows [R, M]
-    code_r,
-    code_m,
-    grad_r,
-    grad_m,
-    terms_r,
+    strides,  # from one replica and one row to the next in code, the same in grad, from one replica in terms
     M,
     K,
     scale_ptr,
@@ -105,8 +96,8 @@ def _classes_kernel(
 ):
     m, r = tl.program_id(0), tl.program_id(1).to(tl.int64)
     k = tl.arange(0, BLOCK)
-    code_ptr += r * code_r + m * code_m + k
-    grad_ptr += r * grad_r + m * grad_m + k
+    code_ptr += r * strides[0] + m * strides[1] + k
+    grad_ptr += r * strides[2] + m * strides[3] + k
     x = tl.load(code_ptr, mask=k < K, other=-float("inf") if WHAT != "backward" else 0).to(tl.float32)
     if WHAT == "backward":
         grad = tl.load(grad_ptr, mask=k < K, other=0).to(tl.float32)
@@ -122,7 +113,7 @@ def _classes_kernel(
         else:
             hit = k == tl.load(labels_ptr + r * M + m)
             loss = tl.log(total) - tl.sum(tl.where(hit, shifted, 0), 0)
-            tl.store(terms_ptr + r * terms_r + m, loss / M)
+            tl.store(terms_ptr + r * strides[4] + m, loss / M)
             scale = 1 / M if scale_ptr is None else tl.load(scale_ptr) / M
             grad = (p - hit.to(tl.float32)) * scale
             tl.store(grad_ptr, grad.to(grad_ptr.dtype.element_ty), mask=k < K)
@@ -179,8 +170,9 @@ def judge(
 ) -> None:  # fmt: skip
     """As reference.judge, but logits are not written."""
     (r, m, h), block, (weight, bias), grad = hidden.shape, triton.next_power_of_2(hidden.shape[2]), layer, out[1]
-    strides = (t.stride(0) for t in (hidden, weight, grad, below, terms))
-    args = (hidden, weight, bias, grad, below, terms, *strides, hidden.stride(1), below.stride(1), m, real, scale, h)
+    strides = tuple(t.stride(0) for t in (hidden, weight, grad, below, terms))
+    pitches = (hidden.stride(1), below.stride(1))
+    args = (hidden, weight, bias, grad, below, terms, strides, pitches, m, real, scale, h)
     _judge_kernel[(m, r)](*args, BLOCK=block, num_warps=4)
 
 
@@ -207,7 +199,7 @@ def _classes(
     r, m, k = code.shape
     strides = (*code.stride()[:2], *grad.stride()[:2], 0 if terms is None else terms.stride(0))
     block = triton.next_power_of_2(k)
-    args = (code, grad, labels, terms, *strides, m, k, scale)
+    args = (code, grad, labels, terms, strides, m, k, scale)
     _classes_kernel[(m, r)](*args, WHAT=what, BLOCK=block, num_warps=1)
 
 
