@@ -95,8 +95,8 @@ class RunDirectory:
             CheckpointError: neither can be loaded; the message is about the newest.
         """
         if not self.newest.exists() and self.of_rank(0).exists():
-            hint = "resume it under torchrun, load a model from one's directory, rank-0"
-            raise checkpoint.CheckpointError(f"{self.path}: trained by several ranks; {hint}")
+            hint = "resume it under torchrun, or name the directory of one rank, such as rank-0"
+            raise checkpoint.CheckpointError(f"{self.path}: trained by several ranks: {hint}")
         try:
             return checkpoint.load(self.newest)
         except checkpoint.DamagedError as error:

@@ -18,7 +18,7 @@ def check_regular(path: Path, most: int) -> None:
     except OSError as error:
         raise ValueError(f"{error.strerror or error}, expected a file") from None
     if not stat.S_ISREG(found.st_mode):
-        raise ValueError(f"not a regular file (mode {stat.filemode(found.st_mode)}), expected a file of known size")
+        raise ValueError(f"not a regular file (mode {stat.filemode(found.st_mode)}), expected the path of a plain file")
     if found.st_size > most:
         raise ValueError(f"{found.st_size} bytes, expected at most {most}")
 

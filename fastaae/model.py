@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import checkpoint
-from .config import Config
+from .config import WITH_Y, Config
 from .data import DataError, examples, plain
 from .device import find_device
 from .directory import RunDirectory
@@ -80,7 +80,7 @@ class Model:
             DataError: as encode. ValueError: the model was trained without labels.
         """
         if not self.label_head:
-            raise ValueError(f"task {self.config.task!r} has no label head, which predict needs")
+            raise ValueError(f"task {self.config.task!r} has no label head, expected one of {', '.join(WITH_Y)}")
         return self._batched(lambda b: self.code(b)[1], self._examples(x), x)
 
     def predict(self, x: Rows) -> Rows:
@@ -193,7 +193,7 @@ class Model:
         """(z, y), or (z,) without a label head, of scaled examples x [N, D] on the model's device. With a generator z
         is a sample of the posterior."""
         if self.encoder is None:
-            raise ValueError(f"task {self.config.task!r} has no encoder, which encode needs")
+            raise ValueError(f"task {self.config.task!r} has no encoder, expected an autoencoder")
         cfg, noise = self.config, None
         if generator is not None and cfg.posterior == "universal":
             noise = x.new_empty(len(x), cfg.noise_dim).normal_(generator=generator)
@@ -331,6 +331,8 @@ def from_tensors(
             raise ValueError(f"{name} has shape {found}, its config needs {expected}, and floats of one dtype")
         return t[replica : replica + 1].to(device, copy=True)
 
+    if isinstance(replica, bool) or not isinstance(replica, Integral):
+        raise ValueError(f"replica={replica!r}: expected an integer from 0 on")
     try:
         config = Config.from_dict(info["config"])
         shape, classes = tuple(int(s) for s in info["shape"]), int(info["n_classes"])
@@ -347,11 +349,9 @@ def from_tensors(
         raise checkpoint.CheckpointError(f"{path}: it holds no {error}, which a model needs") from None
     except (ValueError, TypeError, OverflowError) as error:
         raise checkpoint.CheckpointError(f"{path}: {error}") from None
-    replicas = len(tensors["decoder.0.weight"])
-    if not 0 <= replica < replicas:
-        raise checkpoint.CheckpointError(
-            f"{path}: replica={replica}: the file holds {replicas}, expected 0 to {replicas - 1}"
-        )
+    if not 0 <= replica < (n := len(tensors["decoder.0.weight"])):
+        allowed = "0" if n == 1 else f"0 to {n - 1}"
+        raise checkpoint.CheckpointError(f"{path}: replica={replica}: the file holds {n}, expected {allowed}")
     return Model(config, shape, classes, networks.get("encoder"), networks["decoder"], heads, standard, prior)
 
 

@@ -1,9 +1,9 @@
 """The operations of a training step (installed as fastaae.kernels); reference.py says what each does.
 
 Who computes them is chosen once, when a network or a step is made, by device, dtype and size: Triton on a GPU (step/
-layers.py with 16-bit operands; losses.py and draws.py always), oneDNN for large float32 layers on a CPU (onednn.py),
-plain torch for the rest (reference.py). A step then calls what was chosen; of what is in plain torch everywhere (batch
-normalisation, divergences) it calls reference.py.
+layers.py with 16-bit operands, losses.py with any but float64, draws.py where a step draws no more than that can),
+oneDNN for large float32 layers on a CPU (onednn.py), plain torch for the rest (reference.py). A step then calls what
+was chosen; of what is in plain torch everywhere (batch normalisation, divergences) it calls reference.py.
 """
 
 from __future__ import annotations

@@ -17,9 +17,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
 from fastaae import Config
 from fastaae.data import Data
-from fastaae.engine.phases import MMD_SCALES
 from fastaae.engine.step import Step
 from fastaae.engine.wiring import Wiring
+
+MMD_SCALES = (0.125, 0.25, 0.5, 1.0, 2.0)  # widths of the kernels beside the prior's own
 
 
 def drawn(step: Step, r: int = 0) -> dict[str, Any]:

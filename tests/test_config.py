@@ -328,7 +328,7 @@ def test_from_json_refuses_with_the_name_of_the_file(tmp_path, content, message)
 
 
 def test_from_json_refuses_a_folder(tmp_path):
-    with pytest.raises(ValueError, match="not a regular file .*, expected a file of known size"):
+    with pytest.raises(ValueError, match="not a regular file .*, expected the path of a plain file"):
         Config.from_json(tmp_path)
 
 

@@ -367,7 +367,7 @@ def test_a_replica_of_a_run_is_loaded(tmp_path):
     for r in (-1, 3):
         with pytest.raises(CheckpointError, match=f"replica={r}: the file holds 3, expected 0 to 2"):
             load(tmp_path, r)
-    with pytest.raises(CheckpointError, match="replica=1: the file holds 1, expected 0 to 0"):
+    with pytest.raises(CheckpointError, match="replica=1: the file holds 1, expected 0$"):
         load(tmp_path / "one", 1)
 
 

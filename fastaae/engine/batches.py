@@ -114,7 +114,7 @@ class Batches:
         self.feeds, self.noise = [self._feed(*each) for each in inputs], noise
         self.images = self.feeds[0]
         if cfg.classifies:
-            self.labeled_rows = self._labeled(data, "task='semi_supervised'").to(device, torch.int32)
+            self.labeled_rows = self._labeled(data, f"task={cfg.task!r}").to(device, torch.int32)
             self.labeled = self.feeds[1]
             self.labels = torch.empty(self.labeled.input.shape[:2], dtype=torch.int64, device=device)
         if cfg.label_prior:

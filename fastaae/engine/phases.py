@@ -37,7 +37,7 @@ class Game(Protocol):
     batches: Batches
     codes: Codes
     autoencoder: Autoencoder
-    player: Autoencoder | Generator
+    player: Autoencoder | GanDecoder
     discriminators: dict[str, MLP]
     judging: dict[str, Tape]
     fooling: dict[str, Tape]
@@ -206,7 +206,7 @@ class Autoencoder:
         self.encoder.backward(self.encoding, optimizer, input_gradient=False)
 
 
-class Generator:
+class GanDecoder:
     """The player whose fakes are images: the decoder of a GAN.
 
     Args:

@@ -13,7 +13,7 @@ from ..data import Data
 from . import phases, priors
 from .batches import Batches, Codes, seeds
 from .networks import MLP, AdamClock, Heads, Optimizer
-from .phases import Autoencoder, Generator
+from .phases import Autoencoder, GanDecoder
 from .profiling import mark
 from .wiring import Wiring, wiring
 
@@ -61,7 +61,7 @@ class Step:
         self.codes = Codes(w, (r, self.batch), floats, self.networks["decoder"].shadows[0])
         self.ops = kernels.choose_losses(self.codes.buffer)
         if cfg.task == "gan":
-            self.player = Generator(cfg, self.networks, self.codes)
+            self.player = GanDecoder(cfg, self.networks, self.codes)
         else:
             labeled = min(self.batch, cfg.n_labeled or n) if cfg.classifies else 0
             self.player = self.autoencoder = Autoencoder(cfg, w, self.networks, self.heads, self.codes, labeled)

@@ -1,4 +1,4 @@
-"""Parzen-window sums over all pairs of queries and samples, in plain torch: pruned, and exact.
+"""Parzen-window sums over all pairs of queries and samples: pruned, exact, by plain torch or by tensor cores.
 
 Per query x and bandwidth sigma, over samples s_j that come in blocks, `PairSums` keeps
 
