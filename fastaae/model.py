@@ -349,7 +349,8 @@ def from_tensors(
         raise checkpoint.CheckpointError(f"{path}: it holds no {error}, which a model needs") from None
     except (ValueError, TypeError, OverflowError) as error:
         raise checkpoint.CheckpointError(f"{path}: {error}") from None
-    if not 0 <= replica < (n := len(tensors["decoder.0.weight"])):
+    n = len(tensors["decoder.0.weight"])
+    if not 0 <= replica < n:
         allowed = "0" if n == 1 else f"0 to {n - 1}"
         raise checkpoint.CheckpointError(f"{path}: replica={replica}: the file holds {n}, expected {allowed}")
     return Model(config, shape, classes, networks.get("encoder"), networks["decoder"], heads, standard, prior)
