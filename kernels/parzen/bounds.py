@@ -199,6 +199,11 @@ def some(v: Tensor, n: int) -> Tensor:
     return v[:: -(-len(v) // n)]
 
 
+def tiles(m: int, size: int) -> list[slice]:
+    """0 to m in slices of at most `size`."""
+    return [slice(k, min(k + size, m)) for k in range(0, m, size)]
+
+
 def pair_products(rows: Tensor, columns: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """a[rows] · b[columns], [L], for rows in ascending order, without gathering them."""
     ends = torch.zeros(len(a) + 1, dtype=torch.int64, device=a.device)

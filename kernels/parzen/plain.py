@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from functools import cached_property
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -61,21 +61,6 @@ class Totals:
         return error, expands
 
 
-class Block:
-    """One block of samples [n, D], and its centered float64 form, made when first asked for."""
-
-    def __init__(self, samples: Tensor, center: Tensor):
-        self.samples, self.center = samples, center
-
-    @cached_property
-    def s(self) -> Tensor:
-        return double(self.samples) - self.center
-
-    @cached_property
-    def square(self) -> Tensor:
-        return lengths(self.s).square()
-
-
 class PlainTorch:
     """An engine of PairSums: the operations by which a block of samples meets `tile` queries at a time, the class of
     bounds that say which pairs are near, and how many samples the first block has at most."""
@@ -89,40 +74,41 @@ class PlainTorch:
         """A sample for each query of a tile, where no bounds say which one is near: int64."""
         return torch.zeros_like(self.totals.minimum[tile], dtype=torch.int64)
 
-    def distances(self, rows: Tensor, columns: Tensor, block: Block) -> Tensor:
+    def distances(self, rows: Tensor, columns: Tensor, samples: Tensor) -> Tensor:
         """d² of the given pairs, float64; rows ascending."""
         t = self.totals
         used, columns = columns.unique(return_inverse=True)
         expands = t.distance_error()[1][rows]
         d2 = t.x.new_empty(len(rows))
         if expands.any():
-            r, c, s = rows[expands], columns[expands], double(block.samples[used]) - t.center
+            r, c, s = rows[expands], columns[expands], double(samples[used]) - t.center
             d2[expands] = (t.x_square[r] + lengths(s).square()[c] - 2 * pair_products(r, c, t.x, s)).clamp_min_(0)
-        if not expands.all():
-            hard = (~expands).nonzero()[:, 0]
-            for part in hard.split(1024):
-                difference = double(t.queries[rows[part]]) - double(block.samples[used[columns[part]]])
-                d2[part] = difference.square_().sum(1)
+        for part in (~expands).nonzero()[:, 0].split(1024):
+            difference = double(t.queries[rows[part]]) - double(samples[used[columns[part]]])
+            d2[part] = difference.square_().sum(1)
         return d2
 
-    def refine(self, rows: Tensor, columns: Tensor, block: Block) -> None:
+    def refine(self, rows: Tensor, columns: Tensor, samples: Tensor) -> None:
         """Count the given pairs; rows ascending."""
-        self.totals.count(rows, self.distances(rows, columns, block)[:, None])
+        self.totals.count(rows, self.distances(rows, columns, samples)[:, None])
 
-    def dense(self, rows: slice, block: Block, radius: float) -> None:
-        """Count all pairs of some queries, but those of chunks in which none matters."""
-        t, m, n = self.totals, rows.stop - rows.start, len(block.samples)
-        d2 = t.x.new_full((m, -(-n // CHUNK) * CHUNK), math.inf)
-        expands = t.distance_error()[1][rows]
-        if expands.any():
-            torch.mm(t.x[rows], block.s.T, out=d2[:, :n])
-            d2[:, :n].mul_(-2).add_(t.x_square[rows, None]).add_(block.square).clamp_min_(0)
-        if not expands.all():
-            hard = (~expands).nonzero()[:, 0]
-            x, s = double(t.queries[rows][hard]), double(block.samples)
-            d2[hard, :n] = torch.cdist(x, s, compute_mode="donot_use_mm_for_euclid_dist").square_()
-        chunks = d2.view(m, -1, CHUNK)
-        nearest = chunks.amin(2)
-        reach = torch.minimum(t.minimum[rows], nearest.amin(1)) + radius
-        row, chunk = (nearest <= reach[:, None]).nonzero().unbind(1)
-        t.count(row + rows.start, chunks[row, chunk])
+    def dense(self, tiles: Iterable[slice], samples: Tensor, radius: float) -> None:
+        """Count all pairs of some tiles of queries, but those of chunks in which none matters."""
+        t, n = self.totals, len(samples)
+        plain = double(samples)
+        centered = plain - t.center
+        square = lengths(centered).square()
+        for rows in tiles:
+            m, expands = rows.stop - rows.start, t.distance_error()[1][rows]
+            d2 = t.x.new_full((m, -(-n // CHUNK) * CHUNK), math.inf)
+            if expands.any():
+                torch.mm(t.x[rows], centered.T, out=d2[:, :n])
+                d2[:, :n].mul_(-2).add_(t.x_square[rows, None]).add_(square).clamp_min_(0)
+            if not expands.all():
+                x = double(t.queries[rows][~expands])
+                d2[~expands, :n] = torch.cdist(x, plain, compute_mode="donot_use_mm_for_euclid_dist").square_()
+            chunks = d2.view(m, -1, CHUNK)
+            nearest = chunks.amin(2)
+            reach = torch.minimum(t.minimum[rows], nearest.amin(1)) + radius
+            row, chunk = (nearest <= reach[:, None]).nonzero().unbind(1)
+            t.count(row + rows.start, chunks[row, chunk])

@@ -25,7 +25,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -33,8 +33,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, distributed
 
-from .bounds import U64, Bounds, Features, double, some
-from .plain import Block, PlainTorch, Totals
+from .bounds import U64, Bounds, Features, double, some, tiles
+from .plain import PlainTorch, Totals
 
 if TYPE_CHECKING:  # needs Triton
     from .tensor_cores import HalfBounds, HalfFeatures, TensorCores
@@ -113,13 +113,11 @@ class PairSums:
         t, held = self.totals, self.packed()
         ranks = [torch.empty_like(held) for _ in range(distributed.get_world_size())]
         distributed.all_gather(ranks, held, async_op=True).wait(timedelta(seconds=timeout))
-        counts, live, dropped, inexact, minima, sums = zip(*map(self._parts, ranks), strict=True)
-        self.n = int(sum(n for n, *_ in counts))
-        t.reach = max(reach.item() for _, reach, *_ in counts)
-        t.bytes = any(as_bytes for *_, as_bytes in counts)
-        t.live = torch.stack(live).amin(0).bool().tolist()
-        self.dropped, t.inexact = torch.stack(dropped).sum(0), torch.stack(inexact).amax(0)
-        t.minimum = torch.stack(minima).amin(0)
+        counts, live, dropped, inexact, minima, sums = self._parts(torch.stack(ranks))
+        n, reach, _, as_bytes = counts.T
+        self.n, t.reach, t.bytes = int(n.sum()), reach.max().item(), bool(as_bytes.any())
+        t.live = live.amin(0).bool().tolist()
+        self.dropped, t.inexact, t.minimum = dropped.sum(0), inexact.amax(0), minima.amin(0)
         t.sums = torch.zeros_like(t.sums)
         for minimum, terms in zip(minima, sums, strict=True):
             t.sums += terms.view_as(t.sums) * torch.exp((t.minimum - minimum) * t.weights[:, None])
@@ -138,49 +136,49 @@ class PairSums:
 
     def _parts(self, packed: Tensor) -> tuple[Tensor, ...]:
         s, m = self.totals.sums.shape
-        return packed.split([4, s, s, m, m, s * m])
+        return packed.split([4, s, s, m, m, s * m], -1)
 
     def _bounds_by(self, samples: Tensor) -> Bounds | HalfBounds:
         return self.engine.bounds(self.totals.x, double(some(samples, 2048)) - self.totals.center)
 
     def _add(self, samples: Tensor) -> None:
-        t, m, tile = self.totals, len(self.totals.x), self.engine.tile
+        t, m = self.totals, len(self.totals.x)
         t.bytes = t.bytes or samples.dtype == torch.uint8
         with exact_arithmetic():
-            block, features = Block(samples, t.center), None
+            features = None
             if self.method != "dense" and self.n >= self.retry:
                 self.bounds = self.bounds or self._bounds_by(samples)
                 features = self.bounds.features(samples, t.center)
             if self.n == 0:
-                self._seed(block, features)
+                self._seed(samples, features)
             radius = self._radius()
             self.dropped += len(samples) * torch.exp(-radius * t.weights)
-            missed, pending, count = 0, [], 0
-            for rows in (slice(k, min(k + tile, m)) for k in range(0, m, tile)):
+            missed, pending, count = [], [], 0
+            for rows in tiles(m, self.engine.tile):
                 near = None
                 if features is not None:
                     near = features.near(rows, t.minimum[rows] + radius, self.method == "pruned")
                 if near is None:
-                    missed += rows.stop - rows.start
-                    self.engine.dense(rows, block, radius)
+                    missed.append(rows)
                 else:
                     pending.append(near)
                     count += len(near[0])
                 if count > (PENDING if rows.stop < m else 0):  # together: few distances make a slow product
                     queries, columns = (torch.cat(part) for part in zip(*pending, strict=True))
-                    self.engine.refine(queries, columns, block)
+                    self.engine.refine(queries, columns, samples)
                     pending, count = [], 0
+            if missed:
+                self.engine.dense(missed, samples, radius)
         self.n += len(samples)
-        if features is not None and 2 * missed > m:
+        if features is not None and 2 * sum(rows.stop - rows.start for rows in missed) > m:
             self.retry = 2 * self.n
 
-    def _seed(self, block: Block, features: Features | HalfFeatures | None) -> None:
+    def _seed(self, samples: Tensor, features: Features | HalfFeatures | None) -> None:
         """A first upper bound of every minimum: the distance of the sample that looks nearest, else of any sample."""
-        m = len(self.totals.x)
-        strips = [slice(k, min(k + STRIP, m)) for k in range(0, m, STRIP)]
-        nearest = [features.nearest(k) if features is not None else self.engine.guess(k, block.samples) for k in strips]
-        rows = torch.arange(m, device=block.samples.device)
-        self.totals.minimum.copy_(self.engine.distances(rows, torch.cat(nearest), block))
+        strips = tiles(len(self.totals.x), STRIP)
+        nearest = [features.nearest(k) if features is not None else self.engine.guess(k, samples) for k in strips]
+        rows = torch.arange(len(self.totals.x), device=samples.device)
+        self.totals.minimum.copy_(self.engine.distances(rows, torch.cat(nearest), samples))
 
     def _radius(self) -> float:
         """R for the bandwidths still in play, after retiring those that are not.
@@ -231,15 +229,10 @@ def tensor_cores(device: torch.device) -> type[TensorCores] | None:
 @contextmanager
 def exact_arithmetic() -> Iterator[None]:
     """Products in their operands' precision, whatever autocast or float32 setting the caller has chosen."""
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
-    before = [backend.fp32_precision for backend in backends]
-    try:
-        for backend in backends:
+    with warnings.catch_warnings(), ExitStack() as stack:
+        warnings.filterwarnings("ignore", "Sparse", UserWarning)
+        for backend in (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul):
+            stack.callback(setattr, backend, "fp32_precision", backend.fp32_precision)
             backend.fp32_precision = "ieee"
-        with warnings.catch_warnings(), torch.inference_mode():
-            warnings.filterwarnings("ignore", "Sparse", UserWarning)
-            with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-                yield
-    finally:
-        for backend, precision in zip(backends, before, strict=True):
-            backend.fp32_precision = precision
+        with torch.inference_mode(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            yield

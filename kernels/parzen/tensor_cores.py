@@ -5,6 +5,7 @@ each within a known distance of its vector, bounds that of the vectors."""
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import cached_property
 from typing import NamedTuple
 
@@ -13,8 +14,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from . import cuda
-from .bounds import FINE, LIMIT, U32, U64, Level, Projection, double, extent, lengths, principal_directions
-from .plain import Block, PlainTorch, Totals
+from .bounds import FINE, LIMIT, U32, U64, Level, Projection, double, extent, lengths, principal_directions, tiles
+from .plain import PlainTorch, Totals
 
 FIRST = 8192  # samples of the first block
 SPARSE = 256  # pairs per word of 32 that holds one that may matter, below which the dense way is shorter
@@ -92,11 +93,6 @@ class Codes:
         self.offset, self.step = torch.tensor(grid, dtype=torch.float32).tolist()
         self.codes, self.square, self.error = cuda.quantize(queries, self.offset, self.step)
 
-    def nearest(self, tile: slice, samples: Tensor) -> Tensor:
-        """A sample that looks near, for each query of a tile, int64."""
-        codes, square, _ = cuda.quantize(samples[:4096], self.offset, self.step)
-        return (square - 2 * self.codes[tile].float() @ codes.float().T).argmin(1)
-
     def near(self, samples: Tensor, reach: Tensor) -> tuple[Tensor, Tensor] | None:
         """Pairs (query, sample) that are not proved to have d² > reach [M]; None as HalfFeatures.near."""
         if self.codes.shape[1] > WIDEST:
@@ -158,10 +154,10 @@ def sum_error(x: Split, terms: int, farthest: Tensor) -> Tensor:
 class TensorCores:
     """An engine of PairSums, with the operations of PlainTorch, for all queries at once."""
 
-    bounds = HalfBounds
+    bounds, first = HalfBounds, FIRST
 
     def __init__(self, totals: Totals):
-        self.totals, self.plain, self.tile, self.first = totals, PlainTorch(totals), len(totals.x), FIRST
+        self.totals, self.tile = totals, len(totals.x)
         self.queries = double(totals.queries)  # a kernel that divided bytes by 255 would do so for every pair
 
     @cached_property
@@ -176,31 +172,31 @@ class TensorCores:
         return split(x, scale), scale
 
     def guess(self, tile: slice, samples: Tensor) -> Tensor:
-        return self.codes.nearest(tile, samples)
+        codes, square, _ = cuda.quantize(samples[:4096], self.codes.offset, self.codes.step)
+        return (square - 2 * self.codes.codes[tile].float() @ codes.float().T).argmin(1)
 
-    def distances(self, rows: Tensor, columns: Tensor, block: Block) -> Tensor:
-        return cuda.distances(self.queries, block.samples, rows, columns)
+    def distances(self, rows: Tensor, columns: Tensor, samples: Tensor) -> Tensor:
+        return cuda.distances(self.queries, samples, rows, columns)
 
-    def refine(self, rows: Tensor, columns: Tensor, block: Block) -> None:
-        t, d2 = self.totals, self.distances(rows, columns, block)
+    def refine(self, rows: Tensor, columns: Tensor, samples: Tensor) -> None:
+        t, d2 = self.totals, self.distances(rows, columns, samples)
         cuda.count(rows, d2, t.minimum, t.sums, t.weights, t.live)
 
-    def dense(self, tile: slice, block: Block, radius: float) -> None:
-        near = self.codes.near(block.samples, self.totals.minimum + radius)
+    def dense(self, all_queries: Iterable[slice], samples: Tensor, radius: float) -> None:
+        near = self.codes.near(samples, self.totals.minimum + radius)
         if near is not None:
             if len(near[0]):
-                self.refine(*near, block)
-        elif not self._add_products(block, radius):
-            for start in range(0, self.tile, STRIP):
-                self.plain.dense(slice(start, min(start + STRIP, self.tile)), block, radius)
+                self.refine(*near, samples)
+        elif not self._add_products(samples, radius):
+            PlainTorch(self.totals).dense(tiles(self.tile, STRIP), samples, radius)
 
-    def _add_products(self, block: Block, radius: float) -> bool:
+    def _add_products(self, samples: Tensor, radius: float) -> bool:
         """Count all pairs by sums of fp16 products; False where those might cost more than the tolerance."""
         t, (x, scale) = self.totals, self.split_queries
         farthest = t.farthest()
         if x is None or (sum_error(x, 1, farthest) * t.weights[0]).max() >= t.tolerance:
             return False
-        s = split(block.s, scale)
+        s = split(double(samples) - t.center, scale)
         if s is None:
             return False
         for terms in (1, 2, 3):
