@@ -107,7 +107,9 @@ class ParzenWindow(BaseEstimator):
             ImportError: the kernel or the metric needs scikit-learn, which is not installed.
         """
         self._check_parameters()
-        exact = self.kernel == "gaussian" and self._is_euclidean()
+        params, minkowski = self.metric_params or {}, self.metric in ("minkowski", "p")
+        euclidean = params in ({}, {"p": 2}) if minkowski else self.metric in ("euclidean", "l2") and not params
+        exact = self.kernel == "gaussian" and euclidean
         if not exact and TreeDensity is None:
             raise ImportError(f"kernel={self.kernel!r}, metric={self.metric!r}: this needs scikit-learn 1.6 or newer")
         X = validate_data(self, X, dtype=np.float64)
@@ -182,12 +184,6 @@ class ParzenWindow(BaseEstimator):
     def _check_fitted(self) -> None:
         if not hasattr(self, "bandwidth_"):
             raise NotFittedError(f"this {type(self).__name__} is not fitted yet and needs to be: call fit first")
-
-    def _is_euclidean(self) -> bool:
-        params = self.metric_params or {}
-        if self.metric in ("minkowski", "p"):
-            return params in ({}, {"p": 2})
-        return self.metric in ("euclidean", "l2") and not params
 
     def _keep(self, X: np.ndarray, weights: np.ndarray, h: float) -> None:
         """Samples of positive weight, each a point in D + 1 dimensions.
