@@ -135,7 +135,13 @@ def parzen_log_likelihood(
     _check_memory(len(x), x.shape[1], len(grid), torch.device(where))
     sums = PairSums(x.to(where), torch.tensor(grid, dtype=torch.float64, device=where), choosing, tolerance, method)
     sums.block = block or sums.block
-    source, n_samples = _source(samples, x.shape[1], n_samples)
+    source = samples
+    if isinstance(samples, np.ndarray | Tensor):
+        in_memory = not isinstance(samples, np.memmap)  # a memmap is too large to read twice
+        array = _array("samples", samples, x.shape[1]) if in_memory else samples
+        if n_samples not in (None, len(array)):
+            raise ValueError(f"n_samples={n_samples}: expected {len(array)}, as many as there are samples")
+        source, n_samples = lambda first: [array[first:]], len(array)
     heartbeat = Heartbeat("samples", timeout) if distributed else None
     saved = None if state is None else _State(state, sums, n_samples, heartbeat)
     _score(sums, source, n_samples, saved, heartbeat, progress)
@@ -283,16 +289,6 @@ def _check_options(method: str, tolerance: float, distributed: bool, timeout: fl
 def _within(value: float, low: float, high: float) -> bool:
     """Whether a value is a number between two others."""
     return isinstance(value, Real) and not isinstance(value, bool) and low < value < high
-
-
-def _source(samples: Array | Source, d: int, n_samples: int | None) -> tuple[Source, int | None]:
-    """What makes blocks of samples, and how many samples these will be, if that is known."""
-    if not isinstance(samples, np.ndarray | Tensor):
-        return samples, n_samples
-    array = samples if isinstance(samples, np.memmap) else _array("samples", samples, d)  # too large to read twice
-    if n_samples not in (None, len(array)):
-        raise ValueError(f"n_samples={n_samples}: expected {len(array)}, as many as there are samples")
-    return lambda first: [array[first:]], len(array)
 
 
 def _array(name: str, values: Any, d: int | None = None, first: int | None = None) -> Tensor:
