@@ -154,11 +154,6 @@ class Features(NamedTuple):
         return product(self.bounds.product[tile], self.product)
 
 
-def medians(v: Tensor) -> Tensor:
-    """Of the columns of v [n, D], the lower ones; CUDA's median() is not deterministic."""
-    return v.sort(0).values[(len(v) - 1) // 2] if v.is_cuda else v.median(0).values
-
-
 def double(values: Tensor) -> Tensor:
     """Values in float64, bytes as k / 255."""
     return values.double() / 255 if values.dtype == torch.uint8 else values.double()
@@ -199,8 +194,8 @@ def some(v: Tensor, n: int) -> Tensor:
     return v[:: -(-len(v) // n)]
 
 
-def tiles(m: int, size: int) -> list[slice]:
-    """0 to m in slices of at most `size`."""
+def tiles(m: int, size: int = 1024) -> list[slice]:
+    """0 to m in slices of at most `size`: queries that meet a whole block of samples at a time."""
     return [slice(k, min(k + size, m)) for k in range(0, m, size)]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from .bounds import CHUNK, U64, Bounds, double, lengths, medians, pair_products, some
+from .bounds import CHUNK, U64, Bounds, double, lengths, pair_products, some
 
 TILE = 256  # queries per product: a tile of bounds, 256 x 4096 float32, stays in cache
 
@@ -20,9 +20,11 @@ class Totals:
 
     def __init__(self, queries: Tensor, sigmas: Tensor, tolerance: float):
         self.queries, self.tolerance = queries, tolerance
-        # Any center is right. A median, since one far query must not shift it; in float32, so that float32 samples are
-        # centered with a single rounding.
-        self.center = medians(double(some(queries, 1024))).clamp(-1e38, 1e38).float().double()
+        # Any center is right. The lower median, since one far query must not shift it; in float32, so that float32
+        # samples are centered with a single rounding. CUDA's median() is not deterministic.
+        v = double(some(queries, 1024))
+        center = v.sort(0).values[(len(v) - 1) // 2] if v.is_cuda else v.median(0).values
+        self.center = center.clamp(-1e38, 1e38).float().double()
         self.x = double(queries) - self.center
         self.x_square = lengths(self.x).square()
         self.weights = 0.5 / sigmas.square()

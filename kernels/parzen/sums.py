@@ -33,15 +33,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, distributed
 
-from .bounds import U64, Bounds, Features, double, some, tiles
+from .bounds import U64, Bounds, double, some, tiles
 from .plain import PlainTorch, Totals
 
 if TYPE_CHECKING:  # needs Triton
-    from .tensor_cores import HalfBounds, HalfFeatures, TensorCores
+    from .tensor_cores import HalfBounds, TensorCores
 
 SINGLE = 2.0**-15  # nats: float32 exponentials and their sums on tensor cores
 PLENTY = 1e9  # samples for which T is made; more of them only widen the certificate, which counts them
-STRIP = 1024  # queries for which a sample that looks near is searched at a time
 PENDING = 2**17  # pairs collected before their distances are computed
 
 
@@ -149,8 +148,9 @@ class PairSums:
             if self.method != "dense" and self.n >= self.retry:
                 self.bounds = self.bounds or self._bounds_by(samples)
                 features = self.bounds.features(samples, t.center)
-            if self.n == 0:
-                self._seed(samples, features)
+            if self.n == 0:  # a first bound of every minimum: the distance of what looks nearest, else of any sample
+                guesses = [features.nearest(k) if features else self.engine.guess(k, samples) for k in tiles(m)]
+                t.minimum.copy_(self.engine.distances(torch.arange(m, device=t.x.device), torch.cat(guesses), samples))
             radius = self._radius()
             self.dropped += len(samples) * torch.exp(-radius * t.weights)
             missed, pending, count = [], [], 0
@@ -172,13 +172,6 @@ class PairSums:
         self.n += len(samples)
         if features is not None and 2 * sum(rows.stop - rows.start for rows in missed) > m:
             self.retry = 2 * self.n
-
-    def _seed(self, samples: Tensor, features: Features | HalfFeatures | None) -> None:
-        """A first upper bound of every minimum: the distance of the sample that looks nearest, else of any sample."""
-        strips = tiles(len(self.totals.x), STRIP)
-        nearest = [features.nearest(k) if features is not None else self.engine.guess(k, samples) for k in strips]
-        rows = torch.arange(len(self.totals.x), device=samples.device)
-        self.totals.minimum.copy_(self.engine.distances(rows, torch.cat(nearest), samples))
 
     def _radius(self) -> float:
         """R for the bandwidths still in play, after retiring those that are not.

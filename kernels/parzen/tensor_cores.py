@@ -5,6 +5,7 @@ each within a known distance of its vector, bounds that of the vectors."""
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
 from functools import cached_property
 from typing import NamedTuple
@@ -21,16 +22,12 @@ FIRST = 8192  # samples of the first block
 SPARSE = 256  # pairs per word of 32 that holds one that may matter, below which the dense way is shorter
 WIDEST = 8192  # coordinates of bytes with which near_pairs is exact
 LARGEST = 6e4  # fp16 ends at 65,504
-STRIP = 1024  # queries whose float64 distances to a whole block are held at a time
 ROOM = 2.0**9  # scaled to fp16 queries are at most this: samples may lie 100 times farther out
 
 
 class HalfBounds(Projection):
     """Lower bounds of |x - s| in fp16, scaled: tensor cores are fast enough to start with FINE coordinates.
-
-    Args:
-        x, first: as of Bounds.
-    """
+    Arguments as of Bounds."""
 
     def __init__(self, x: Tensor, first: Tensor):
         d = x.shape[1]
@@ -114,11 +111,9 @@ class Split(NamedTuple):
     square: Tensor  # float64 [n, 2], squared norms of high / scale and of (high + low) / scale
 
 
-def split(v: Tensor, scale: float) -> Split | None:
-    """Of v [n, D], float64; None where it reaches beyond fp16."""
+def split(v: Tensor, scale: float) -> Split:
+    """Of v [n, D], float64."""
     scaled = v * scale
-    if not extent(scaled) < LARGEST:
-        return None
     high = scaled.half()
     rest = scaled - high
     low = rest.half()
@@ -126,13 +121,6 @@ def split(v: Tensor, scale: float) -> Split | None:
     parts = (scaled, low, rest, rest - low, high, both)
     norm, low_norm, *lost, kept, kept_both = (lengths(t) / scale for t in parts)
     return Split(high, low, norm, low_norm, torch.stack(lost, 1), torch.stack([kept, kept_both], 1).square())
-
-
-def product_rows(x: Split, s: Split, terms: int) -> tuple[Tensor, Tensor]:
-    """fp16 rows [n, terms * D', D' = D rounded up to 8] whose products are those of x and s to so many terms."""
-    left, right = [x.high, x.high, x.low][:terms], [s.high, s.low, s.high][:terms]
-    spare = (0, -x.high.shape[1] % 8)
-    return torch.cat([pad(t, spare) for t in left], 1), torch.cat([pad(t, spare) for t in right], 1)
 
 
 def product_error(x: Split, s: Split, terms: int, farthest: Tensor) -> Tensor:
@@ -154,10 +142,10 @@ def sum_error(x: Split, terms: int, farthest: Tensor) -> Tensor:
 class TensorCores:
     """An engine of PairSums, with the operations of PlainTorch, for all queries at once."""
 
-    bounds, first = HalfBounds, FIRST
+    bounds, tile, first = HalfBounds, sys.maxsize, FIRST
 
     def __init__(self, totals: Totals):
-        self.totals, self.tile = totals, len(totals.x)
+        self.totals = totals
         self.queries = double(totals.queries)  # a kernel that divided bytes by 255 would do so for every pair
 
     @cached_property
@@ -165,7 +153,7 @@ class TensorCores:
         return Codes(self.totals.queries)
 
     @cached_property
-    def split_queries(self) -> tuple[Split | None, float]:
+    def split_queries(self) -> tuple[Split, float]:
         """The queries in fp16, and what they are scaled by."""
         x = self.totals.x
         scale = scale_for(x, 1 / 255 if self.totals.queries.dtype == torch.uint8 else None)
@@ -188,17 +176,18 @@ class TensorCores:
             if len(near[0]):
                 self.refine(*near, samples)
         elif not self._add_products(samples, radius):
-            PlainTorch(self.totals).dense(tiles(self.tile, STRIP), samples, radius)
+            PlainTorch(self.totals).dense(tiles(len(self.totals.x)), samples, radius)
 
     def _add_products(self, samples: Tensor, radius: float) -> bool:
         """Count all pairs by sums of fp16 products; False where those might cost more than the tolerance."""
         t, (x, scale) = self.totals, self.split_queries
         farthest = t.farthest()
-        if x is None or (sum_error(x, 1, farthest) * t.weights[0]).max() >= t.tolerance:
+        if (sum_error(x, 1, farthest) * t.weights[0]).max() >= t.tolerance:
             return False
-        s = split(double(samples) - t.center, scale)
-        if s is None:
+        centered = double(samples) - t.center
+        if not extent(centered) * scale < LARGEST:
             return False
+        s = split(centered, scale)
         for terms in (1, 2, 3):
             error = product_error(x, s, terms, farthest)
             if (error * t.weights[0]).max() < t.tolerance:
@@ -209,9 +198,11 @@ class TensorCores:
         weights = t.weights[live] / unit
         if not 1e-30 < weights[-1] <= weights[0] < 1e30:  # the kernel has them in float32
             return False
-        rows, x_square, s_square = product_rows(x, s, terms), x.square[:, int(terms == 3)], s.square[:, int(terms > 1)]
+        factors, spare = ([x.high, x.high, x.low], [s.high, s.low, s.high]), (0, -t.x.shape[1] % 8)
+        left, right = (torch.cat([pad(part, spare) for part in parts[:terms]], 1) for parts in factors)
+        x_square, s_square = x.square[:, int(terms == 3)], s.square[:, int(terms > 1)]
         start = ((t.minimum - x_square) * unit).float()
-        lowest, sums = cuda.pair_sums(*rows, (s_square * unit).float(), start, weights, radius * unit)
+        lowest, sums = cuda.pair_sums(left, right, (s_square * unit).float(), start, weights, radius * unit)
         found = lowest / unit + x_square
         minimum = torch.minimum(t.minimum, found)
         t.sums *= torch.exp((minimum - t.minimum) * t.weights[:, None])
