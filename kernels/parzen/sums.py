@@ -155,9 +155,8 @@ class PairSums:
             self.dropped += len(samples) * torch.exp(-radius * t.weights)
             missed, pending, count = [], [], 0
             for rows in tiles(m, self.engine.tile):
-                near = None
-                if features is not None:
-                    near = features.near(rows, t.minimum[rows] + radius, self.method == "pruned")
+                reach = t.minimum[rows] + radius
+                near = features.near(rows, reach, self.method == "pruned") if features else None
                 if near is None:
                     missed.append(rows)
                 else:

@@ -74,13 +74,9 @@ class HalfFeatures(NamedTuple):
 
 
 class Codes:
-    """Lower bounds of |x - s| by all coordinates in 8 bits, which suppose nothing about the data: where projections
-    say too little. With x = c + a + e, s = c + b + f, c the same, |x - s| >= |a - b| - |e| - |f|; a and b are integers
-    times a step, and |b|² - 2 a·b is exact.
-
-    Args:
-        queries: [M, D], floats or bytes.
-    """
+    """Lower bounds of |x - s|, x of queries [M, D], by all coordinates in 8 bits, which suppose nothing about the data:
+    where projections say too little. With x = c + a + e, s = c + b + f, c the same, |x - s| >= |a - b| - |e| - |f|; a
+    and b are integers times a step, and |b|² - 2 a·b is exact."""
 
     def __init__(self, queries: Tensor):
         low, high = 0.0, 1.0
@@ -100,27 +96,19 @@ class Codes:
         return cuda.near_pairs(self.codes, codes, square, limit, len(reach) * len(samples) / SPARSE)
 
 
-class Split(NamedTuple):
-    """v = (high + low) / scale + lost, row by row. All but the fp16 parts in units of v."""
+class Split:
+    """v = (high + low) / scale + lost, row by row, of v [n, D], float64. All but the fp16 parts in units of v."""
 
-    high: Tensor  # fp16 [n, D]
-    low: Tensor  # fp16 [n, D]
-    norm: Tensor  # float64 [n], |v|
-    low_norm: Tensor  # float64 [n], |low / scale|
-    lost: Tensor  # float64 [n, 2]: |v - high / scale| and |v - (high + low) / scale|
-    square: Tensor  # float64 [n, 2], squared norms of high / scale and of (high + low) / scale
-
-
-def split(v: Tensor, scale: float) -> Split:
-    """Of v [n, D], float64."""
-    scaled = v * scale
-    high = scaled.half()
-    rest = scaled - high
-    low = rest.half()
-    both = high.double() + low
-    parts = (scaled, low, rest, rest - low, high, both)
-    norm, low_norm, *lost, kept, kept_both = (lengths(t) / scale for t in parts)
-    return Split(high, low, norm, low_norm, torch.stack(lost, 1), torch.stack([kept, kept_both], 1).square())
+    def __init__(self, v: Tensor, scale: float):
+        self.scale, scaled = scale, v * scale
+        self.high = scaled.half()  # [n, D]
+        rest = scaled - self.high
+        self.low = rest.half()  # [n, D]
+        both = self.high.double() + self.low
+        self.norm, self.low_norm = lengths(scaled) / scale, lengths(self.low) / scale  # [n], |v| and |low / scale|
+        # [n, 2], of high / scale and of (high + low) / scale: how far they are from v, and their squared norms
+        self.lost = torch.stack([lengths(rest), lengths(rest - self.low)], 1) / scale
+        self.square = (torch.stack([lengths(self.high), lengths(both)], 1) / scale).square()
 
 
 def product_error(x: Split, s: Split, terms: int, farthest: Tensor) -> Tensor:
@@ -153,11 +141,9 @@ class TensorCores:
         return Codes(self.totals.queries)
 
     @cached_property
-    def split_queries(self) -> tuple[Split, float]:
-        """The queries in fp16, and what they are scaled by."""
-        x = self.totals.x
-        scale = scale_for(x, 1 / 255 if self.totals.queries.dtype == torch.uint8 else None)
-        return split(x, scale), scale
+    def split_queries(self) -> Split:
+        x, step = self.totals.x, 1 / 255 if self.totals.queries.dtype == torch.uint8 else None
+        return Split(x, scale_for(x, step))
 
     def guess(self, tile: slice, samples: Tensor) -> Tensor:
         codes, square, _ = cuda.quantize(samples[:4096], self.codes.offset, self.codes.step)
@@ -180,21 +166,21 @@ class TensorCores:
 
     def _add_products(self, samples: Tensor, radius: float) -> bool:
         """Count all pairs by sums of fp16 products; False where those might cost more than the tolerance."""
-        t, (x, scale) = self.totals, self.split_queries
+        t, x = self.totals, self.split_queries
         farthest = t.farthest()
         if (sum_error(x, 1, farthest) * t.weights[0]).max() >= t.tolerance:
             return False
         centered = double(samples) - t.center
-        if not extent(centered) * scale < LARGEST:
+        if not extent(centered) * x.scale < LARGEST:
             return False
-        s = split(centered, scale)
+        s = Split(centered, x.scale)
         for terms in (1, 2, 3):
             error = product_error(x, s, terms, farthest)
             if (error * t.weights[0]).max() < t.tolerance:
                 break
         else:
             return False
-        live, unit = [k for k, live in enumerate(t.live) if live], scale**2
+        live, unit = [k for k, live in enumerate(t.live) if live], x.scale**2
         weights = t.weights[live] / unit
         if not 1e-30 < weights[-1] <= weights[0] < 1e30:  # the kernel has them in float32
             return False
