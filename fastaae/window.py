@@ -117,10 +117,21 @@ class ParzenWindow(BaseEstimator):
         rules = {"scott": n, "silverman": n * (d + 2) / 4}
         h = rules[self.bandwidth] ** (-1 / (d + 4)) if isinstance(self.bandwidth, str) else self.bandwidth
         self._delegate: Any = None
-        if exact:
-            self._keep(X, _weights(sample_weight, n), h)
-        elif TreeDensity is not None:
+        if not exact and TreeDensity is not None:
             self._delegate = TreeDensity(**{**self.get_params(), "bandwidth": h}).fit(X, sample_weight=sample_weight)
+        else:
+            weights = _weights(sample_weight, n)
+            used = weights > 0
+            X, weights = X[used], weights[used]
+            top = weights.max()
+            # A sample of weight w lies in D + 1 dimensions, where queries have 0 in the last one and it has
+            # sqrt(2 h² ln(w_max / w)): the Gaussian of that distance is w / w_max.
+            points = np.column_stack([X, h * np.sqrt(2 * (np.log(top) - np.log(weights)))])
+            self._extent = _extent(points)
+            self._points = points
+            self._cumulative = np.cumsum(weights)
+            # PairSums divides by n and by the norm of a Gaussian in D + 1 dimensions.
+            self._shift = math.log(h * math.sqrt(2 * math.pi)) + math.log(len(X) / (weights / top).sum())
         self.bandwidth_ = h
         return self
 
@@ -184,21 +195,6 @@ class ParzenWindow(BaseEstimator):
     def _check_fitted(self) -> None:
         if not hasattr(self, "bandwidth_"):
             raise NotFittedError(f"this {type(self).__name__} is not fitted yet and needs to be: call fit first")
-
-    def _keep(self, X: np.ndarray, weights: np.ndarray, h: float) -> None:
-        """Samples of positive weight, each a point in D + 1 dimensions.
-
-        Queries have 0 in the last one, samples sqrt(2 h² ln(w_max / w)): the Gaussian of that distance is w / w_max.
-        """
-        used = weights > 0
-        X, weights = X[used], weights[used]
-        top = weights.max()
-        points = np.column_stack([X, h * np.sqrt(2 * (np.log(top) - np.log(weights)))])
-        self._extent = _extent(points)
-        self._points = points
-        self._cumulative = np.cumsum(weights)
-        # PairSums divides by n and by the norm of a Gaussian in D + 1 dimensions.
-        self._shift = math.log(h * math.sqrt(2 * math.pi)) + math.log(len(X) / (weights / top).sum())
 
 
 class KernelDensity(ParzenWindow):
