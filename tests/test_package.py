@@ -123,7 +123,8 @@ READING_PATH = [  # one batch, from its config to the updated weights
     "fastaae/run/training.py",
 ]
 PATH_LINES, PATH_FUNCTION = 1700, 60
-ALL_LINES, ANY_FUNCTION, PARAMETERS, DOCUMENTED = 8100, 80, 8, 0.91
+ALL_LINES = 8180  # 8,100 was the aim; what a feature adds it earns, or something else goes
+ANY_FUNCTION, PARAMETERS, DOCUMENTED = 80, 8, 0.91
 
 
 class Function(NamedTuple):
