@@ -85,9 +85,10 @@ class PlainTorch:
         if expands.any():
             r, c, s = rows[expands], columns[expands], double(samples[used]) - t.center
             d2[expands] = (t.x_square[r] + lengths(s).square()[c] - 2 * pair_products(r, c, t.x, s)).clamp_min_(0)
-        for part in (~expands).nonzero()[:, 0].split(1024):
-            difference = double(t.queries[rows[part]]) - double(samples[used[columns[part]]])
-            d2[part] = difference.square_().sum(1)
+        if not expands.all():
+            for part in (~expands).nonzero()[:, 0].split(1024):
+                difference = double(t.queries[rows[part]]) - double(samples[used[columns[part]]])
+                d2[part] = difference.square_().sum(1)
         return d2
 
     def refine(self, rows: Tensor, columns: Tensor, samples: Tensor) -> None:
