@@ -236,13 +236,13 @@ class _State:
         given, (tensors, info) = f"state={str(self.path)!r}", checkpoint.load(self.path)
         for name, value in self.identity.items():
             if info.get(name) != value:
-                raise ValueError(f"{given}: of an evaluation with other {name}, expected the same {name}")
+                raise ValueError(f"{given}: of an evaluation with other {name}, expected the same or another file")
         sums.restore(tensors["sums"], first)
         if callable(source):
             return _blocks(source(sums.n), first.shape[1], sums.block, sums.n)
         passed = len(first) + sum(map(len, itertools.islice(parts, -(-sums.n // sums.block) - 1)))
-        if passed < sums.n:
-            raise ValueError(f"{given}: it counts {sums.n} samples, there are {passed}: pass the same")
+        if passed != sums.n:  # also where the last block that was counted was the end, and now is not
+            raise ValueError(f"{given}: it counts {sums.n} samples, expected a stream that begins with these")
         return parts
 
     def write(self, sums: PairSums, least: float = 0.0) -> None:

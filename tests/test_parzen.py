@@ -550,6 +550,20 @@ def test_a_state_of_another_evaluation_is_refused(tmp_path):
         parzen_log_likelihood(**given)
 
 
+@pytest.mark.parametrize("n", [640, 800, 1024], ids=["shorter", "by a part", "longer"])
+def test_a_state_goes_on_with_a_stream_that_begins_as_it_did_alone(tmp_path, n):
+    """900 samples are counted in blocks of 256: the last was a part, and of a longer stream no block ends there."""
+    samples = images(1024, 30)
+
+    def score(n):
+        stream = (samples[k : min(k + 100, n)] for k in range(0, n, 100))
+        return parzen_log_likelihood(images(20, 30, 1), stream, 0.2, block=256, state=tmp_path / "s")
+
+    assert score(900).n_samples == score(900).n_samples == 900
+    with pytest.raises(ValueError, match="state='.*s': it counts 900 samples, expected a stream that begins with"):
+        score(n)
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     "error",

@@ -153,8 +153,9 @@ class Batches:
         labeled, classes = self._labeled(data, "label_prior=True"), data.n_classes
         if self.cfg.components != classes:
             raise ValueError(f"components={self.cfg.components}: expected {classes}, one for each class")
-        known = torch.full((self.cfg.replicas, len(self.x)), classes)
-        self.known = known.scatter_(1, labeled, self.y.cpu()[labeled]).to(self.x.device)
+        labeled = labeled.to(self.x.device)
+        known = torch.full((self.cfg.replicas, len(self.x)), classes, device=self.x.device)
+        self.known = known.scatter_(1, labeled, self.y[labeled])
 
     def _dropouts(self) -> list[Dropout]:
         """The masks of networks' inputs and of hidden layers, each drawn together."""
