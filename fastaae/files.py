@@ -1,13 +1,27 @@
-"""Files that may come from a stranger: regular ones only, of a bounded size; JSON objects in them; errors of files."""
+"""Paths as users write them; files that may come from a stranger: regular ones only, of a bounded size; JSON objects in
+them; errors of files."""
 
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 from typing import Any
 
 MAX_JSON = 2**20  # bytes of a config.json
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """The path that a caller or a variable names, where ~ is a home directory.
+
+    Raises:
+        ValueError: it begins with the ~ of nobody.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: {error} Write the whole path") from None
 
 
 def check_regular(path: Path, most: int) -> None:
