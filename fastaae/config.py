@@ -5,17 +5,19 @@ Needs no torch, so the command line answers `--help` and bad values at once.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .files import brief, read_json
+from .scalars import scalar
 
 
 @dataclass(frozen=True)
@@ -213,13 +215,15 @@ class Config:
 
 
 def _converted(value: Any, kind: Any) -> Any:
-    """A field's value in its own type: JSON and command lines give lists for tuples and integers for floats."""
-    if type(value).__module__ == "numpy" and hasattr(value, "item"):
-        value = value.item()
+    """A field's value in its own type: callers give lists for tuples, integers for floats, paths, NumPy's numbers."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if isinstance(value, list):
-        return tuple(value)
+    if type(value).__module__ == "torch" and type(value).__name__ == "device":
+        return str(value)
+    if kind == tuple[int, ...] and not isinstance(value, str | Mapping) and hasattr(value, "__getitem__"):
+        with contextlib.suppress(TypeError):  # none to go through after all
+            return tuple(scalar(element) for element in value)
+    value = tuple(value) if isinstance(value, list) else scalar(value)
     if kind in (float, float | None) and type(value) is int and abs(value) <= 2**53:
         return float(value)
     return value

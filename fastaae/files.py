@@ -20,8 +20,8 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     """
     try:
         return Path(path).expanduser()
-    except RuntimeError as error:
-        raise ValueError(f"{path}: {error} Write the whole path") from None
+    except RuntimeError:
+        raise ValueError(f"{path}: there is no such home directory: name the whole path") from None
 
 
 def check_regular(path: Path, most: int) -> None:
@@ -78,7 +78,7 @@ def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def brief(value: Any) -> str:
     """A value, or what a library's error says, as a message shows it: on one line, not too long."""
-    text = " ".join(str(value).split()) if isinstance(value, Exception) else repr(value)
+    text = " ".join((str(value) if isinstance(value, Exception) else repr(value)).split())
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, pairwise
-from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -15,14 +14,17 @@ from torch import Tensor
 
 from . import checkpoint
 from .config import WITH_Y, Config
-from .data import DataError, examples, plain
+from .data import examples
+from .data.arrays import flat, tensor
 from .device import find_device
 from .directory import RunDirectory
 from .engine import priors
 from .engine.networks import MLP, Heads, Norm, Standardization
 from .engine.wiring import Wiring, wiring
 from .files import brief
+from .kernels.exact import exact_arithmetic
 from .parzen import ParzenResult, parzen_log_likelihood
+from .scalars import integer, scalar
 
 Rows = TypeVar("Rows", np.ndarray, Tensor)  # NumPy in, NumPy out; torch in, torch out
 BATCH = 4096
@@ -69,7 +71,7 @@ class Model:
         Raises:
             DataError: x is not such an array, or its examples have another size.
         """
-        g = None if seed is None else torch.Generator(self.device).manual_seed(seed)
+        g = None if seed is None else torch.Generator(self.device).manual_seed(integer("seed", seed, 0))
         represent = self.heads or (lambda z, *y: z)
         return self._batched(lambda b: represent(*self.code(b, g)), self._examples(x), x)
 
@@ -102,7 +104,7 @@ class Model:
         Raises:
             ValueError: a wrong shape or range, or labels missing or in vain.
         """
-        code = self._tensor("z", z, self.decoder.weights[0].dtype)
+        code = tensor("z", z).to(self.decoder.weights[0])
         if code.ndim != 2 or code.shape[1] != self.config.style_dim:
             raise ValueError(f"z of shape {tuple(code.shape)}: expected [N, {self.config.style_dim}]")
         if len(wrong := code[~torch.isfinite(code)]):
@@ -147,12 +149,11 @@ class Model:
             share: (k, K) decodes only block k of every K blocks.
             skip: leaves out so many of the first examples; blocks without others are not decoded.
         """
-        for name, value, least in (("n", n, 1), ("seed", seed, 0)):
-            if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value < 2**63:
-                raise ValueError(f"{name}={value!r}: expected an integer, at least {least}")
+        n, seed, skip = integer("n", n, 1), integer("seed", seed, 0), integer("skip", skip, 0)
+        k, ranks = integer("share", share[0], 0), integer("share", share[1], share[0] + 1)
         # Every block is drawn, since the next draws follow it; which are decoded is chosen after that.
-        codes = self._codes(n, torch.Generator(self.device).manual_seed(int(seed)), self._labels(labels, n))
-        return self._stream(islice(codes, share[0], None, share[1]), skip)
+        codes = self._codes(n, torch.Generator(self.device).manual_seed(seed), self._labels(labels, n))
+        return self._stream(islice(codes, k, None, ranks), skip)
 
     def log_likelihood(
         self, queries: Any, n_samples: int = 10_000, sigma: float | None = None, *, seed: int = 0, **options: Any
@@ -170,7 +171,7 @@ class Model:
         k, ranks = 0, 1
         if options.get("distributed") and torch.distributed.is_initialized():
             k, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        self.stream(n_samples, seed)  # which checks them
+        n_samples, seed = integer("n_samples", n_samples, 1), integer("seed", seed, 0)
         n = sum(min(DRAWN, n_samples - start) for start in range(k * DRAWN, n_samples, ranks * DRAWN))
 
         def samples(skip: int) -> Iterator[Tensor]:
@@ -204,6 +205,7 @@ class Model:
             z = z + torch.exp(log_variance / 2) * torch.empty_like(z).normal_(generator=generator)
         return (z, torch.softmax(logits, -1)) if self.label_head else (z,)
 
+    @exact_arithmetic()
     def join(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """What the decoder sees of z [N, style_dim] and y [N, n_classes]."""
         if y is None:
@@ -248,23 +250,13 @@ class Model:
         while blocks := list(islice(codes, TOGETHER if self.device.type == "cuda" else 1)):
             code = torch.cat(blocks)
             if skip < len(code):
-                with torch.inference_mode():
+                with exact_arithmetic():
                     decoded = self.decoded(code)
                 yield decoded[skip:]
             skip = max(skip - len(code), 0)
 
     def _examples(self, x: Any) -> Tensor:
-        x = examples("x", x).flatten(1)
-        if x.shape[1] != (size := math.prod(self.shape)):
-            raise DataError(f"x has {x.shape[1]} values per example, expected {size} of shape {self.shape}")
-        return x
-
-    def _tensor(self, name: str, value: Any, dtype: torch.dtype | None = None) -> Tensor:
-        try:
-            value = plain(value) if isinstance(value, np.ndarray) else value
-            return torch.as_tensor(value, device=self.device, dtype=dtype)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"{name}: got a {type(value).__name__}, expected an array or tensor ({error})") from None
+        return flat("x", examples("x", x), self.shape)
 
     def _labels(self, labels: Any, n: int) -> Tensor | None:
         """Probabilities [n, n_classes] of what a caller gave as labels."""
@@ -272,7 +264,8 @@ class Model:
             return None
         if not self.n_classes:
             raise ValueError(f"labels={brief(labels)}: the model's decoder takes no labels, expected None")
-        y, dtype = self._tensor("labels", labels), self.decoder.weights[0].dtype
+        y, dtype = tensor("labels", labels).to(self.device), self.decoder.weights[0].dtype
+        y = y if y.is_floating_point() or y.dtype == torch.bool else y.long()  # of uint64 torch finds no minimum
         if tuple(y.shape) == (n, self.n_classes) and ((y >= 0) & (y <= 1)).all():
             return y.to(dtype)
         expected = f"expected [{n}] integers in [0, {self.n_classes}) or [{n}, {self.n_classes}] probabilities"
@@ -280,11 +273,11 @@ class Model:
             raise ValueError(f"labels of shape {tuple(y.shape)} and type {str(y.dtype)[6:]}: {expected}")
         if wrong := [k for k in y.tolist() if not 0 <= k < self.n_classes]:
             raise ValueError(f"label {wrong[0]}: {expected}")
-        return torch.nn.functional.one_hot(y.long(), self.n_classes).to(dtype)
+        return torch.nn.functional.one_hot(y, self.n_classes).to(dtype)
 
     def _batched(self, f: Callable[[Tensor], Tensor], rows: Tensor, like: Any) -> Any:
         """f over rows, a few thousand at a time, on the model's device. NumPy unless `like` is a tensor."""
-        with torch.inference_mode():
+        with exact_arithmetic():
             out = [f(self.scaled(block)) for block in rows.split(BATCH)]
         result = torch.cat(out)
         return result if isinstance(like, Tensor) else result.cpu().numpy()
@@ -331,7 +324,7 @@ def from_tensors(
             raise ValueError(f"{name} has shape {found}, its config needs {expected}, and floats of one dtype")
         return t[replica : replica + 1].to(device, copy=True)
 
-    if isinstance(replica, bool) or not isinstance(replica, Integral):
+    if type(replica := scalar(replica)) is not int:
         raise ValueError(f"replica={replica!r}: expected an integer from 0 on")
     try:
         config = Config.from_dict(info["config"])

@@ -16,7 +16,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,18 +25,34 @@ from torch import Tensor
 from tqdm import tqdm
 
 from . import checkpoint
-from .data import plain
+from .data.arrays import flat, tensor
 from .device import find_device
-from .kernels.parzen.bounds import double, extent
+from .files import brief
+from .kernels.parzen.bounds import double, some
 from .kernels.parzen.sums import PairSums, block_size
 from .liveness import Heartbeat
+from .scalars import scalar, within
 
 LARGEST = 1e150  # magnitude whose square is far from overflow
 SAVE_EVERY = 60.0  # seconds between writes of the partial sums
+STATE = 2  # format of such a file
+UNLIKE = 50  # times as large as the others, and values are in other units
 Array = np.ndarray | Tensor
 Grid = Sequence[float] | Array
 Source = Iterable[Array] | Callable[[int], Iterable[Array]]
+Checked = tuple[Tensor, "Range"]
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8)
+
+
+class Range(NamedTuple):
+    """Of the values of an array, bytes as k / 255."""
+
+    low: float
+    high: float
+    typical: float  # median over rows (of a stream, of its first block) of the largest magnitude in a row
+
+    def __str__(self) -> str:
+        return f"[{self.low:.6g}, {self.high:.6g}]"
 
 
 class SigmaCurve(NamedTuple):
@@ -61,6 +76,8 @@ class ParzenResult:
         sigma: the bandwidth, given or chosen.
         per_query: float64 [M].
         sigma_curve: how the bandwidth was chosen; None where it was given.
+        dimensions: D, values of a query or a sample.
+        query_range, sample_range: the least and the largest of them.
     """
 
     mean: float
@@ -70,6 +87,14 @@ class ParzenResult:
     n_samples: int
     per_query: np.ndarray = field(repr=False)
     sigma_curve: SigmaCurve | None = field(repr=False)
+    dimensions: int
+    query_range: Range
+    sample_range: Range
+
+    def __str__(self) -> str:
+        nats = f"{self.mean:.6g} +- {self.sem:.2g} nats, exact to {self.error_bound:.1g}, with sigma {self.sigma:.4g}"
+        samples = f"{self.n_samples} samples of {self.dimensions} values in {self.sample_range}"
+        return f"{nats}: {len(self.per_query)} queries in {self.query_range} under {samples}"
 
 
 def parzen_log_likelihood(
@@ -91,12 +116,13 @@ def parzen_log_likelihood(
 ) -> ParzenResult:
     """Log-likelihood of queries under the Gaussian Parzen-window density of samples.
 
-    Arrays are NumPy arrays or torch tensors [n, ...] of floats, or of uint8 k that mean k / 255.
+    Arrays are NumPy arrays or torch tensors [n, ...] of floats, or of uint8 k that mean k / 255, all of the same axes
+    or flat. A warning says where the samples' range is far from that of the queries.
 
     Args:
         queries: [M, ...].
-        samples: [N, ...], also a memmap; or an iterable of such blocks, of any sizes, read once and never held; or a
-            function of k that makes one without its first k samples.
+        samples: [N, ...], also one that lies in a file (a memmap, of h5py or zarr); or an iterable of such blocks, of
+            any sizes, read once and never held; or a function of k that makes one without its first k samples.
         sigma: standard deviation of the Gaussian window. None chooses it on `validation`, in the same pass.
         validation: [V, ...], which chooses the bandwidth.
         sigmas: bandwidths to choose from. Default: logspace(-1, 0, 10), as in the original protocol, refined until
@@ -122,39 +148,45 @@ def parzen_log_likelihood(
             message names which. MemoryError: the queries do not fit; it says how many would. RuntimeError: another rank
             failed. OSError: the state cannot be written. What the samples raise passes through.
     """
-    where = find_device(device) if device is not None else getattr(queries, "device", torch.device("cpu"))
-    x = _array("queries", queries)
+    where = torch.device(find_device(device) if device is not None else getattr(queries, "device", "cpu"))
+    sigma, tolerance, timeout, n_samples, block = map(scalar, (sigma, tolerance, timeout, n_samples, block))
+    x, asked = _array("queries", queries)
+    shape, x, choosing = tuple(x.shape[1:]), x.flatten(1), 0
     grid = _bandwidths(sigma, sigmas, validation, x.shape[1])
     _check_options(method, tolerance, distributed, timeout, block=block, n_samples=n_samples)
-    choosing = 0
+    ranges = {"queries": asked}
     if validation is not None:
-        chooser = _array("validation", validation, x.shape[1])
+        chooser, ranges["validation"] = _array("validation", validation, shape)
         x = torch.cat([chooser, x]) if chooser.dtype == x.dtype else torch.cat([double(chooser), double(x)])
         choosing = len(chooser)
-    _check_memory(len(x), x.shape[1], len(grid), torch.device(where))
+    _check_memory(len(x), x.shape[1], len(grid), where)
     sums = PairSums(x.to(where), torch.tensor(grid, dtype=torch.float64, device=where), choosing, tolerance, method)
-    sums.block = block or sums.block
-    source = samples
-    if isinstance(samples, np.ndarray | Tensor):
-        in_memory = not isinstance(samples, np.memmap)  # a memmap is too large to read twice
-        array = _array("samples", samples, x.shape[1]) if in_memory else samples
-        if n_samples not in (None, len(array)):
-            raise ValueError(f"n_samples={n_samples}: expected {len(array)}, as many as there are samples")
-        source, n_samples = lambda first: [array[first:]], len(array)
+    size = sums.block = block or sums.block
+    source, n = samples, n_samples
+    held = isinstance(samples, np.ndarray | Tensor) and not isinstance(samples, np.memmap)
+    array: Any = _array("samples", samples, shape)[0] if held else samples
+    if held or (getattr(samples, "shape", ()) and hasattr(samples, "__getitem__")):  # which has h5py, zarr, pandas
+        n = array.shape[0]
+        if n_samples not in (None, n):
+            raise ValueError(f"n_samples={n_samples}: expected {n}, as many as there are samples")
+        source = lambda first: (array[k : k + size] for k in range(first, n, size))  # noqa: E731
     heartbeat = Heartbeat("samples", timeout) if distributed else None
-    saved = None if state is None else _State(state, sums, n_samples, heartbeat)
-    _score(sums, source, n_samples, saved, heartbeat, progress)
-    return _summary(sums)
+    saved = None if state is None else _State(state, sums, n, heartbeat)
+    _score(sums, source, shape, n, saved, heartbeat, progress)
+    return _summary(sums, ranges)
 
 
 def _score(
-    sums: PairSums, source: Source, n_samples: int | None, state: _State | None, heartbeat: Heartbeat | None,
-    progress: bool | None,
+    sums: PairSums, source: Source, shape: tuple[int, ...], n_samples: int | None, state: _State | None,
+    heartbeat: Heartbeat | None, progress: bool | None,
 ) -> None:  # fmt: skip
     """Count all samples of all ranks. After an error what was counted is saved, and the other ranks hear of it."""
+
+    def blocks(first: int = 0) -> Iterator[Tensor]:
+        return _blocks(source(first) if callable(source) else source, shape, sums, first)
+
     try:
-        parts = _blocks(source(0) if callable(source) else source, sums.totals.x.shape[1], sums.block)
-        parts = state.resumed(parts, sums, source) if state else parts
+        parts = state.resumed(blocks, sums, callable(source)) if state else blocks()
         hidden = True if sys.stderr is None else None if progress is None else not progress
         with tqdm(total=n_samples, initial=sums.n, unit=" samples", disable=hidden) as bar:
             for part in parts:
@@ -194,8 +226,14 @@ def _score(
         raise ValueError(f"samples: there are {sums.n}, expected at least one")
 
 
-def _summary(sums: PairSums) -> ParzenResult:
+def _summary(sums: PairSums, ranges: dict[str, Range]) -> ParzenResult:
     """The likelihoods under the given bandwidth, or under the best for the queries that choose it."""
+    seen = Range(*sums.seen)
+    for name, given in ranges.items():
+        small, large = sorted((given.typical, seen.typical))
+        if large >= UNLIKE * small > 0:
+            hint = "give both in the same units (bytes mean k / 255: pass uint8, or divide by 255)"
+            warnings.warn(f"{name} lie in {given}, samples in {seen}: {hint}", stacklevel=3)
     value, bound = (t.cpu().numpy() for t in sums.result())
     sigmas, choosing, best, curve = sums.sigmas.cpu().numpy(), sums.choosing, 0, None
     if choosing:
@@ -208,7 +246,8 @@ def _summary(sums: PairSums) -> ParzenResult:
     scale = max(np.abs(per_query).max(), 1.0)  # far queries are finite, their squares need not be
     with np.errstate(invalid="ignore"):  # a likelihood below every float is -inf
         sem = float((per_query / scale).std() * scale / math.sqrt(len(per_query)))
-    return ParzenResult(float(per_query.mean()), sem, error_bound, float(sigmas[best]), sums.n, per_query, curve)
+    kept = (float(per_query.mean()), sem, error_bound, float(sigmas[best]), sums.n, per_query, curve)
+    return ParzenResult(*kept, sums.totals.x.shape[1], ranges["queries"], seen)
 
 
 class _State:
@@ -220,13 +259,15 @@ class _State:
         self.identity |= {"tolerance": sums.tolerance, "method": sums.method, "block": sums.block}
         self.identity |= {"device": str(sums.totals.x.device), "n_samples": n_samples}
         self.identity |= {"queries": checkpoint.digest({"": sums.totals.queries})}
-        self.identity |= {"ranks": [heartbeat.rank, heartbeat.world] if heartbeat else None}
+        self.identity |= {"ranks": [heartbeat.rank, heartbeat.world] if heartbeat else None, "format": STATE}
         if not os.access(self.path.parent, os.W_OK):  # before, not after, the work
             where = f"a directory that can be written to, not in {self.path.parent}"
             raise ValueError(f"state={str(path)!r}: expected a file in {where}")
 
-    def resumed(self, parts: Iterator[Tensor], sums: PairSums, source: Source) -> Iterator[Tensor]:
-        """The blocks that `sums` has not counted yet, once the file's sums, if there is one, are in it."""
+    def resumed(self, blocks: Callable[..., Iterator[Tensor]], sums: PairSums, seeks: bool) -> Iterator[Tensor]:
+        """The blocks that `sums` has not counted yet, once the file's sums, if there is one, are in it. blocks(n) makes
+        those after n samples, where the source can begin there."""
+        parts = blocks()
         first = next(parts, None)
         if first is None:
             return parts
@@ -238,8 +279,8 @@ class _State:
             if info.get(name) != value:
                 raise ValueError(f"{given}: of an evaluation with other {name}, expected the same or another file")
         sums.restore(tensors["sums"], first)
-        if callable(source):
-            return _blocks(source(sums.n), first.shape[1], sums.block, sums.n)
+        if seeks:
+            return blocks(sums.n)
         passed = len(first) + sum(map(len, itertools.islice(parts, -(-sums.n // sums.block) - 1)))
         if passed != sums.n:  # also where the last block that was counted was the end, and now is not
             raise ValueError(f"{given}: it counts {sums.n} samples, expected a stream that begins with these")
@@ -256,68 +297,61 @@ def _bandwidths(sigma: Any, sigmas: Grid | None, validation: Array | None, d: in
     """The bandwidths to score, ascending: sigma, or those to choose from."""
     if sigma is not None:
         if sigmas is not None or validation is not None:
-            raise ValueError(f"sigma={sigma!r} is given, expected neither validation nor sigmas, which would choose it")
-        values = [sigma.item() if getattr(sigma, "ndim", None) == 0 else sigma]
+            raise ValueError(
+                f"sigma={brief(sigma)} is given, expected neither validation nor sigmas, which would choose it"
+            )
+        values = [sigma]
     elif validation is None:
         raise ValueError(f"{sigma=}: expected a bandwidth, or validation data to choose it on")
     elif sigmas is not None:
-        values = np.asarray(sigmas.detach().cpu() if isinstance(sigmas, Tensor) else sigmas).ravel().tolist()
+        several = isinstance(sigmas, list | tuple)
+        values = list(map(scalar, sigmas)) if several else tensor("sigmas", sigmas).double().flatten().tolist()
     else:  # near its top the curve falls by D (ln sigma - ln best)² nats
         between = max(1, math.ceil(math.log(10) / 9 / 2 * math.sqrt(d / 0.1)))
         values = np.logspace(-1, 0, 9 * between + 1).tolist()
-    wrong = [s for s in values if not _within(s, 1e-100, 1e100)]
+    wrong = [s for s in values if not within(1e-100, s, 1e100)]
     if wrong or not values:
-        raise ValueError(f"bandwidth {wrong[0] if wrong else values!r}: expected positive numbers")
+        raise ValueError(f"bandwidth {brief(wrong[0] if wrong else values)}: expected positive numbers")
     return sorted({float(s) for s in values})
 
 
 def _check_options(method: str, tolerance: float, distributed: bool, timeout: float, **counts: int | None) -> None:
     if method not in ("auto", "pruned", "dense"):
-        raise ValueError(f"method={method!r}: expected one of auto, pruned, dense")
-    if not _within(tolerance, 1e-100, 1):
-        raise ValueError(f"tolerance={tolerance!r}: expected nats between 1e-100 and 1")
+        raise ValueError(f"method={brief(method)}: expected one of auto, pruned, dense")
+    if not within(1e-100, tolerance, 1):
+        raise ValueError(f"tolerance={brief(tolerance)}: expected nats between 1e-100 and 1")
     for name, value in counts.items():
-        if value is not None and not (isinstance(value, Integral) and _within(value, 0, 2**53)):
-            raise ValueError(f"{name}={value!r}: expected a positive integer below 2**53")
+        if value is not None and not (type(value) is int and 0 < value < 2**53):
+            raise ValueError(f"{name}={brief(value)}: expected a positive integer below 2**53")
     if distributed and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         raise ValueError(f"{distributed=} needs a process group: call torch.distributed.init_process_group before")
-    if not _within(timeout, 0, 1e9):
-        raise ValueError(f"timeout={timeout!r}: expected a positive number of seconds")
+    if not within(0, timeout, 1e9):
+        raise ValueError(f"timeout={brief(timeout)}: expected a positive number of seconds")
 
 
-def _within(value: float, low: float, high: float) -> bool:
-    """Whether a value is a number between two others."""
-    return isinstance(value, Real) and not isinstance(value, bool) and low < value < high
-
-
-def _array(name: str, values: Any, d: int | None = None, first: int | None = None) -> Tensor:
-    """Checked values as a tensor [n, D] of floats or bytes; of a stream, the samples from `first` on."""
-    if isinstance(values, np.ma.MaskedArray):
-        raise ValueError(f"{name} is a masked array, expected a plain one: fill it or leave rows out first")
-    try:
-        t = torch.as_tensor(plain(values) if isinstance(values, np.ndarray) else values).detach()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{name}: expected an array or tensor ({error})") from None
-    kind = f"{t.layout} on {t.device.type}, " if t.layout != torch.strided or t.device.type == "meta" else ""
-    if kind or t.ndim < 2 or t.dtype not in DTYPES:
-        kind += f"{t.dtype} {list(t.shape)}".removeprefix("torch.")
+def _array(name: str, values: Any, shape: tuple[int, ...] | None = None, first: int | None = None) -> Checked:
+    """Checked values as a tensor [n, ...] of floats or bytes, or [n, D] of examples that have to be of this shape; of a
+    stream, the samples from `first` on. And their range."""
+    t = tensor(name, values)
+    if t.ndim < 2 or t.dtype not in DTYPES:
+        kind = f"{t.dtype} {list(t.shape)}".removeprefix("torch.")
         raise ValueError(f"{name} is {kind}: expected floats or uint8, [n, ...]")
     if not len(t) or not t[0].numel():
         raise ValueError(f"{name} is empty: {list(t.shape)}, expected at least one value")
-    t = t.flatten(1)
-    if d is not None and t.shape[1] != d:
-        raise ValueError(f"{name} has {t.shape[1]} values per row, expected {d} as in the queries")
-    if not t.is_floating_point() or (t.is_cuda and t.dtype != torch.float64 and t.sum(dtype=torch.float32).isfinite()):
-        return t  # a finite sum has finite terms, and float32 ends below LARGEST
-    if extent(t) < LARGEST:
-        return t
-    row = int((~(t.double().abs() < LARGEST)).any(1).nonzero()[0])
+    t = t if shape is None else flat(name, t, shape)
+    low, high = torch.stack(torch.aminmax(t)).tolist()  # NaN if there is one
+    if -LARGEST < low and high < LARGEST:
+        typical = 0.0 if first else some(t.flatten(1), 1024).double().abs().amax(1).median().item()
+        unit = 255 if t.dtype == torch.uint8 else 1
+        return t, Range(low / unit, high / unit, typical / unit)
+    row = int((~(t.flatten(1).double().abs() < LARGEST)).any(1).nonzero()[0])
     where = f"row {row}" if first is None else f"sample {first + row}"
     raise ValueError(f"{name}: {where} holds NaN, infinite or too large values, expected finite ones below {LARGEST:g}")
 
 
-def _blocks(parts: Iterable[Any], d: int, size: int, n: int = 0) -> Iterator[Tensor]:
-    """The rows of all parts, of which the first is sample n, checked, in blocks of `size` wherever the parts end."""
+def _blocks(parts: Iterable[Any], shape: tuple[int, ...], sums: PairSums, n: int) -> Iterator[Tensor]:
+    """The rows of all parts, of which the first is sample n, checked, in blocks of one size wherever the parts end."""
+    size = sums.block
     try:
         parts = iter(parts)
     except TypeError:
@@ -326,13 +360,16 @@ def _blocks(parts: Iterable[Any], d: int, size: int, n: int = 0) -> Iterator[Ten
     held: list[Tensor] = []
     first, waiting = None, 0
     for k, part in enumerate(parts):
-        if not getattr(part, "ndim", 1) or not hasattr(part, "__len__"):
-            raise ValueError(f"samples: block {k} is {part!r}, expected an array or tensor [n, ...]")
+        name = f"samples: block {k}"
+        part = tensor(name, part) if isinstance(part, Tensor) else part
+        if not getattr(part, "ndim", 1) or not hasattr(part, "__array__") and not isinstance(part, list | tuple):
+            raise ValueError(f"{name} is {brief(part)}, expected an array or tensor [n, ...]")
         for start in range(0, len(part), size):
-            t = _array(f"samples: block {k}", part[start : start + size], d, n)
-            first = first or t.dtype
+            t, found = _array(name, part[start : start + size], shape, n)
+            (low, high, typical), first = sums.seen, first or t.dtype
+            sums.seen = [min(low, found.low), max(high, found.high), max(typical, found.typical)]
             if t.dtype != first:
-                raise ValueError(f"samples: block {k} is {t.dtype}, expected {first} as the blocks before")
+                raise ValueError(f"{name} is {t.dtype}, expected {first} as the blocks before")
             n, waiting = n + len(t), waiting + len(t)
             if waiting < size:
                 held.append(t.clone())  # a stream may fill the same memory again

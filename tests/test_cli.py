@@ -329,7 +329,7 @@ ERRORS = [
     ("figures run --out file", "fastaae: .*File exists: 'file'"),
     ("figures run --many 9", "Unrecognized options .*--many.*"),
     ("parzen run --sigma 0", "fastaae: bandwidth 0.0: expected positive numbers"),
-    ("parzen run --samples 0", "fastaae: n=0: expected an integer, at least 1"),
+    ("parzen run --samples 0", "fastaae: n_samples=0: expected an integer, at least 1"),
     ("sample run --n 0", "fastaae: n=0: expected an integer, at least 1"),
     (
         "sample run --replica 2",

@@ -484,7 +484,7 @@ def test_what_is_no_number_of_samples_or_seed_is_refused(arguments, message, tmp
     assert np.array_equal(model.sample(np.int64(3), np.int64(2)), model.sample(3, 2))
     with pytest.raises(ValueError, match="z holds nan, expected finite numbers"):
         model.decode([[0, 1], [math.nan, 1]])
-    with pytest.raises(ValueError, match="z: got a str, expected an array or tensor"):
+    with pytest.raises(ValueError, match="z is a str, expected a numpy array or a torch tensor"):
         model.decode("abc")
 
 

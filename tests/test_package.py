@@ -22,7 +22,7 @@ KERNELS = sorted((ROOT / "kernels").glob("**/*.py"))
 # From bottom to top; a folder is a layer. A module imports from its own layer or a lower one.
 LAYERS = [
     {"kernels"},
-    {"config", "experiments", "files", "checkpoint", "device", "directory", "liveness"},
+    {"config", "experiments", "files", "scalars", "checkpoint", "device", "directory", "liveness"},
     {"data"},
     {"engine"},
     {"parzen", "window", "model", "evaluation", "clusters"},

@@ -16,9 +16,10 @@ import torch
 
 from ..files import DataError, DataUnavailable, brief
 from . import sources
+from .arrays import array, plain
 from .sources import Arrays
 
-__all__ = ["Data", "DataError", "DataUnavailable", "examples", "from_arrays", "labeled_subset", "load", "plain"]
+__all__ = ["Data", "DataError", "DataUnavailable", "examples", "from_arrays", "labeled_subset", "load"]
 
 MAX_CLASSES = 10_000
 SPLIT_SEED = 0  # of the random train/validation split of user arrays: the same for every run
@@ -90,8 +91,8 @@ def from_arrays(data: Any, n_validation: int | None = None, name: str = "arrays"
     """Check and split the user's own arrays.
 
     `data` is `x`, `(x, y)`, or a mapping with `x` (or `x_train`) and optionally `y` (or `y_train`), `x_test` and
-    `y_test`, each a numpy array or a torch tensor on any device. `x` is [N, ...], either uint8 in 0..255 or of any
-    float dtype in [0, 1]; labels are integers [N] >= 0. The arrays are copied.
+    `y_test`, each a numpy array, a torch tensor on any device, or what has `__array__`. `x` is [N, ...], either
+    uint8 in 0..255 or of any float dtype in [0, 1]; labels are integers [N] >= 0. The arrays are copied.
 
     `n_validation` training examples (None: a sixth) become the validation set. They are drawn at random, with a fixed
     seed, since the given order may be sorted by class.
@@ -131,7 +132,7 @@ def labeled_subset(labels: torch.Tensor, n_labeled: int | None, n_classes: int, 
         DataError: `n_labeled` is not in [1, N], or a class has too few examples.
     """
     if n_labeled is None:
-        return torch.arange(len(labels))
+        return torch.arange(len(labels), dtype=torch.int64, device="cpu")
     if n_labeled < n_classes:
         raise DataError(f"n_labeled={n_labeled}, expected at least {n_classes}, one of each class")
     if n_labeled > len(labels):
@@ -197,21 +198,12 @@ def _number_of_classes(y: torch.Tensor, y_test: torch.Tensor | None) -> int:
     return last + 1
 
 
-def _numpy(name: str, value: Any) -> np.ndarray:
-    if isinstance(value, torch.Tensor):
-        value = value.detach().cpu()
-        return (value.float() if value.is_floating_point() else value).numpy()  # numpy has no bfloat16
-    if isinstance(value, np.ndarray):
-        return value
-    raise DataError(f"{name} is a {type(value).__name__}, expected a numpy array or a torch tensor")
-
-
 def examples(name: str, value: Any) -> torch.Tensor:
     """`value`, called `name` in errors, as checked examples: uint8 or float32 [N, ...] on the CPU, contiguous.
 
     It takes what `from_arrays` takes as x, and may share its memory. Raises DataError for anything else.
     """
-    x = _numpy(name, value)
+    x = array(name, value)
     if x.ndim < 2 or x.size == 0:
         raise DataError(f"{name} has shape {x.shape}, expected [N, ...] with at least one example and one feature")
     if x.dtype == np.uint8:
@@ -226,18 +218,14 @@ def examples(name: str, value: Any) -> torch.Tensor:
     low, high = x.min(), x.max()
     if low < 0 or high > 1:
         hint = "divide by 255, or pass uint8" if 0 <= low and high <= 255 else "rescale it"
-        raise DataError(f"{name} has values from {low:g} to {high:g}, expected [0, 1]: {hint}")
+        hint = "clip it" if -0.01 < low and high < 1.01 else hint  # rounding, or the overshoot of a resize
+        raise DataError(f"{name} has values from {low:.9g} to {high:.9g}, expected [0, 1]: {hint}")
     return torch.from_numpy(x)
-
-
-def plain(values: np.ndarray, dtype: Any = None) -> np.ndarray:
-    """Contiguous, writable, no negative strides (one row may keep them though contiguous): as torch wants memory."""
-    return np.require(values.copy() if min(values.strides, default=0) < 0 else values, dtype, ["C", "W"])
 
 
 def _labels(name: str, value: Any, n: int) -> torch.Tensor:
     """The checked labels, a copy as int64 [n]."""
-    y = _numpy(name, value)
+    y = array(name, value)
     if not np.issubdtype(y.dtype, np.integer):
         raise DataError(f"{name} has dtype {y.dtype}, expected integer class labels")
     if y.shape != (n,):

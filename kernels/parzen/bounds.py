@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -41,7 +42,7 @@ class Projection:
     def __init__(self, x: Tensor, directions: Tensor, sizes: list[int]):
         self.directions, self.sizes = directions, sizes
         p = directions.double()
-        self.stretch = torch.linalg.matrix_norm(p.T @ p - torch.eye(sizes[-1], device=p.device)).item()
+        self.stretch = torch.linalg.matrix_norm(p.T @ p - torch.eye(sizes[-1], dtype=p.dtype, device=p.device)).item()
         far = lengths(x) > LIMIT  # too long for float32: they may lie anywhere, and nothing is dropped for them
         levels = self.levels(torch.where(far[:, None], 0, x).float())
         self.queries = [level._replace(error=torch.where(far, math.inf, level.error)) for level in levels]
@@ -105,7 +106,8 @@ class Bounds(Projection):
         if not extent(t) < LIMIT:
             return None
         levels, n = self.levels(t), len(t)
-        order, depth = torch.arange(-(-n // CHUNK) * CHUNK, device=t.device), int(math.log2(max(n // CHUNK, 1)))
+        order = torch.arange(-(-n // CHUNK) * CHUNK, dtype=torch.int64, device=t.device)
+        depth = int(math.log2(max(n // CHUNK, 1)))
         for level in range(min(depth, self.sizes[0]) if n == CHUNK << depth else 0):  # a k-d tree, all its leaves full
             nodes = order.view(2**level, -1)
             order = nodes.gather(1, levels[0].values[:, level][nodes].argsort(1)).flatten()
@@ -180,7 +182,8 @@ def principal_directions(x: Tensor, first: Tensor, k: int) -> Tensor:
     [n, D], by subspace iteration."""
     v, d = torch.cat([some(x, 2048), some(first, 2048)]), x.shape[1]
     if k < d:
-        q = torch.randn(d, k, dtype=v.dtype, generator=torch.Generator().manual_seed(0)).to(v.device)
+        g = torch.Generator("cpu").manual_seed(0)
+        q = torch.randn(d, k, dtype=v.dtype, device="cpu", generator=g).to(v.device)
         for _ in range(2):
             q = torch.linalg.qr(v.T @ (v @ q)).Q
     else:
@@ -203,5 +206,12 @@ def pair_products(rows: Tensor, columns: Tensor, a: Tensor, b: Tensor) -> Tensor
     """a[rows] · b[columns], [L], for rows in ascending order, without gathering them."""
     ends = torch.zeros(len(a) + 1, dtype=torch.int64, device=a.device)
     ends[1:] = torch.bincount(rows, minlength=len(a)).cumsum(0)
-    pattern = torch.sparse_csr_tensor(ends, columns, a.new_zeros(len(rows)), (len(a), len(b)))
+    pattern = torch.sparse_csr_tensor(ends, columns, a.new_zeros(len(rows)), (len(a), len(b)), device=a.device)
     return torch.sparse.sampled_addmm(pattern, a, b.T, beta=0).values()
+
+
+with warnings.catch_warnings():  # torch warns of sparse tensors once in a process: now, before there are threads
+    warnings.simplefilter("ignore")
+    pair_products(
+        *torch.zeros(2, 0, dtype=torch.int64, device="cpu"), *torch.zeros(2, 1, 1, dtype=torch.float64, device="cpu")
+    )

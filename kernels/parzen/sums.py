@@ -23,9 +23,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -33,6 +30,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, distributed
 
+from ..exact import exact_arithmetic
 from .bounds import U64, Bounds, double, some, tiles
 from .plain import PlainTorch, Totals
 
@@ -64,6 +62,7 @@ class PairSums:
         self.grid = list(zip(sigmas.tolist(), self.totals.weights.tolist(), strict=True))
         self.dropped = torch.zeros_like(sigmas)  # sum of exp(-R / (2 sigma²)) over dropped pairs, of any query
         self.n, self.retry = 0, 0  # samples; at how many pruning is tried again
+        self.seen = [math.inf, -math.inf, 0.0]  # low, high and typical size of samples: whoever adds them may note it
         self.block = block_size(len(queries), queries.shape[1], queries.device)  # samples that are counted at a time
 
     def add(self, samples: Tensor) -> None:
@@ -86,16 +85,16 @@ class PairSums:
                 self.block = (stop - start + 1) // 2
 
     def packed(self) -> Tensor:
-        """What has been counted, float64 [4 + 2 S + 2 M + S M], for restore()."""
+        """What has been counted, float64 [7 + 2 S + 2 M + S M], for restore()."""
         t = self.totals
-        counts = t.minimum.new_tensor([self.n, t.reach, self.retry, t.bytes, *t.live])
+        counts = t.minimum.new_tensor([self.n, t.reach, self.retry, t.bytes, *self.seen, *t.live])
         return torch.cat([counts, self.dropped, t.inexact, t.minimum, t.sums.flatten()])
 
     def restore(self, packed: Tensor, first: Tensor | None = None) -> None:
         """Go back to what packed() gave; or on from it, given the first block of samples that was counted then."""
         t = self.totals
         counts, live, self.dropped, t.inexact, t.minimum, sums = self._parts(packed.to(t.x.device, copy=True))
-        n, t.reach, retry, t.bytes = counts.tolist()
+        n, t.reach, retry, t.bytes, *self.seen = counts.tolist()
         self.n, self.retry, t.live, t.sums = int(n), int(retry), live.bool().tolist(), sums.view_as(t.sums)
         if first is not None and self.method != "dense":
             with exact_arithmetic():
@@ -113,8 +112,9 @@ class PairSums:
         ranks = [torch.empty_like(held) for _ in range(distributed.get_world_size())]
         distributed.all_gather(ranks, held, async_op=True).wait(timedelta(seconds=timeout))
         counts, live, dropped, inexact, minima, sums = self._parts(torch.stack(ranks))
-        n, reach, _, as_bytes = counts.T
+        n, reach, _, as_bytes, low, high, typical = counts.T
         self.n, t.reach, t.bytes = int(n.sum()), reach.max().item(), bool(as_bytes.any())
+        self.seen = [low.min().item(), high.max().item(), typical.max().item()]
         t.live = live.amin(0).bool().tolist()
         self.dropped, t.inexact, t.minimum = dropped.sum(0), inexact.amax(0), minima.amin(0)
         t.sums = torch.zeros_like(t.sums)
@@ -126,7 +126,7 @@ class PairSums:
         t, d, w = self.totals, self.totals.x.shape[1], self.totals.weights[:, None]
         log_norm = math.log(self.n) + d * torch.log(self.sigmas * math.sqrt(2 * math.pi))[:, None]
         sums = t.sums.clamp_min(1)  # the nearest sample's term is 1, whether or not it was added
-        live = torch.tensor(t.live, device=w.device)[:, None]
+        live = torch.tensor(t.live, dtype=torch.bool, device=w.device)[:, None]
         missing = torch.where(live, torch.log1p(1.01 * self.dropped[:, None] / sums), math.log(self.n) - sums.log())
         value = sums.log() - t.minimum * w - log_norm
         rounding = U64 * (4 * self.n + 256 + 8 * t.minimum * w + 8 * log_norm.abs())
@@ -135,7 +135,7 @@ class PairSums:
 
     def _parts(self, packed: Tensor) -> tuple[Tensor, ...]:
         s, m = self.totals.sums.shape
-        return packed.split([4, s, s, m, m, s * m], -1)
+        return packed.split([7, s, s, m, m, s * m], -1)
 
     def _bounds_by(self, samples: Tensor) -> Bounds | HalfBounds:
         return self.engine.bounds(self.totals.x, double(some(samples, 2048)) - self.totals.center)
@@ -150,7 +150,8 @@ class PairSums:
                 features = self.bounds.features(samples, t.center)
             if self.n == 0:  # a first bound of every minimum: the distance of what looks nearest, else of any sample
                 guesses = [features.nearest(k) if features else self.engine.guess(k, samples) for k in tiles(m)]
-                t.minimum.copy_(self.engine.distances(torch.arange(m, device=t.x.device), torch.cat(guesses), samples))
+                every = torch.arange(m, dtype=torch.int64, device=t.x.device)
+                t.minimum.copy_(self.engine.distances(every, torch.cat(guesses), samples))
             radius = self._radius()
             self.dropped += len(samples) * torch.exp(-radius * t.weights)
             missed, pending, count = [], [], 0
@@ -216,15 +217,3 @@ def tensor_cores(device: torch.device) -> type[TensorCores] | None:
     from .tensor_cores import TensorCores
 
     return TensorCores
-
-
-@contextmanager
-def exact_arithmetic() -> Iterator[None]:
-    """Products in their operands' precision, whatever autocast or float32 setting the caller has chosen."""
-    with warnings.catch_warnings(), ExitStack() as stack:
-        warnings.filterwarnings("ignore", "Sparse", UserWarning)
-        for backend in (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul):
-            stack.callback(setattr, backend, "fp32_precision", backend.fp32_precision)
-            backend.fp32_precision = "ieee"
-        with torch.inference_mode(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-            yield
