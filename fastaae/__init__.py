@@ -6,6 +6,8 @@ Public names are imported on first use, so `import fastaae` does not import torc
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for checkers, to whom only a name imported "as" itself is public
@@ -58,3 +60,13 @@ if not TYPE_CHECKING:  # to a checker, a module with __getattr__ has any name
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def _forked() -> None:
+    """A fork has none of its parent's threads, and would wait for them for ever."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

@@ -6,13 +6,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy, one_hot
 
 from .clusters import score_clusters
 from .data import Data
 from .engine.priors import component_of
+from .kernels.exact import exact_arithmetic
 from .model import BATCH, Model
 
 
@@ -30,7 +30,7 @@ def score(model: Model, x: Tensor, y: Tensor | None = None) -> dict[str, float]:
     if model.encoder is None or (supervised and y is None):
         return {}
     sums: dict[str, float] = defaultdict(float)
-    with torch.inference_mode():
+    with exact_arithmetic():
         for k, block in enumerate(x.split(BATCH)):
             labels = None if y is None else y[k * BATCH : k * BATCH + len(block)].to(model.device)
             target = model.scaled(block)

@@ -171,7 +171,8 @@ def outlines(cfg: Config) -> tuple[list[np.ndarray], str]:
         curves = [curve for mean, axes in _petals(cfg) for curve in ellipses(mean, axes)]
         return curves, "dashed: 2 standard deviations of each Gaussian of the prior"
     if cfg.prior == "swiss_roll":
-        return [priors.roll(torch.linspace(0, 1, 400).double(), scale=std).numpy()], "dashed: the axis of the prior"
+        axis = priors.roll(torch.from_numpy(np.linspace(0, 1, 400)), scale=std)
+        return [axis.numpy()], "dashed: the axis of the prior"
     return [], ""
 
 
@@ -187,7 +188,7 @@ def spread(cfg: Config) -> tuple[np.ndarray, str] | None:
         return panels, what
     if cfg.prior == "swiss_roll":
         n = 20 * cfg.components
-        z = priors.roll((torch.arange(n).double() + 0.5) / n, scale=std).numpy()
+        z = priors.roll(torch.from_numpy(np.arange(n) + 0.5) / n, scale=std).numpy()
         return z.reshape(1, -1, 20, 2), "the prior's axis, in reading order from the inside out"
     return None
 
@@ -280,7 +281,7 @@ def nearest(queries: Any, data: Any) -> np.ndarray:
     q = torch.from_numpy(_unit(queries)).flatten(1).double()
     if not len(data) or data[0].reshape(-1).shape[0] != q.shape[1]:
         raise ValueError(f"data of shape {tuple(data.shape)}: expected examples of {q.shape[1]} values")
-    best, index = torch.full((len(q),), torch.inf, dtype=torch.float64), torch.zeros(len(q), dtype=torch.int64)
+    best, index = q.new_full((len(q),), torch.inf), torch.zeros(len(q), dtype=torch.int64, device="cpu")
     for start in range(0, len(data), BLOCK):
         block = torch.from_numpy(_unit(data[start : start + BLOCK])).flatten(1).double()
         distance, row = torch.cdist(q, block, compute_mode="donot_use_mm_for_euclid_dist").min(1)

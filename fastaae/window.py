@@ -147,7 +147,7 @@ class ParzenWindow(BaseEstimator):
             return self._delegate.score_samples(X)
         queries = np.column_stack([X, np.zeros(len(X))])
         far = max(self._extent, _extent(queries))
-        sigma = torch.tensor([self.bandwidth_], dtype=torch.float64)
+        sigma = torch.tensor([self.bandwidth_], dtype=torch.float64, device="cpu")
         # The float32 bounds that prune are of no use among vectors so long.
         sums = PairSums(torch.from_numpy(queries), sigma, 0, TOLERANCE, "auto" if far < LIMIT else "dense")
         points = np.require(self._points, requirements="W")  # torch warns of read-only memory

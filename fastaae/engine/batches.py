@@ -126,8 +126,8 @@ class Batches:
 
         self.count = torch.zeros(2, dtype=torch.int64, device=device)  # steps done in this epoch, and in all
         self.cursor = self.count[:1]
-        self.offsets = torch.arange(cfg.batch_size, device=device)
-        self.drawn_seeds = torch.tensor([seeds(s, 1) for s in self.seeds], device=device)
+        self.offsets = torch.arange(cfg.batch_size, dtype=torch.int64, device=device)
+        self.drawn_seeds = torch.tensor([seeds(s, 1) for s in self.seeds], dtype=torch.int64, device=device)
         self.generators: list[torch.Generator] = []
         # kernels/step/draws.py draws batches with noise, a Gaussian prior and uniform classes, and nothing else.
         others = (cfg.prior, cfg.posterior) != ("gaussian", "deterministic") or cfg.task in ("supervised", "gan")
@@ -154,7 +154,7 @@ class Batches:
         if self.cfg.components != classes:
             raise ValueError(f"components={self.cfg.components}: expected {classes}, one for each class")
         labeled = labeled.to(self.x.device)
-        known = torch.full((self.cfg.replicas, len(self.x)), classes, device=self.x.device)
+        known = self.y.new_full((self.cfg.replicas, len(self.x)), classes)
         self.known = known.scatter_(1, labeled, self.y[labeled])
 
     def _dropouts(self) -> list[Dropout]:

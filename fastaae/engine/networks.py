@@ -130,7 +130,8 @@ class MLP:
         weights, biases = [], []
         for k, (i, o) in enumerate(zip(sizes, sizes[1:], strict=False)):
             further = noise[1] if k == noise[0] else 0
-            drawn = torch.stack([torch.randn(o, i + further, generator=g) for g in generators])
+            like = torch.empty(o, i + further, dtype=torch.float32, device="cpu")
+            drawn = torch.stack([torch.empty_like(like).normal_(generator=g) for g in generators])
             weights.append((drawn * std).to(device, dtype))
             biases.append(torch.zeros(len(generators), 1, o, device=device, dtype=dtype))
         norms = [Norm(torch.ones_like(b), torch.zeros_like(b), torch.ones_like(b)) for b in biases]

@@ -86,7 +86,7 @@ def spread(prior: str | Custom, like: Tensor, std: float, components: int) -> fl
 
 def categorical(out: Tensor, generator: torch.Generator) -> None:
     """One-hot vectors of uniformly drawn classes. out: [B, K]."""
-    drawn = torch.randint(out.shape[1], (out.shape[0], 1), generator=generator, device=out.device)
+    drawn = torch.randint(out.shape[1], (len(out), 1), generator=generator, dtype=torch.int64, device=out.device)
     out.zero_().scatter_(1, drawn, 1)
 
 
@@ -131,8 +131,8 @@ def petal(component: int, *, components: int = 10, scale: float = 1.0) -> tuple[
     as the standard deviation along them: mean + axes.T @ N(0, I) is a sample, axes.T @ axes its covariance."""
     angle = 2 * math.pi * component / components
     cos, sin = math.cos(angle), math.sin(angle)
-    frame = torch.tensor([[cos, sin], [-sin, cos]], dtype=torch.float64)
-    stds = torch.tensor([[RADIAL_STD], [TANGENTIAL_STD]], dtype=torch.float64)
+    frame = torch.tensor([[cos, sin], [-sin, cos]], dtype=torch.float64, device="cpu")
+    stds = torch.tensor([[RADIAL_STD], [TANGENTIAL_STD]], dtype=torch.float64, device="cpu")
     return scale * RADIUS * frame[0], scale * stds * frame
 
 

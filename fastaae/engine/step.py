@@ -146,7 +146,7 @@ class Step:
 
 def _networks(cfg: Config, w: Wiring, floats: Tensor) -> tuple[dict[str, MLP], Heads | None]:
     """Networks by name, and cluster heads. Each replica draws all of them, in this order, from its own generator."""
-    generators = [torch.Generator().manual_seed(seeds(cfg.seed + k, 0)) for k in range(cfg.replicas)]
+    generators = [torch.Generator("cpu").manual_seed(seeds(cfg.seed + k, 0)) for k in range(cfg.replicas)]
     options = {"std": cfg.init_std, "generators": generators, "compute": COMPUTE.get(cfg.precision)}
     options |= {"device": floats.device, "dtype": floats.dtype}
     networks = {
@@ -155,11 +155,11 @@ def _networks(cfg: Config, w: Wiring, floats: Tensor) -> tuple[dict[str, MLP], H
     }
     if w.heads is None:
         return networks, None
-    k, d = w.heads
+    (k, d), like = w.heads, torch.empty(*w.heads, dtype=torch.float32, device="cpu")
     if cfg.fixed_heads is None:  # near enough for the separation phase to spread them
-        heads = torch.stack([cfg.separation / 4 * torch.randn(k, d, generator=g) for g in generators])
+        heads = torch.stack([cfg.separation / 4 * torch.empty_like(like).normal_(generator=g) for g in generators])
     elif k == d:
-        heads = cfg.fixed_heads * torch.eye(k).repeat(cfg.replicas, 1, 1)
+        heads = cfg.fixed_heads * torch.eye(k, dtype=like.dtype, device=like.device).repeat(cfg.replicas, 1, 1)
     else:
         raise ValueError(f"style_dim={d}: expected {k}, the classes, with fixed_heads, a square W_C")
     return networks, Heads(heads.to(floats))

@@ -17,6 +17,7 @@ from ..engine import priors, profiling
 from ..engine.replay import Replay
 from ..engine.step import Step
 from ..files import WriteError
+from ..kernels.exact import exact_arithmetic
 from ..liveness import Heartbeat
 from ..model import Model
 from . import Run, ranks
@@ -57,10 +58,11 @@ def train(
     """
     if not isinstance(cfg, Config | None):
         raise ValueError(f"train: got a {type(cfg).__name__}, expected a Config, for instance fastaae.preset('digits')")
-    if not ranks.several():
-        return _train_replicas(begin(cfg, data, resume), progress, prior, None)
-    with ranks.share(cfg, resume) as (cfg, resume, heartbeat):
-        run = _train_replicas(begin(cfg, data, resume), progress and heartbeat.rank == 0, prior, heartbeat)
+    with exact_arithmetic(inference=False):
+        if not ranks.several():
+            return _train_replicas(begin(cfg, data, resume), progress, prior, None)
+        with ranks.share(cfg, resume) as (cfg, resume, heartbeat):
+            run = _train_replicas(begin(cfg, data, resume), progress and heartbeat.rank == 0, prior, heartbeat)
     return replace(run, directory=run.directory.parent, metrics=ranks.gathered(run.metrics, run.directory))
 
 

@@ -21,7 +21,7 @@ TOLD_APART, COLLAPSED = 99.0, 0.1
 def told_apart(step: Step) -> dict[str, list[float]]:
     """Percent of the last batch's prior samples and codes (of a GAN: images) that each discriminator tells apart, by
     its name and replica."""
-    real, percent = torch.arange(2 * step.batch, device=step.device) < step.batch, {}
+    real, percent = torch.arange(2 * step.batch, dtype=torch.int64, device=step.device) < step.batch, {}
     for name, network in step.discriminators.items():
         rows = step.judging[name].x[0]
         logits = torch.stack([network.replica(r)(x) for r, x in enumerate(rows)])  # [R, 2B, 1]

@@ -472,7 +472,7 @@ def count(rows: Tensor, d2: Tensor, minimum: Tensor, sums: Tensor, weights: Tens
     they may lower; both are updated. Where not live, terms are left out. One program adds a query's terms, in the order
     of its pairs. No synchronisation but for `live`."""
     (s, m), wanted = sums.shape, torch.tensor(live, dtype=torch.int32, device=rows.device)
-    ends = torch.searchsorted(rows, torch.arange(m + 1, device=rows.device))
+    ends = torch.searchsorted(rows, torch.arange(m + 1, dtype=torch.int64, device=rows.device))
     _count_kernel[(m,)](d2, ends, weights, wanted, minimum, sums, m, s, 128, num_warps=1)
 
 

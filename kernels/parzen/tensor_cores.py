@@ -83,7 +83,7 @@ class Codes:
         if queries.dtype != torch.uint8:
             low, high = torch.stack(torch.aminmax(queries)).tolist()
         grid = [low + 128 / 255 * (high - low), max((high - low) / 255, 1e-12)]  # codes are -128 to 127
-        self.offset, self.step = torch.tensor(grid, dtype=torch.float32).tolist()
+        self.offset, self.step = torch.tensor(grid, dtype=torch.float32, device="cpu").tolist()
         self.codes, self.square, self.error = cuda.quantize(queries, self.offset, self.step)
 
     def near(self, samples: Tensor, reach: Tensor) -> tuple[Tensor, Tensor] | None:
