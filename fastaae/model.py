@@ -178,7 +178,10 @@ class Model:
             return self.stream(n_samples, seed, share=(k, ranks), skip=skip)
 
         options = {"device": str(self.device), **options}
-        return parzen_log_likelihood(self._examples(queries), samples, sigma, n_samples=n or None, **options)
+        if options.get("validation") is not None:
+            options["validation"] = self._examples(options["validation"], "validation")
+        queries = self._examples(queries, "queries")
+        return parzen_log_likelihood(queries, samples, sigma, n_samples=n or None, **options)
 
     def save(self, path: str | Path) -> None:
         """Write the model to one .safetensors file, atomically.
@@ -255,8 +258,8 @@ class Model:
                 yield decoded[skip:]
             skip = max(skip - len(code), 0)
 
-    def _examples(self, x: Any) -> Tensor:
-        return flat("x", examples("x", x), self.shape)
+    def _examples(self, x: Any, name: str = "x") -> Tensor:
+        return flat(name, examples(name, x), self.shape)
 
     def _labels(self, labels: Any, n: int) -> Tensor | None:
         """Probabilities [n, n_classes] of what a caller gave as labels."""

@@ -221,12 +221,16 @@ ARRAYS = {  # argument: the array that is right, and what is made of one
     "decode(labels)": (L, lambda a, m: m.decode(Z, a)),
     "sample(labels)": (L, lambda a, m: m.sample(6, labels=a)),
     "log_likelihood": (X, lambda a, m: m.log_likelihood(a, 50, 0.3).per_query),
+    "log_likelihood(validation)": (
+        X,
+        lambda a, m: m.log_likelihood(X, 50, validation=a, sigmas=[0.3]).per_query,
+    ),
     "queries": (X, lambda a, m: fastaae.parzen_log_likelihood(a, X, 0.3).per_query),
     "samples": (X, lambda a, m: fastaae.parzen_log_likelihood(X, a, 0.3).per_query),
     "block": (X, lambda a, m: fastaae.parzen_log_likelihood(X, [a], 0.3).per_query),
     "validation": (X, lambda a, m: fastaae.parzen_log_likelihood(X, X, validation=a, sigmas=[0.3]).per_query),
 }
-MAY_BE_NONE = {"y", "x_test", "y_test", "decode(labels)", "sample(labels)", "validation"}
+MAY_BE_NONE = {"y", "x_test", "y_test", "decode(labels)", "sample(labels)", "validation", "log_likelihood(validation)"}
 
 
 @pytest.mark.filterwarnings("ignore:best bandwidth")
@@ -257,7 +261,7 @@ def test_arrays_that_cannot_be_used_are_refused_by_name(argument, kind, model):
         "predict": "x",
         "predict_proba": "x",
         "reconstruct": "x",
-        "log_likelihood": "x",
+        "log_likelihood": "queries",
         "block": "samples",
     }
     name = names.get(argument, argument.split("(")[-1].strip(")"))
@@ -278,7 +282,8 @@ SHAPES = {  # of one example: whether a door for examples [4, 6] takes it
     (4, 6): True, (24,): True, (1, 4, 6): True, (4, 6, 1): True, (4, 1, 6): True,
     (6, 4): False, (2, 12): False, (3, 8): False, (2, 2, 6): False, (4, 5): False, (25,): False,
 }  # fmt: skip
-EXAMPLES = ["encode", "predict", "reconstruct", "log_likelihood", "queries", "samples", "block", "validation"]
+EXAMPLES = ["encode", "predict", "reconstruct", "log_likelihood", "log_likelihood(validation)", "queries", "samples"]
+EXAMPLES += ["block", "validation"]
 
 
 @pytest.mark.filterwarnings("ignore:best bandwidth")
