@@ -1,7 +1,8 @@
 """How well clusters agree with labels: the paper's error, majority vote and normalized mutual information.
 
-Throughout, q [N, K] holds q(y|x) of N examples, each assigned to the cluster where it is highest, the first of equals,
-and y [N] their labels, integers. A ValueError says that they are not finite, or not of such shapes and types.
+Throughout, q [N, K] holds q(y|x) of N examples, or its logarithm, which keeps the order where q rounds to 1, each
+assigned to the cluster where it is highest, the first of equals, and y [N] their labels, integers. A ValueError says
+that they are not finite, or not of such shapes and types.
 """
 
 from __future__ import annotations

@@ -6,12 +6,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy, one_hot
+from torch.nn.functional import one_hot
 
 from .clusters import score_clusters
 from .data import Data
 from .engine.priors import component_of
+from .kernels import reference
 from .kernels.exact import exact_arithmetic
 from .model import BATCH, Model
 
@@ -37,17 +39,24 @@ def score(model: Model, x: Tensor, y: Tensor | None = None) -> dict[str, float]:
             code = model.code(target)
             if supervised and labels is not None:
                 code = (*code, one_hot(labels, model.n_classes).to(target.dtype))
-            output, target = model.output(model.join(*code)).double(), model.standardized(target)
-            if cfg.reconstruction == "cross_entropy":
-                sums["reconstruction"] += binary_cross_entropy(output, target.double(), reduction="sum").item()
-            else:
-                sums["reconstruction"] += 0.5 * (output - target).square().sum().item()
+            sums["reconstruction"] += _reconstruction(model, model.join(*code), model.standardized(target))
             if cfg.classifies and labels is not None:
                 sums["error"] += 100 * (code[1].argmax(-1) != labels).sum().item()
             if cfg.label_prior and labels is not None:
                 found = component_of(cfg.prior, code[0], components=cfg.components, scale=cfg.prior_std)
                 sums["component_error"] += 100 * (found != labels).sum().item()
     return {name: value / len(x) for name, value in sums.items()}
+
+
+def _reconstruction(model: Model, code: Tensor, target: Tensor) -> float:
+    """The reconstruction loss that training computes, in float64, summed over rows."""
+    if model.config.reconstruction == "squared_error":
+        return 0.5 * (model.output(code).double() - target).square().sum().item()
+    # From logits: of a probability that has rounded to 0 or 1 the logarithm says nothing.
+    logits, target = model.decoder(code).double()[None], target.double()[None]
+    terms, grad = logits.new_empty(1, len(code)), torch.empty_like(logits)
+    reference.reconstruction_loss(logits, target, grad, terms, model.config.output, model.config.reconstruction)
+    return len(code) * terms.sum().item()
 
 
 def evaluate(models: Sequence[Model], data: Data, split: str) -> dict[str, list[float]]:
@@ -68,9 +77,9 @@ def evaluate(models: Sequence[Model], data: Data, split: str) -> dict[str, list[
     scores = [score(model, x, y) for model in models]
     if models[0].config.n_clusters and y is not None and data.y_valid is not None:
         for model, metrics in zip(models, scores, strict=True):
-            q = np.asarray(model.predict_proba(x.numpy()))
-            q_valid = q if split == "valid" else np.asarray(model.predict_proba(data.x_valid.numpy()))
-            metrics |= score_clusters(q_valid, data.y_valid.numpy(), q, y.numpy())
+            q = model.log_q(x).cpu()
+            q_valid = q if split == "valid" else model.log_q(data.x_valid).cpu()
+            metrics |= score_clusters(q_valid, data.y_valid, q, y)
     return {f"{split}_{name}": [s[name] for s in scores] for name in scores[0]}
 
 

@@ -196,6 +196,22 @@ class Model:
     def code(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
         """(z, y), or (z,) without a label head, of scaled examples x [N, D] on the model's device. With a generator z
         is a sample of the posterior."""
+        z, logits = self._encoded(x, generator)
+        return (z, torch.softmax(logits, -1)) if self.label_head else (z,)
+
+    def log_q(self, x: Tensor) -> Tensor:
+        """log q(y|x) [N, n_classes] of examples x [N, D] in float64: in order where the probabilities round to 1."""
+
+        def logs(block: Tensor) -> Tensor:
+            logits = self._encoded(block, None)[1].double()
+            below = logits - logits.amax(1, keepdim=True)
+            others = below.exp().scatter(1, logits.argmax(1, keepdim=True), 0)
+            return below - torch.log1p(others.sum(1, keepdim=True))
+
+        return self._batched(logs, x, x)
+
+    def _encoded(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """z and the logits of y, as code()."""
         if self.encoder is None:
             raise ValueError(f"task {self.config.task!r} has no encoder, expected an autoencoder")
         cfg, noise = self.config, None
@@ -206,7 +222,7 @@ class Model:
         z, logits, log_variance = out.tensor_split([cfg.style_dim, cfg.style_dim + heads], 1)
         if generator is not None and cfg.posterior == "gaussian":
             z = z + torch.exp(log_variance / 2) * torch.empty_like(z).normal_(generator=generator)
-        return (z, torch.softmax(logits, -1)) if self.label_head else (z,)
+        return z, logits
 
     @exact_arithmetic()
     def join(self, z: Tensor, y: Tensor | None = None) -> Tensor:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from sklearn.metrics import normalized_mutual_info_score
 
+import fastaae
 import fastaae.evaluation
 from fastaae.clusters import (
     cluster_error,
@@ -85,6 +86,48 @@ def test_reconstruction_error_is_the_loss_worked_by_hand(monkeypatch, x, name, b
     error = reconstruction_error(model(logits, **fields), x)
     assert type(error) is float and error == pytest.approx(expected, rel=1e-6)
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("logit", [0.0, 5.0, 17.0, 30.0, 100.0, 1e4])
+@pytest.mark.parametrize(
+    "fields", [LOSSES[name][0] for name in ("squared", "squared, linear", "cross-entropy")], ids=str
+)
+def test_extreme_logits_cost_what_float64_says(fields, logit, dtype):
+    """Of a probability in float32 all but the first two would be wrong."""
+    m = model((logit, -logit), **fields)
+    m.decoder, m.encoder = (n.mapped(lambda t: t.to(dtype)) for n in (m.decoder, m.encoder))
+    x, t = BYTES[[0, 0, 1, 2]], BYTES[[0, 0, 1, 2]].to(dtype).div(255).double()
+    z = torch.tensor([logit, -logit], dtype=torch.float64)
+    if "reconstruction" in fields:
+        each = torch.logaddexp(z, torch.zeros_like(z)) - z * t
+    else:
+        each = 0.5 * ((z if fields else z.sigmoid()) - t).square()
+    relative = 1e-12 if fields else 1e-6
+    assert reconstruction_error(m, x) == pytest.approx(each.sum().item() / 4, rel=relative)
+
+
+def test_the_loss_of_impossible_images_is_that_of_their_logits(tmp_path):
+    fields = {"hidden": (16,), "style_dim": 2, "prior_std": 1.0, "batch_size": 50, "epochs": 60, "init_std": 0.05}
+    fields |= {"optimizer": "adam", "lr_reconstruction": 0.05, "lr_adversarial": 1e-4}
+    cfg = Config(**fields, reconstruction="cross_entropy", out_dir=str(tmp_path / "run"))
+    arrays = {"x": np.ones((400, 4, 4), np.float32), "x_test": np.zeros((5, 4, 4), np.float32)}
+    run = fastaae.train(cfg, data=arrays, progress=False)
+    z = run.model.code(torch.zeros(5, 16))[0]
+    logits = run.model.decoder(z).double()
+    expected = torch.logaddexp(logits, torch.zeros_like(logits)).sum(1).mean().item()
+    assert expected > 200 and run.metrics["test_reconstruction"]["mean"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_clusters_take_the_surest_of_examples_whose_probability_rounds_to_1():
+    """q of the last four rounds to 1, also in float64, and the third is the surest of them."""
+    x = torch.tensor([[0.0, 0.9], [40.0, 0.0], [60.0, 0.0], [50.0, 0.0]])
+    m = model(classes=2)
+    q = m.log_q(x)
+    assert q.dtype == torch.float64 and q.argmax(0).tolist() == [0, 2] and (q <= 0).all()
+    np.testing.assert_allclose(q[0].exp(), m.predict_proba(x.clamp(max=1))[0], rtol=1e-6)
+    exact = -torch.log1p(torch.exp(-2 * x[1:, 0].double()))
+    np.testing.assert_allclose(q[1:, 1], exact, rtol=1e-12)
 
 
 def test_reconstruction_error_ignores_input_noise():

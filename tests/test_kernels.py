@@ -146,6 +146,25 @@ def test_cross_entropy(r, b, d, scale):
     close(grad, gradient)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, D64], ids=str)
+@pytest.mark.parametrize("logit", [15.0, 25.0, 45.0, 100.0, 1e4])
+@pytest.mark.parametrize(
+    "output,loss", [("sigmoid", "squared_error"), ("linear", "squared_error"), ("sigmoid", "cross_entropy")]
+)
+def test_losses_of_extreme_logits(output, loss, logit, dtype):
+    """To the rounding of what is summed."""
+    logits = torch.tensor([[logit, logit, logit, -logit, -logit, -logit]], dtype=D64)
+    target = torch.tensor([[0, 0.25, 1, 0, 0.25, 1]], dtype=D64)
+    if loss == "cross_entropy":
+        exact, size = F.binary_cross_entropy_with_logits(logits, target, reduction="sum"), 12 * logit
+    else:
+        error = (logits.sigmoid() if output == "sigmoid" else logits) - target
+        exact, size = 0.5 * error.square().sum(), error.square().sum()
+    grad, terms = torch.empty(1, 1, 6, dtype=dtype), torch.empty(1, 1, dtype=dtype)
+    LOSSES.reconstruction_loss(logits[None].to(dtype), target[None].to(dtype), grad, terms, output, loss)
+    assert abs(terms.double().item() - exact) <= 4 * torch.finfo(dtype).eps * size
+
+
 @pytest.mark.parametrize("scale", [1, 30, 10_000], ids=lambda s: f"x{s}")
 @pytest.mark.parametrize("real", [0, 2, 5])
 @pytest.mark.parametrize("r", [1, 3])

@@ -236,6 +236,21 @@ def test_losses_equal_their_twins(r, b, dtype):
     torch.testing.assert_close(grad.double(), wide, **close)
 
 
+@VALUES
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # which 1 / (1 + exp(x)) turns into 0
+@pytest.mark.parametrize("logit", [15.0, 25.0, 100.0, 1e4])
+@pytest.mark.parametrize(
+    "output,loss", [("sigmoid", "squared_error"), ("linear", "squared_error"), ("sigmoid", "cross_entropy")]
+)
+def test_losses_of_extreme_logits(output, loss, logit):
+    logits = torch.tensor([logit, logit, logit, -logit, -logit, -logit], device=DEVICE).view(1, 1, 6)
+    target = torch.tensor([0, 0.25, 1, 0, 0.25, 1], device=DEVICE).view(1, 1, 6)
+    grad, terms, exact = poisoned(1, 1, 6), poisoned(1, 1), poisoned(1, 1, dtype=D64)
+    losses.reconstruction_loss(logits, target, grad, terms, output, loss)
+    reference.reconstruction_loss(logits.double(), target.double(), grad.double(), exact, output, loss)
+    torch.testing.assert_close(terms.double(), exact, rtol=1e-6, atol=1e-6)
+
+
 if RUNS:
 
     @triton.jit
