@@ -3,11 +3,14 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import itertools
 import os
+import re
 import sys
 import tempfile
 import urllib.error
 import urllib.request
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -46,12 +49,55 @@ def test_unlabelled_arrays(given):
 
 def test_labelled_arrays_are_split_at_random_without_loss():
     x = np.arange(60, dtype=np.uint8)[:, None]
-    result = from_arrays((x, np.arange(60)), n_validation=20)
+    with pytest.warns(UserWarning, match=r"n_validation=20 of 60 examples leaves none of class 5, 7, 9, 12, 13, "):
+        result = from_arrays((x, np.arange(60)), n_validation=20)
     assert result.x_train.dtype == torch.uint8 and result.y_train.dtype == torch.int64
     assert result.x_train[:, 0].tolist() == result.y_train.tolist()
     assert result.x_valid[:, 0].tolist() == result.y_valid.tolist() != list(range(40, 60))
     assert sorted(result.y_train.tolist() + result.y_valid.tolist()) == list(range(60))
     assert torch.equal(result.x_valid, from_arrays(x, n_validation=20).x_valid)
+
+
+def test_a_class_without_training_examples_is_named_in_each_of_1770_splits():
+    x, wrong = np.zeros((60, 1), np.uint8), 0
+    for pair in itertools.combinations(range(60), 2):
+        y = np.isin(np.arange(60), pair).astype(int)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            lost = not from_arrays((x, y)).y_train.any()
+        said = "arrays: n_validation=10 of 60 examples leaves none of class 1 to train on: pass more of them"
+        assert [str(w.message).startswith(said) for w in caught] == [True] * lost
+        wrong += lost
+    assert wrong == 45
+
+
+BINARY = RNG.integers(0, 2, (60, 4, 4)).astype(np.uint8)
+SPANS = [  # x, x_test, what is said
+    (BINARY, None, "x has bytes from 0 to 1, and 255 stands for 1: if 1 does, pass floats, divided by 1"),
+    (torch.from_numpy(BINARY), None, "x has bytes from 0 to 1"),
+    (BINARY * 16, None, "x has bytes from 0 to 16"),
+    (np.ones((60, 2), np.uint8), None, "x has bytes from 1 to 1"),
+    (BINARY * 255, BINARY, "x_test has bytes from 0 to 1"),
+    (BINARY, BINARY, "x has bytes from 0 to 1"),  # once
+    *((BINARY / t(255), None, "x has values from 0 to 0.00392157, expected some near 1") for t in (float, np.float32)),
+    (np.float16(X / 255), None, "x has values from .* divided by 255 twice"),
+    (torch.from_numpy(X / 65025).bfloat16(), None, "divided by 255 twice"),
+    (X, X / 255, "x_test has values"),
+    *((BINARY * np.uint8(k), None, None) for k in (0, 17, 255)),
+    *((BINARY * np.float32(k), None, None) for k in (0, 0.004, 0.5, 1)),
+    (np.eye(60, dtype=np.uint8) * 255, None, None),  # next to nothing is white
+    (BINARY * 255, np.zeros_like(BINARY), None),
+]
+
+
+@pytest.mark.parametrize("x, x_test, message", SPANS, ids=range(len(SPANS)))
+def test_examples_that_fill_next_to_nothing_of_their_range_are_warned_of_once(x, x_test, message):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        from_arrays({"x": x, "x_test": x_test})
+    assert len(caught) == (message is not None)
+    for warning in caught:
+        assert re.match(f".*{message}", str(warning.message)) and warning.filename == __file__
 
 
 def test_test_set_is_copied():

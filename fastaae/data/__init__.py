@@ -6,6 +6,7 @@ Every way in ends in a `Data`: flat uint8 or float32 examples on the CPU, split 
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from .sources import Arrays
 __all__ = ["Data", "DataError", "DataUnavailable", "examples", "from_arrays", "labeled_subset", "load"]
 
 MAX_CLASSES = 10_000
+DARK = 16  # the largest byte of images that were probably meant to reach 255; scikit-learn's digits go up to it
 SPLIT_SEED = 0  # of the random train/validation split of user arrays: the same for every run
 
 
@@ -99,6 +101,8 @@ def from_arrays(data: Any, n_validation: int | None = None, name: str = "arrays"
 
     Raises:
         DataError: an array is not as described, or too few examples would be left for training.
+
+    Warns of values that fill next to nothing of their range, and of classes that are left without a training example.
     """
     if isinstance(data, tuple):
         if len(data) != 2:
@@ -166,6 +170,9 @@ def _build(name: str, arrays: Arrays, n_validation: int | None, shuffle: bool = 
         x, y = x[order], None if y is None else y[order]
         x_test = None if x_test is None else x_test.clone()  # like x, no longer the user's memory
     y_train, y_valid = (None, None) if y is None else (y[:-held], y[-held:])
+    if y_train is not None and (absent := absent_classes(y_train, n_classes)):
+        why = f"n_validation={held} of {n} examples leaves none of class {absent} to train on"
+        warnings.warn(f"{name}: {why}: pass more of them, or another n_validation", stacklevel=3)
     splits = (x[:-held], y_train, x[-held:], y_valid, x_test, y_test)
     return Data(name, shape, n_classes, _digest(splits), *splits)
 
@@ -183,19 +190,38 @@ def _checked(arrays: Arrays) -> Arrays:
             found, expected = (f"{a.dtype} examples of shape {tuple(a.shape[1:])}" for a in (x_test, x))
             raise DataError(f"x_test has {found}, expected {expected} as in x")
         y_test = None if y_test is None else _labels("y_test", y_test, len(x_test))
+    if odd := span_warning("x", x) or (None if x_test is None else span_warning("x_test", x_test)):
+        warnings.warn(odd, stacklevel=4)
     return x, y, x_test, y_test
+
+
+def span_warning(name: str, x: torch.Tensor) -> str | None:
+    """What to warn of where examples, called `name`, fill next to nothing of their range, 0 to 255 or [0, 1]."""
+    low, high = x.min().item(), x.max().item()
+    if x.dtype == torch.uint8 and 0 < high <= DARK:
+        hint = f"255 stands for 1: if {high} does, pass floats, divided by {high}"
+        return f"{name} has bytes from {low} to {high}, and {hint}"
+    if x.dtype != torch.uint8 and 0 < 255 * high <= 1.001:
+        hint = "expected some near 1: if they were divided by 255 twice, divide once"
+        return f"{name} has values from {low:g} to {high:g}, {hint}"
+    return None
 
 
 def _number_of_classes(y: torch.Tensor, y_test: torch.Tensor | None) -> int:
     """The largest training label + 1. Every class up to it has to occur, and no other one in the test set."""
     last = int(y.max())
-    if absent := sorted(set(range(last)) - set(y.unique().tolist())):
-        some = ", ".join(map(str, absent[:5])) + (", ..." if len(absent) > 5 else "")
+    if absent := absent_classes(y, last):
         hint = "renumber them with np.unique(y, return_inverse=True)[1]"
-        raise DataError(f"y has labels up to {last} but none of {some}; expected every class from 0 on: {hint}")
+        raise DataError(f"y has labels up to {last} but none of {absent}; expected every class from 0 on: {hint}")
     if y_test is not None and y_test.max() > last:
         raise DataError(f"y_test has label {int(y_test.max())}, expected 0 to {last}, the training labels")
     return last + 1
+
+
+def absent_classes(y: torch.Tensor, n_classes: int) -> str:
+    """The first of the classes that y has no label of, for messages; "" if it has all."""
+    absent = sorted(set(range(n_classes)) - set(y.unique().tolist()))
+    return ", ".join(map(str, absent[:5])) + (", ..." if len(absent) > 5 else "")
 
 
 def examples(name: str, value: Any) -> torch.Tensor:
