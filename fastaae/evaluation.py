@@ -77,9 +77,9 @@ def evaluate(models: Sequence[Model], data: Data, split: str) -> dict[str, list[
     scores = [score(model, x, y) for model in models]
     if models[0].config.n_clusters and y is not None and data.y_valid is not None:
         for model, metrics in zip(models, scores, strict=True):
-            q = model.log_q(x).cpu()
-            q_valid = q if split == "valid" else model.log_q(data.x_valid).cpu()
-            metrics |= score_clusters(q_valid, data.y_valid, q, y)
+            q = model.log_q(x.numpy())
+            q_valid = q if split == "valid" else model.log_q(data.x_valid.numpy())
+            metrics |= score_clusters(q_valid, data.y_valid.numpy(), q, y.numpy())
     return {f"{split}_{name}": [s[name] for s in scores] for name in scores[0]}
 
 

@@ -193,25 +193,9 @@ class Model:
         tensors = {f"{name}.{k}": t for name, n in networks.items() if n is not None for k, t in n.state().items()}
         checkpoint.save(path, tensors, model_info(self.config, self.shape, self.n_classes))
 
-    def code(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
+    def code(self, x: Tensor, generator: torch.Generator | None = None, logits: bool = False) -> tuple[Tensor, ...]:
         """(z, y), or (z,) without a label head, of scaled examples x [N, D] on the model's device. With a generator z
-        is a sample of the posterior."""
-        z, logits = self._encoded(x, generator)
-        return (z, torch.softmax(logits, -1)) if self.label_head else (z,)
-
-    def log_q(self, x: Tensor) -> Tensor:
-        """log q(y|x) [N, n_classes] of examples x [N, D] in float64: in order where the probabilities round to 1."""
-
-        def logs(block: Tensor) -> Tensor:
-            logits = self._encoded(block, None)[1].double()
-            below = logits - logits.amax(1, keepdim=True)
-            others = below.exp().scatter(1, logits.argmax(1, keepdim=True), 0)
-            return below - torch.log1p(others.sum(1, keepdim=True))
-
-        return self._batched(logs, x, x)
-
-    def _encoded(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """z and the logits of y, as code()."""
+        is a sample of the posterior; with logits, y is what its softmax takes."""
         if self.encoder is None:
             raise ValueError(f"task {self.config.task!r} has no encoder, expected an autoencoder")
         cfg, noise = self.config, None
@@ -219,10 +203,20 @@ class Model:
             noise = x.new_empty(len(x), cfg.noise_dim).normal_(generator=generator)
         heads = self.n_classes if self.label_head else 0
         out = self.encoder(self.standardized(x), noise)
-        z, logits, log_variance = out.tensor_split([cfg.style_dim, cfg.style_dim + heads], 1)
+        z, y, log_variance = out.tensor_split([cfg.style_dim, cfg.style_dim + heads], 1)
         if generator is not None and cfg.posterior == "gaussian":
             z = z + torch.exp(log_variance / 2) * torch.empty_like(z).normal_(generator=generator)
-        return z, logits
+        return (z, y if logits else torch.softmax(y, -1)) if self.label_head else (z,)
+
+    def log_q(self, x: Rows) -> Rows:
+        """Logarithms of predict_proba in float64: in order, too, where the probabilities round to 1."""
+
+        def logs(block: Tensor) -> Tensor:
+            logits = self.code(block, logits=True)[1].double()
+            below, top = logits - logits.amax(1, keepdim=True), logits.argmax(1, keepdim=True)
+            return below - torch.log1p(below.exp().scatter(1, top, 0).sum(1, keepdim=True))
+
+        return self._batched(logs, self._examples(x), x)
 
     @exact_arithmetic()
     def join(self, z: Tensor, y: Tensor | None = None) -> Tensor:
