@@ -271,7 +271,8 @@ FIELDS: tuple[tuple[str, Test, str], ...] = (  # names, what their values must p
     ("name", re.compile(r"[\w.-]+").fullmatch, "letters, digits, '.', '_' and '-': it begins a directory's name"),
     ("data_dir out_dir profile", lambda v: isinstance(v, str), "a string"),
     ("seed noise_layer", *_integer(0)),
-    ("noise_dim style_dim components epochs batch_size replicas checkpoint_every log_every", *_integer(1)),
+    ("components", lambda v: type(v) is int and 1 <= v <= 10_000, "an integer from 1 to 10000"),  # as classes of data
+    ("noise_dim style_dim epochs batch_size replicas checkpoint_every log_every", *_integer(1)),
     ("n_validation n_labeled", *_integer(1)),
     ("n_clusters", *_integer(2)),
     ("label_prior standardize graph", lambda v: type(v) is bool, "True or False"),

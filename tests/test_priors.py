@@ -253,3 +253,15 @@ def test_codes_are_found_in_their_component(prior, components, share):
         petals = [priors.petal(k, components=components, scale=3.0) for k in range(components)]
         logs = [torch.distributions.MultivariateNormal(m, axes.T @ axes).log_prob(z) for m, axes in petals]
         assert torch.equal(found, torch.stack(logs, 1).argmax(1))
+
+
+@pytest.mark.parametrize("prior", ["mixture", "swiss_roll"])
+def test_of_many_components_few_codes_are_compared_at_once(prior, monkeypatch):
+    sizes, cdist = [], torch.cdist
+    monkeypatch.setattr(torch, "cdist", lambda a, b: sizes.append(len(a) * len(b)) or cdist(a, b))
+    k = torch.arange(0, 5000, 499)
+    z = priors.roll((k.double() + 0.5) / 5000)
+    if prior == "mixture":
+        z = torch.stack([priors.petal(int(i), components=5000)[0] for i in k])
+    assert priors.component_of(prior, z.repeat(3, 1), components=5000).tolist() == k.tolist() * 3
+    assert max(sizes, default=0) <= 2**22 and (sizes == []) == (prior == "mixture")

@@ -112,6 +112,9 @@ def swiss_roll(out: Tensor, component: Tensor, generator: torch.Generator, compo
 def component_of(prior: str, z: Tensor, *, components: int = 10, scale: float = 1.0) -> Tensor:
     """The component, int64 [N], of a "mixture" under which each z [N, 2] is likeliest; or of a "swiss_roll" the one
     whose piece of the axis is nearest."""
+    if len(z) > (most := max(1, 2**22 // (100 * components))):  # what is compared at once
+        parts = [component_of(prior, part, components=components, scale=scale) for part in z.split(most)]
+        return torch.cat(parts)
     if prior == "swiss_roll":
         position = torch.linspace(0, 1, 200 * components + 1, dtype=z.dtype, device=z.device)[1::2]  # 100 of each
         return torch.cdist(z, roll(position, scale=scale)).argmin(1) // 100
