@@ -223,8 +223,6 @@ class Sample:
         from .model import load
 
         path = Path(self.out) if self.out else Path(directory) / "samples.png"
-        if not self.out:
-            path.unlink(missing_ok=True)  # it may be a link out of the directory
         figures.grid(load(directory, self.replica).sample(self.n, self.seed), path)
         print(path)
 

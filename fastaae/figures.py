@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,19 +15,22 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from .checkpoint import write_atomic
 from .config import Config
 from .data import Data
 from .engine import priors
+from .files import expanded
 from .model import Model
 
 GAP = 2
 BLOCK = 4096  # rows of a search for neighbours that are float64 at a time
 EMPTY = 128 / 255  # of a place without an image: the grey of the lines
+SHOWN = 100  # components of a prior, clusters or labels at most, the first: their number may be all that a file holds
 
 
 def draw(model: Model, data: Data, folder: str | Path, seed: int = 0) -> dict[Path, str]:
     """Write the paper's pictures that fit a model into a folder, made if it is not there. Without the function of a
-    prior "custom" there are no samples.
+    prior "custom" there are no samples. Warns of pictures that its shapes do not allow, and writes the others.
 
     Args:
         data: what the model was trained on; validation images are shown where there is no test set.
@@ -35,15 +40,19 @@ def draw(model: Model, data: Data, folder: str | Path, seed: int = 0) -> dict[Pa
         What each file shows, by its path.
 
     Raises:
-        ValueError: a seed below 0, or examples that are no images for grid(). OSError: a file could not be written.
+        ValueError: a seed below 0. OSError: a file could not be written.
     """
-    folder, contents = Path(folder), {}
+    model.stream(1, seed)  # which checks the seed
+    folder, contents, failed = expanded(folder), {}, []
     for name, what, write in _pictures(model, data, seed):
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{name}.png"
-        path.unlink(missing_ok=True)  # it may be a link out of the folder
-        write(path)
-        contents[path] = what
+        try:
+            write(folder / f"{name}.png")
+            contents[folder / f"{name}.png"] = what
+        except ValueError as error:
+            failed.append(f"{name} ({error})")
+    if failed:
+        warnings.warn(f"not drawn: {'; '.join(failed)}", stacklevel=2)
     return contents
 
 
@@ -55,47 +64,47 @@ def _pictures(model: Model, data: Data, seed: int) -> Iterator[tuple[str, str, C
         split, tensor, y = "validation", data.x_valid, data.y_valid
     x = tensor.numpy().reshape(-1, *model.shape)
 
-    def scatter(name: str, z: np.ndarray, curves: Sequence[np.ndarray], title: str):
+    def scatter(name: str, z: Callable[[], np.ndarray], curves: Sequence[np.ndarray], title: str):
         coloured = "" if y is None else ", coloured by label"
         what = f"{name} of {split} images{coloured}" + (f"; {title}" if title else "")
-        return name, what, lambda path: codes(z, y, path, curves, title)
+        return name, what, lambda path: codes(z(), y, path, curves, title)
 
     if cfg.prior != "custom" or model.prior is not None:
         what = "samples; last in a row, the training image nearest to the sample before it"
-        yield "neighbours", what, partial(neighbours, model.sample(90, seed), data.x_train)
+        yield "neighbours", what, lambda path: neighbours(model.sample(90, seed), data.x_train, path)
     if model.encoder is not None and cfg.task != "supervised":
         first = x[: min(40, len(x) // 10 * 10 or len(x))]
         what = f"{split} images, each above its reconstruction"
-        yield "reconstructions", what, partial(reconstructions, _unit(first), model.reconstruct(first))
+        yield "reconstructions", what, lambda path: reconstructions(first, model.reconstruct(first), path)
     if model.encoder is not None and cfg.style_dim == 2 and not model.label_head:
-        yield scatter("codes", model.encode(x), *outlines(cfg))
+        yield scatter("codes", lambda: model.encode(x), *outlines(cfg))
     if cfg.style_dim == 2 and not model.n_classes and (found := spread(cfg)):
         yield "manifold", f"images decoded from {found[1]}", partial(manifold, model, found[0])
     if cfg.task in ("supervised", "semi_supervised"):
         what = f"styles of {split} images, one a row, decoded with every label, one a column"
-        yield "style_content", what, partial(style_content, model, model.encode(x[:10]))
+        yield "style_content", what, lambda path: style_content(model, model.encode(x[:10]), path)
     if cfg.n_clusters:
         what = f"a cluster a row, first its head, then {split} images assigned to it"
         yield "cluster_heads", what, partial(cluster_heads, model, x, seed=seed)
     if model.heads is not None and cfg.style_dim == 2:
-        yield scatter("representations", model.encode(x), (), "")
-    elif model.heads is not None and model.n_classes <= cfg.style_dim:
-        z = model.encode(x) @ circle_map(model.heads.weight[0].cpu())
-        yield scatter("representations", z, (), "mapped so that heads lie on a circle")
+        yield scatter("representations", lambda: model.encode(x), (), "")
+    elif (heads := model.heads) is not None and model.n_classes <= cfg.style_dim:
+        mapped = "mapped so that heads lie on a circle"
+        yield scatter("representations", lambda: model.encode(x) @ circle_map(heads.weight[0]), (), mapped)
 
 
 def grid(images: ArrayLike, path: str | Path, columns: int | None = None, dividers: Sequence[int] = ()) -> None:
-    """Write images [N, H, W], [N, H, W, C], [N, C, H, W] (C: 1 or 3) or flat [N, D], floats in [0, 1], as one picture
-    in rows of `columns` (None: about square), with a grey line of GAP pixels after each. Values become squares of
-    pixels, as large as keep an image within 75 x 75, at least one. A white bar stands behind as many columns as each of
-    `dividers` says.
+    """Write images [N, H, W], [N, H, W, C], [N, C, H, W] (C: 1 or 3) or flat [N, D], bytes, booleans or floats in
+    [0, 1], as one picture in rows of `columns` (None: about square), with a grey line of GAP pixels after each. Values
+    become squares of pixels, as large as keep an image within 75 x 75, at least one. A white bar stands behind as many
+    columns as each of `dividers` says.
 
     Raises:
-        ValueError: no images, or of another shape.
+        ValueError: no images, or of another shape, or other values. OSError: the file could not be written.
     """
     from matplotlib.image import imsave
 
-    images = np.asarray(images, np.float32)
+    images = _unit(images)
     shape = images.shape
     if images.ndim == 2:
         side = int(np.sqrt(images.shape[1]))
@@ -105,7 +114,7 @@ def grid(images: ArrayLike, path: str | Path, columns: int | None = None, divide
         images = images[..., None]
     elif images.ndim == 4 and images.shape[3] not in (1, 3):
         images = np.moveaxis(images, 1, 3)
-    if images.ndim != 4 or images.shape[3] not in (1, 3) or not len(images):
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or not images.size:
         raise ValueError(f"images of shape {shape}: expected [N, H, W], [N, H, W, 3], [N, 3, H, W] or [N, D]")
     columns = columns or int(np.ceil(np.sqrt(len(images))))
     rows = -(-len(images) // columns)
@@ -117,11 +126,20 @@ def grid(images: ArrayLike, path: str | Path, columns: int | None = None, divide
     tiles = np.pad(tiles, ((0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=128)
     height, width = tiles.shape[1:3]
     picture = tiles.reshape(rows, columns, height, width, 3).swapaxes(1, 2).reshape(rows * height, columns * width, 3)
-    imsave(path, np.insert(picture, [k * width for k in dividers for _ in range(4 * GAP)], 255, 1))
+    picture = np.insert(picture, [k * width for k in dividers for _ in range(4 * GAP)], 255, 1)
+    _write(path, partial(imsave, arr=picture))
 
 
-def reconstructions(images: np.ndarray, decoded: np.ndarray, path: str | Path) -> None:
+def _write(path: str | Path, save: Callable[..., None]) -> None:
+    """Replace what is at path, be it a link, by the picture that save(file, format=...) makes, or leave it as it is."""
+    path, picture = expanded(path), io.BytesIO()
+    save(picture, format=path.suffix[1:] or "png")
+    write_atomic(path, picture.getvalue())
+
+
+def reconstructions(images: ArrayLike, decoded: ArrayLike, path: str | Path) -> None:
     """Write rows of ten images [N, H, W], each row above its reconstructions. N: a multiple of 10, or less than 10."""
+    images, decoded = _unit(images), _unit(decoded)
     shape, columns = images.shape[1:], min(10, len(images))
     rows = np.stack([images.reshape(-1, columns, *shape), decoded.reshape(-1, columns, *shape)], 1)
     grid(rows.reshape(-1, *shape), path, columns)
@@ -130,17 +148,21 @@ def reconstructions(images: np.ndarray, decoded: np.ndarray, path: str | Path) -
 def codes(
     z: ArrayLike, labels: ArrayLike | None, path: str | Path, curves: Sequence[np.ndarray] = (), title: str = ""
 ) -> None:
-    """Write a scatter plot of codes z [N, 2] coloured by label [N], of one colour without labels. Dashed over them:
-    curves [P, 2], see outlines()."""
+    """Write a scatter plot of codes z [N, 2] coloured by label [N], numbers or names, of one colour without labels.
+    Dashed over them: curves [P, 2], see outlines()."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
     figure = Figure(figsize=(6, 5.4), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    points = np.asarray(z)
-    names, index = np.unique(np.zeros(len(points), int) if labels is None else labels, return_inverse=True)
-    places = names if 0 <= names.min() and names.max() < 20 else np.arange(len(names))  # a label keeps its colour
+    points = _floats(z)
+    if points.ndim != 2 or points.shape[1] != 2 or not len(points):
+        raise ValueError(f"codes of shape {points.shape}: expected [N, 2]")
+    given = _array(np.zeros(len(points), int) if labels is None else labels)
+    names, index = np.unique(given.astype(str) if given.dtype == object else given, return_inverse=True)
+    kept = names.dtype.kind in "iu" and names[0] >= 0 and names[-1] < 20  # a label keeps its colour
+    places = names if kept else np.arange(len(names))
     if places.max() < 20:
         colours = colormaps["tab10" if places.max() < 10 else "tab20"](places)
     else:
@@ -151,12 +173,12 @@ def codes(
     axes.set_aspect("equal")
     axes.set_title(title, fontsize="small")
     dot = partial(Line2D, [], [], marker="o", linestyle="")
-    dots = [dot(color=colour, label=str(n)) for colour, n in zip(colours, names, strict=True)]
-    if labels is not None:
+    dots = [dot(color=c, label=str(n).replace("$", r"\$")) for c, n in zip(colours, names, strict=True)]
+    if labels is not None and len(names) <= SHOWN:  # more have no room
         columns = -(-len(names) // 20)
         figure.legend(handles=dots, title="label", loc="outside right center", ncols=columns, frameon=False)
     figure.draw_without_rendering()  # the layout of a first drawing does not know the final ticks
-    figure.savefig(path)
+    _write(path, figure.savefig)
 
 
 def outlines(cfg: Config) -> tuple[list[np.ndarray], str]:
@@ -168,8 +190,9 @@ def outlines(cfg: Config) -> tuple[list[np.ndarray], str]:
         corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1], [-1, -1]])
         return [math.sqrt(3) * std * corners], "dashed: the edge of the prior"
     if cfg.prior == "mixture":
-        curves = [curve for mean, axes in _petals(cfg) for curve in ellipses(mean, axes)]
-        return curves, "dashed: 2 standard deviations of each Gaussian of the prior"
+        curves = [curve for mean, axes in _petals(cfg, SHOWN) for curve in ellipses(mean, axes)]
+        which = "each Gaussian of the prior" if len(curves) == cfg.components else f"the first {SHOWN} Gaussians"
+        return curves, f"dashed: 2 standard deviations of {which}"
     if cfg.prior == "swiss_roll":
         axis = priors.roll(torch.from_numpy(np.linspace(0, 1, 400)), scale=std)
         return [axis.numpy()], "dashed: the axis of the prior"
@@ -183,18 +206,19 @@ def spread(cfg: Config) -> tuple[np.ndarray, str] | None:
     if cfg.prior == "gaussian":
         return percentiles(20, (0, 0), std * np.eye(2))[None], "percentiles of the prior, along both axes"
     if cfg.prior == "mixture":
-        panels = np.stack([percentiles(10, mean, axes) for mean, axes in _petals(cfg)[:3]])
+        panels = np.stack([percentiles(10, mean, axes) for mean, axes in _petals(cfg, 3)])
         what = f"percentiles of the prior's first {len(panels)} Gaussians, along their own axes, outwards to the right"
         return panels, what
     if cfg.prior == "swiss_roll":
-        n = 20 * cfg.components
+        n = 20 * min(cfg.components, SHOWN)
         z = priors.roll(torch.from_numpy(np.arange(n) + 0.5) / n, scale=std).numpy()
         return z.reshape(1, -1, 20, 2), "the prior's axis, in reading order from the inside out"
     return None
 
 
-def _petals(cfg: Config) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    return [priors.petal(k, components=cfg.components, scale=cfg.prior_std) for k in range(cfg.components)]
+def _petals(cfg: Config, most: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    first = range(min(cfg.components, most))
+    return [priors.petal(k, components=cfg.components, scale=cfg.prior_std) for k in first]
 
 
 def ellipses(mean: ArrayLike, axes: ArrayLike, stds: Sequence[float] = (2,)) -> list[np.ndarray]:
@@ -213,53 +237,55 @@ def percentiles(n: int, mean: ArrayLike, axes: ArrayLike) -> np.ndarray:
     return np.asarray(mean) + along @ np.asarray(axes)
 
 
-def manifold(model: Model, panels: np.ndarray, path: str | Path) -> None:
+def manifold(model: Model, panels: ArrayLike, path: str | Path) -> None:
     """Write the images decoded from codes z [panels, rows, columns, 2], panels side by side with a white bar between.
     Raises as Model.decode, so if the code is not 2-D, or the decoder takes labels."""
+    panels = _floats(panels)
     count, rows, columns, _ = panels.shape
     images = model.decode(panels.swapaxes(0, 1).reshape(-1, 2))
     grid(images, path, count * columns, dividers=range(columns, count * columns, columns))
 
 
-def style_content(model: Model, z: np.ndarray, path: str | Path) -> None:
-    """Write a row for every style z [N, style_dim], decoded with each label in turn. Raises as Model.decode, so if the
-    decoder takes no labels."""
-    z, k = np.asarray(z), max(1, model.n_classes)
+def style_content(model: Model, z: ArrayLike, path: str | Path) -> None:
+    """Write a row for every style z [N, style_dim], decoded with each label in turn, of more than SHOWN the first.
+    Raises as Model.decode, so if the decoder takes no labels."""
+    z, k = _floats(z), min(max(1, model.n_classes), SHOWN)
     labels = np.tile(np.arange(k), len(z))
     grid(model.decode(np.repeat(z, k, 0), labels), path, columns=k)
 
 
 def cluster_heads(model: Model, x: Any, path: str | Path, n: int = 16, seed: int | None = 0) -> None:
-    """Write a row for every cluster: its head, decoded from z = 0, a white bar, and n of the images assigned to it.
-    Raises as Model.predict_proba.
+    """Write a row for every cluster, of more than SHOWN the first: its head, decoded from z = 0, a white bar, and n of
+    the images assigned to it. Raises as Model.predict_proba.
 
     Args:
         x: test images [N, ...], uint8 or float in [0, 1].
         seed: draws the images, as in the paper; None: those with the highest q(y|x), in order. Places stay grey where a
             cluster has fewer.
     """
-    q = np.asarray(model.predict_proba(x))
-    k = q.shape[1]
+    assigned = _array(model.predict(x))
+    k = min(model.n_classes, SHOWN)
     rows = np.full((k, 1 + n, *model.shape), EMPTY, np.float32)
     rows[:, 0] = model.decode(np.zeros((k, model.config.style_dim)), np.arange(k))
-    images, assigned = _unit(x).reshape(-1, *model.shape), q.argmax(1)
-    rng = None if seed is None else np.random.default_rng(seed)
+    images = _unit(x).reshape(-1, *model.shape)
+    sure = -_array(model.log_q(x)) if seed is None else None
+    rng = np.random.default_rng(seed)
     for cluster in range(k):
         members = np.flatnonzero(assigned == cluster)
-        order = np.argsort(-q[members, cluster], kind="stable") if rng is None else rng.permutation(len(members))
+        order = rng.permutation(len(members)) if sure is None else np.argsort(sure[members, cluster], kind="stable")
         chosen = members[order[:n]]
         rows[cluster, 1 : 1 + len(chosen)] = images[chosen]
     grid(rows.reshape(-1, *model.shape), path, 1 + n, dividers=(1,))
 
 
-def neighbours(samples: np.ndarray, train: Any, path: str | Path, columns: int = 9) -> None:
+def neighbours(samples: ArrayLike, train: Any, path: str | Path, columns: int = 9) -> None:
     """Write samples [N, ...], N a multiple of `columns`, in rows; after a white bar, each row ends with the nearest()
     of the training images [M, ...] to its last sample. Samples are shown, and compared, clipped to [0, 1].
 
     Raises:
         ValueError: another number of samples, or another size.
     """
-    samples = np.asarray(samples).clip(0, 1)
+    samples, train = _unit(samples).clip(0, 1), _array(train)
     if len(samples) % columns or not len(samples):
         raise ValueError(f"{len(samples)} samples: expected a multiple of columns={columns}")
     rows = samples.reshape(-1, columns, *samples.shape[1:])
@@ -278,7 +304,7 @@ def nearest(queries: Any, data: Any) -> np.ndarray:
     Raises:
         ValueError: no data, or examples of another size.
     """
-    q = torch.from_numpy(_unit(queries)).flatten(1).double()
+    q, data = torch.from_numpy(_unit(queries)).flatten(1).double(), _array(data)
     if not len(data) or data[0].reshape(-1).shape[0] != q.shape[1]:
         raise ValueError(f"data of shape {tuple(data.shape)}: expected examples of {q.shape[1]} values")
     best, index = q.new_full((len(q),), torch.inf), torch.zeros(len(q), dtype=torch.int64, device="cpu")
@@ -297,7 +323,7 @@ def circle_map(heads: ArrayLike, radius: float = 10.0) -> np.ndarray:
     Raises:
         ValueError: the heads are linearly dependent, so not every such circle can be reached.
     """
-    heads = np.asarray(heads, np.float64)
+    heads = _floats(heads).astype(np.float64)
     k = len(heads)
     if np.linalg.matrix_rank(heads) < k:
         raise ValueError(f"heads of shape {heads.shape}: expected {k} linearly independent rows")
@@ -305,7 +331,25 @@ def circle_map(heads: ArrayLike, radius: float = 10.0) -> np.ndarray:
     return np.linalg.pinv(heads) @ (radius * np.stack([np.cos(angle), np.sin(angle)], 1))
 
 
+def _array(x: Any) -> np.ndarray:
+    """What a caller gave, as NumPy."""
+    if isinstance(x, torch.Tensor):
+        x = x.detach().cpu()
+        x = x.float() if x.dtype == torch.bfloat16 else x
+    if isinstance(x, np.ma.MaskedArray) or not np.ndim(x):
+        raise ValueError(f"got a {type(x).__name__}, expected a plain array [N, ...]")
+    return np.asarray(x)
+
+
+def _floats(x: Any, kinds: str = "biuf") -> np.ndarray:
+    """Numbers as floats in NumPy."""
+    x = _array(x)
+    if x.dtype.kind not in kinds or not np.isfinite(x).all():
+        raise ValueError(f"got {x.dtype} of shape {x.shape}, expected bytes or finite floats")
+    return np.array(x, np.float32 if np.can_cast(x.dtype, np.float32) else np.float64, order="C")
+
+
 def _unit(x: Any) -> np.ndarray:
-    """x as NumPy floats, bytes scaled to [0, 1]."""
-    x = x.cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
-    return x / np.float32(255) if x.dtype == np.uint8 else x
+    """Images as floats in NumPy, bytes scaled to [0, 1]."""
+    x = _array(x)
+    return x / np.float32(255) if x.dtype == np.uint8 else _floats(x, "bf")

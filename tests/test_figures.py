@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import subprocess
 import sys
 from statistics import NormalDist
@@ -471,6 +472,181 @@ sys.exit("matplotlib.pyplot" in sys.modules)
     assert sorted(os.listdir(tmp_path)) == ["codes.png", "grid.png"]
 
 
+BINARY = RNG.integers(0, 2, (18, 2, 2)).astype(np.float64)
+FLAT, TRAIN = np.eye(5)[:, :2], RNG.random((9, 2, 2))
+
+
+def written(f):
+    def run(x, path):
+        f(x, path / "a.png")
+        return (path / "a.png").read_bytes()
+
+    return run
+
+
+def labelled():
+    return model([[0.1, 0, 0.3, 0.6]] * 4, [0.0] * 4, classes=2)
+
+
+TAKE = {  # what takes arrays: a natural one, and the function of it and a folder
+    "grid": (BINARY, written(figures.grid)),
+    "reconstructions": (BINARY[:10], written(lambda x, path: figures.reconstructions(x, TRAIN[[0] * 10], path))),
+    "decoded": (BINARY[:10], written(lambda x, path: figures.reconstructions(TRAIN[[0] * 10], x, path))),
+    "neighbours": (BINARY, written(lambda x, path: figures.neighbours(x, TRAIN, path))),
+    "neighbours, train": (BINARY, written(lambda x, path: figures.neighbours(TRAIN, x, path))),
+    "nearest": (BINARY, lambda x, _: figures.nearest(x, TRAIN).tobytes()),
+    "nearest, data": (BINARY, lambda x, _: figures.nearest(TRAIN, x).tobytes()),
+    "codes": (FLAT, written(lambda x, path: figures.codes(x, None, path))),
+    "manifold": (
+        BINARY[None, :1],
+        written(lambda x, path: figures.manifold(model([[0.1, 0.2]] * 4, [0.3] * 4), x, path)),
+    ),
+    "style_content": (FLAT, written(lambda x, path: figures.style_content(labelled(), x, path))),
+    "circle_map": (np.eye(2, 5), lambda x, _: figures.circle_map(x).tobytes()),
+}
+SAME = {  # other ways to say the same
+    "list": np.ndarray.tolist,
+    "tensor with a gradient": lambda x: torch.tensor(x, requires_grad=True),
+    "bfloat16": lambda x: torch.tensor(x, dtype=torch.bfloat16),
+    "float16": np.float16,
+    "long double": np.longdouble,
+    "big-endian": lambda x: x.astype(">f8"),
+    "bool": lambda x: x.astype(bool),
+    "bytes": lambda x: (255 * x).astype(np.uint8),  # of images only
+    "reversed": lambda x: x[::-1].copy()[::-1],
+    "fortran": np.asfortranarray,
+    "read-only": lambda x: np.broadcast_to(x, x.shape),
+}
+ODD = {
+    "nan": lambda x: np.where(x == x.flat[0], np.nan, x),
+    "infinite": lambda x: np.where(x == x.flat[0], np.inf, x),
+    "strings": lambda x: x.astype(str),
+    "objects": lambda x: np.full(x.shape, object()),
+    "masked": lambda x: np.ma.masked_equal(x, 0),
+    "complex": lambda x: x + 0j,
+    "ragged": lambda x: [[1.0], [1.0, 2.0]],
+    "number": lambda x: 1.0,
+    "nothing": lambda x: None,
+}
+
+
+@pytest.mark.parametrize("kind", SAME)
+@pytest.mark.parametrize("name", TAKE)
+def test_whatever_holds_the_same_numbers_is_drawn_the_same(name, kind, tmp_path):
+    x, f = TAKE[name]
+    if kind == "bytes" and name in ("codes", "manifold", "style_content", "circle_map"):
+        return
+    assert f(SAME[kind](x), tmp_path) == f(x, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("name", TAKE)
+def test_what_cannot_be_drawn_is_refused_by_one_line(name, kind, tmp_path):
+    x, f = TAKE[name]
+    with pytest.raises(ValueError) as error:
+        f(ODD[kind](x), tmp_path)
+    assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+
+
+SEVEN = np.arange(14.0).reshape(7, 2)
+REFUSED = [
+    (lambda path: figures.grid(BINARY[:0], path), r"images of shape \(0, 2, 2\)"),
+    (lambda path: figures.grid(BINARY[:, :0], path), r"images of shape \(18, 0, 2\)"),
+    (lambda path: figures.grid(BINARY.reshape(18, 4)[:, :0], path), "size 0"),
+    (
+        lambda path: figures.grid(BINARY.astype(int), path),
+        r"got int64 of shape \(18, 2, 2\), expected bytes or finite floats",
+    ),
+    (lambda path: figures.reconstructions(BINARY[:12], BINARY[:12], path), "cannot reshape"),
+    (lambda path: figures.reconstructions(BINARY[:5], BINARY[:4], path), "shape"),
+    (lambda path: figures.reconstructions(BINARY[:0], BINARY[:0], path), "shape"),
+    (lambda path: figures.codes(np.zeros((5, 3)), None, path), r"codes of shape \(5, 3\): expected \[N, 2\]"),
+    (lambda path: figures.codes(np.zeros((0, 2)), None, path), r"shape \(0, 2\): expected"),
+    (lambda path: figures.codes(SEVEN, range(6), path), "6 elements"),
+    (lambda path: figures.codes(SEVEN, np.ma.masked_equal(range(7), 0), path), "MaskedArray"),
+    (lambda path: figures.manifold(labelled(), SEVEN, path), "values to unpack"),
+    (lambda path: figures.style_content(labelled(), SEVEN[:0], path), "shape"),
+    (lambda path: figures.cluster_heads(labelled(), SEVEN * np.nan, path), "NaN"),
+    (lambda path: figures.cluster_heads(labelled(), BINARY[:0], path), "shape"),
+    (lambda path: figures.neighbours(BINARY, BINARY[:0], path), r"data of shape \(0, 2, 2\)"),
+]
+
+
+@pytest.mark.parametrize("f, message", REFUSED, ids=range(len(REFUSED)))
+def test_odd_pictures_are_refused_by_name(f, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        f(tmp_path / "a.png")
+    assert not list(tmp_path.iterdir())
+
+
+LABELS = {
+    "names": ["cat", "dog", "$x$", "_"],
+    "floats": [0.5, 1.0, 17.0, math.nan],
+    "negative": [-3, -1, 0, 5],
+    "booleans": [True, False, True, False],
+    "objects": np.array(["a", 1, None, 2.5], object),
+    "bytes": np.array([0, 1, 2, 255], np.uint8),
+    "column": [[0], [1], [2], [3]],
+    "large": [300, 1, 2, 3],
+    "tensor": torch.tensor([0.0, 1.0, 2.0, 3.0], requires_grad=True),
+}
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_labels_of_any_type_colour_the_codes_they_are_of(kind, tmp_path):
+    from matplotlib import colormaps
+
+    z = np.array([[-9.0, -9.0], [-9.0, 9.0], [9.0, -9.0], [9.0, 9.0]])
+    figures.codes(z, LABELS[kind], tmp_path / "z.png")
+    count = 2 if kind == "booleans" else 4
+    pixels = imread(tmp_path / "z.png")
+    for k in range(count):
+        place = np.argwhere(rgb(pixels[:, :770], colormaps["tab10"](k)))
+        assert len(place) and rgb(pixels[:, 770:], colormaps["tab10"](k)).any(), f"colour {k}"
+        assert count == 2 or np.ptp(place, 0).max() < 20  # one dot
+
+
+def test_numbers_of_a_config_alone_do_not_make_pictures_large(tmp_path):
+    most = 10_000
+    with pytest.raises(ValueError, match="components=10001: expected an integer from 1 to 10000"):
+        Config(prior="mixture", style_dim=2, components=most + 1)
+    curves, title = figures.outlines(prior("mixture", components=most))
+    assert len(curves) == 100 and title.endswith("of the first 100 Gaussians")
+    assert figures.spread(prior("mixture", components=most))[0].shape == (3, 10, 10, 2)
+    assert figures.spread(prior("swiss_roll", components=most))[0].shape == (1, 100, 20, 2)
+    encoder = torch.zeros(1 + most, 4)
+    encoder[1, 0] = 1.0  # all are of cluster 0
+    m = model([[0.1] + [0.5] * most] * 4, [0.0] * 4, classes=most, encoder=encoder.tolist())
+    figures.cluster_heads(m, BINARY, tmp_path / "c.png", n=2)
+    assert imread(tmp_path / "c.png").shape[0] == 100 * (74 + figures.GAP)
+    figures.style_content(m, [[0.0], [1.0]], tmp_path / "s.png")
+    assert imread(tmp_path / "s.png").shape[1] == 100 * (74 + figures.GAP)
+
+
+@pytest.mark.parametrize("what", ["grid", "codes"])
+def test_a_picture_takes_the_place_of_a_link_whole_or_not_at_all(what, tmp_path):
+    def write(x):
+        figures.grid(x, path) if what == "grid" else figures.codes(x, None, path)
+
+    (tmp_path / "outside").write_text("precious")
+    path = tmp_path / "run" / "a.png"
+    path.parent.mkdir()
+    path.symlink_to(tmp_path / "outside")
+    good = np.eye(2)
+    with pytest.raises(ValueError):
+        write(good * np.nan)
+    assert path.is_symlink()
+    write(good)
+    assert not path.is_symlink() and imread(path).size and os.listdir(path.parent) == ["a.png"]
+    assert (tmp_path / "outside").read_text() == "precious"
+    before = path.read_bytes()
+    with pytest.raises(ValueError):
+        write(good * np.nan)
+    assert path.read_bytes() == before
+    write(good)
+    assert path.read_bytes() == before and os.listdir(path.parent) == ["a.png"]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # draw(): the pictures of a trained model
 # ---------------------------------------------------------------------------------------------------------------------
@@ -637,6 +813,21 @@ def test_images_in_colour_are_drawn(tmp_path, shape):
     np.testing.assert_allclose(values[:4, :5], first, atol=1e-6)
     assert np.ptp(read(tmp_path / "mnist-style" / "style_content.png", 10, 3, 4, 5)[0], 2).any()
     assert np.ptp(read(tmp_path / "mnist-clusters-16" / "cluster_heads.png", 4, 17, 4, 5, (1,))[0], 2).any()
+
+
+FAILED = {"neighbours": 100, "reconstructions": 20, "manifold": 400}
+
+
+def test_a_picture_that_the_shape_does_not_allow_costs_no_other(tmp_path):
+    x = RNG.random((90, 4, 5, 2)).astype(np.float32)
+    m, own = trained(tmp_path, "digits", x, batch_size=5)
+    with pytest.warns(UserWarning) as caught:
+        shown = figures.draw(m, own, tmp_path / "new")
+    (text,) = [str(w.message) for w in caught]
+    parts = [re.escape(f"{name} (images of shape ({n}, 4, 5, 2): expected ") for name, n in FAILED.items()]
+    assert re.fullmatch("not drawn: " + "; ".join(part + r"[^;]*\)" for part in parts), text)
+    assert caught[0].filename == __file__
+    assert [path.stem for path in shown] == ["codes"] and os.listdir(tmp_path / "new") == ["codes.png"]
 
 
 def test_nothing_is_written_for_a_wrong_seed(tmp_path):
