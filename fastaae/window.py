@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import inspect
 import math
+from decimal import Decimal
 from numbers import Integral, Real
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -74,6 +76,7 @@ class ParzenWindow(BaseEstimator):
         bandwidth_: the bandwidth as a number.
         n_features_in_: D.
         feature_names_in_: names of the columns, where X had some.
+        tree_: scikit-learn's tree, made when it is asked for; without scikit-learn, its data and sample_weight.
     """
 
     def __init__(
@@ -106,22 +109,22 @@ class ParzenWindow(BaseEstimator):
             ValueError: a parameter, X or sample_weight is wrong.
             ImportError: the kernel or the metric needs scikit-learn, which is not installed.
         """
-        self._check_parameters()
-        params, minkowski = self.metric_params or {}, self.metric in ("minkowski", "p")
-        euclidean = params in ({}, {"p": 2}) if minkowski else self.metric in ("euclidean", "l2") and not params
+        params = self._checked_parameters()
+        extra, minkowski = self.metric_params or {}, self.metric in ("minkowski", "p")
+        euclidean = extra in ({}, {"p": 2}) if minkowski else self.metric in ("euclidean", "l2") and not extra
         exact = self.kernel == "gaussian" and euclidean
         if not exact and TreeDensity is None:
             raise ImportError(f"kernel={self.kernel!r}, metric={self.metric!r}: this needs scikit-learn 1.6 or newer")
-        X = validate_data(self, X, dtype=np.float64)
+        X, sample_weight = validate_data(self, _plain("X", X), dtype=np.float64), _plain("sample_weight", sample_weight)
         n, d = X.shape
-        rules = {"scott": n, "silverman": n * (d + 2) / 4}
-        h = rules[self.bandwidth] ** (-1 / (d + 4)) if isinstance(self.bandwidth, str) else self.bandwidth
-        self._delegate: Any = None
-        if not exact and TreeDensity is not None:
-            self._delegate = TreeDensity(**{**self.get_params(), "bandwidth": h}).fit(X, sample_weight=sample_weight)
-        else:
+        rules, h = {"scott": n, "silverman": n * (d + 2) / 4}, params["bandwidth"]
+        params["bandwidth"] = h = float(rules[h] ** (-1 / (d + 4)) if isinstance(h, str) else h)
+        self._tree: Any = None if TreeDensity is None else TreeDensity(**params)
+        self._delegate: Any = None if exact else self._tree.fit(X, sample_weight=sample_weight)
+        if exact:
             weights = _weights(sample_weight, n)
             used = weights > 0
+            self._given = used, X[~used], None if sample_weight is None else weights
             X, weights = X[used], weights[used]
             top = weights.max()
             # A sample of weight w lies in D + 1 dimensions, where queries have 0 in the last one and it has
@@ -142,7 +145,7 @@ class ParzenWindow(BaseEstimator):
             ValueError: X is wrong. NotFittedError, which is a ValueError too: before fit.
         """
         self._check_fitted()
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        X = validate_data(self, _plain("X", X), dtype=np.float64, reset=False)
         if self._delegate is not None:
             return self._delegate.score_samples(X)
         queries = np.column_stack([X, np.zeros(len(X))])
@@ -171,26 +174,45 @@ class ParzenWindow(BaseEstimator):
         if not isinstance(n_samples, Integral) or n_samples < 0:
             raise ValueError(f"n_samples={n_samples!r}: expected an integer from 0")
         if self._delegate is not None:
-            return self._delegate.sample(n_samples, random_state)
+            return self._delegate.sample(int(n_samples), random_state)
         rng = np.random if random_state is None else random_state
         if isinstance(rng, Integral):
             rng = np.random.RandomState(int(rng))
-        u = rng.uniform(0, 1, size=n_samples) * self._cumulative[-1]
+        if not hasattr(rng, "uniform"):
+            raise ValueError(f"random_state={rng!r}: expected an integer, a np.random.RandomState or None")
+        u = rng.uniform(0, 1, size=int(n_samples)) * self._cumulative[-1]
         rows = np.searchsorted(self._cumulative, u, side="right")
         return rng.normal(self._points[rows, :-1], self.bandwidth_)
 
-    def _check_parameters(self) -> None:
-        h = self.bandwidth
-        usable = h in ("scott", "silverman") if isinstance(h, str) else isinstance(h, Real) and 1e-100 < h < 1e100
+    @property
+    def tree_(self) -> Any:
+        self._check_fitted()
+        if self._delegate is not None:
+            return self._delegate.tree_
+        used, unused, weights = self._given
+        data = np.empty((len(used), self._points.shape[1] - 1))
+        data[used], data[~used] = self._points[:, :-1], unused
+        if self._tree is None:
+            return SimpleNamespace(data=data, sample_weight=weights)
+        if not hasattr(self._tree, "tree_"):
+            self._tree.fit(data, sample_weight=weights)
+        return self._tree.tree_
+
+    def _checked_parameters(self) -> dict[str, Any]:
+        """The parameters, numbers of all types as Python's, whose precision is theirs no longer."""
+        params = {name: _number(value) for name, value in self.get_params(deep=False).items()}
+        h, atol, rtol, leaf_size = (params[name] for name in ("bandwidth", "atol", "rtol", "leaf_size"))
+        usable = h in ("scott", "silverman") if isinstance(h, str) else type(h) in (int, float) and 1e-100 < h < 1e100
         for name, right, expected in (
             ("bandwidth", usable, "a positive number, 'scott' or 'silverman'"),
             ("algorithm", self.algorithm in ("auto", "kd_tree", "ball_tree"), "'auto', 'kd_tree' or 'ball_tree'"),
-            ("atol", isinstance(self.atol, Real) and self.atol >= 0, "a number from 0"),
-            ("rtol", isinstance(self.rtol, Real) and self.rtol >= 0, "a number from 0"),
-            ("leaf_size", isinstance(self.leaf_size, Integral) and self.leaf_size > 0, "an integer from 1"),
+            ("atol", isinstance(atol, int | float) and atol >= 0, "a number from 0"),
+            ("rtol", isinstance(rtol, int | float) and rtol >= 0, "a number from 0"),
+            ("leaf_size", isinstance(leaf_size, int) and leaf_size > 0, "an integer from 1"),
         ):
             if not right:
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected {expected}")
+        return params
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "bandwidth_"):
@@ -199,6 +221,23 @@ class ParzenWindow(BaseEstimator):
 
 class KernelDensity(ParzenWindow):
     """ParzenWindow under scikit-learn's name, which Pipeline turns into the name of its step."""
+
+
+def _number(value: Any) -> Any:
+    """A number of NumPy, a fraction or a decimal as Python's int or float, to the last bit; anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, Real | Decimal):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
+def _plain(name: str, values: Any) -> Any:
+    """What a caller gave, for NumPy, which would drop a mask and take dates for numbers without a word."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        return values.double() if values.is_floating_point() else values
+    if isinstance(values, np.ma.MaskedArray) or (isinstance(values, np.ndarray) and values.dtype.kind in "mM"):
+        raise ValueError(f"{name} is a {type(values).__name__} of {values.dtype}, expected a plain array of numbers")
+    return values
 
 
 def _weights(values: Any, n: int) -> np.ndarray:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import subprocess
 import sys
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import joblib
@@ -13,6 +16,7 @@ import numpy as np
 import pytest
 import sklearn.neighbors
 import torch
+from scipy.sparse import csr_matrix
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
@@ -69,6 +73,8 @@ for wrong in (x[0], x[:0], x * np.nan):
     error(ValueError, lambda: w.fit(wrong))
 assert "2 features" in error(ValueError, lambda: w.fit(x[:, :1]).score_samples(x))
 w = pickle.loads(pickle.dumps(w.fit(x.tolist(), sample_weight=[1, 0, 2, 1, 1, 3])))
+assert (w.tree_.data == x).all() and w.tree_.sample_weight.tolist() == [1, 0, 2, 1, 1, 3]
+assert "MaskedArray" in error(ValueError, lambda: w.fit(np.ma.array(x)))
 print(*w.score_samples(x + 0.3), *w.sample(2, 7).ravel())
 """
 
@@ -285,6 +291,129 @@ def test_fit_refuses(params, s, weights, message):
 def test_score_refuses(x, message):
     with pytest.raises(ValueError, match=message):
         ParzenWindow().fit(S).score_samples(x)
+
+
+NUMBERS = {
+    "float16": np.float16,
+    "float32": np.float32,
+    "longdouble": np.longdouble,
+    "fraction": Fraction,
+    "decimal": Decimal,
+    "int64": lambda v: np.int64(round(v) or 1),
+    "uint8": lambda v: np.uint8(round(v) or 1),
+    "int": lambda v: round(v) or 1,
+}
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "tophat"])
+@pytest.mark.parametrize("name", ["bandwidth", "atol", "rtol", "leaf_size", "n_samples", "random_state"])
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_numbers_of_all_types_are_used_in_full(kind, name, kernel):
+    given = NUMBERS[kind](0.7 if name == "bandwidth" else 3)
+    number = float(given) if name in ("bandwidth", "atol", "rtol") else int(given)
+
+    def result(value):
+        params = {name: value} if name not in ("n_samples", "random_state") else {}
+        density = ParzenWindow(**{"bandwidth": 0.5, "kernel": kernel} | params)
+        before = density.get_params()
+        density.fit(S, sample_weight=W + 1)
+        assert density.get_params() == before and type(density.bandwidth_) is float
+        assert density.score_samples(X).dtype == np.float64
+        drawn = density.sample(**{"n_samples": 2, "random_state": 0} | ({} if params else {name: value}))
+        return [density.score_samples(X), drawn]
+
+    if name in ("leaf_size", "n_samples", "random_state") and "int" not in kind:
+        with pytest.raises((ValueError, TypeError), match=f"{name}=" if kernel == "gaussian" else None):
+            # of the others scikit-learn refuses the random state
+            result(given)
+        return
+    for ours, expected in zip(result(given), result(number), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
+@pytest.mark.parametrize(
+    "bandwidth", [np.array([0.5, 1]), True, torch.tensor(0.5), [0.5], 0.5j, Decimal("NaN"), Fraction(-1, 2)]
+)
+def test_a_bandwidth_that_is_no_positive_number_is_refused(bandwidth):
+    with pytest.raises(ValueError, match="bandwidth=.*: expected a positive number"):
+        ParzenWindow(bandwidth).fit(S)
+
+
+def fitted(**weights):
+    return ParzenWindow(0.5).fit(S, **weights)
+
+
+ARRAYS = {  # of samples, of queries, of weights; the numbers it stands for, or None for what is refused
+    "list": np.ndarray.tolist,
+    "objects": lambda a: a.astype(object),
+    "decimals": lambda a: np.vectorize(Decimal, otypes=[object])(a),
+    "float16": np.float16,
+    "longdouble": np.longdouble,
+    "big-endian": lambda a: a.astype(">f8"),
+    "reversed": lambda a: a[::-1].copy()[::-1],
+    "tensor with a gradient": lambda a: torch.tensor(a, requires_grad=True),
+    "bfloat16": lambda a: torch.tensor(a).bfloat16(),
+}
+REFUSED = {
+    "masked": lambda a: np.ma.masked_equal(a, a.flat[0]),
+    "masked, nothing of it": np.ma.array,
+    "dates": lambda a: a.astype(int).astype("datetime64[D]"),
+    "spans of time": lambda a: a.astype(int).astype("timedelta64[s]"),
+    "words": lambda a: np.full(a.shape, "one"),
+    "sparse": csr_matrix,
+    "ragged": lambda a: [[1.0], [1.0, 2.0]],
+    "nan": lambda a: np.where(a == a.flat[0], np.nan, a),
+}
+DOORS = {
+    "samples": lambda a: ParzenWindow(0.5).fit(a(S)).score_samples(X),
+    "queries": lambda a: fitted().score_samples(a(X)),
+    "scored": lambda a: fitted().score(a(X)),
+    "pipeline": lambda a: make_pipeline(ParzenWindow(0.5)).fit(a(S)).score(a(X)),
+    "weights": lambda a: fitted(sample_weight=a(W + 1.0)).score_samples(X),
+    "weights of a tree": lambda a: ParzenWindow(0.5, kernel="tophat").fit(S, sample_weight=a(W + 1.0)).score_samples(X),
+    "samples of a tree": lambda a: ParzenWindow(0.5, kernel="tophat").fit(a(S)).score_samples(X),
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+@pytest.mark.parametrize("door", DOORS)
+def test_every_door_takes_whatever_holds_the_numbers(door, kind):
+    def numbers(a):
+        return np.array(
+            torch.tensor(a).bfloat16().double().numpy() if kind == "bfloat16" else ARRAYS[kind](a), np.float64
+        )
+
+    plain = numbers if kind in ("float16", "bfloat16") else (lambda a: a)
+    np.testing.assert_array_equal(DOORS[door](ARRAYS[kind]), DOORS[door](plain))
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+@pytest.mark.parametrize("door", DOORS)
+def test_every_door_refuses_what_is_no_plain_array_of_numbers(door, kind):
+    with pytest.raises((ValueError, TypeError)) as error:  # TypeError is scikit-learn's, of sparse matrices
+        DOORS[door](REFUSED[kind])
+    ours = {"masked": "MaskedArray", "dates": "datetime64", "spans of time": "timedelta64"}.get(kind.split(",")[0])
+    if ours:
+        assert re.match(r"(X|sample_weight) is a \w+ of .*, expected a plain array of numbers$", str(error.value))
+        assert ours in str(error.value)
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "tophat"])
+@pytest.mark.parametrize("weights", [None, W, W + 1.0, 2.0])
+def test_the_tree_is_scikit_learns(kernel, weights):
+    ours, theirs = (
+        k(bandwidth=0.5, kernel=kernel, leaf_size=7) for k in (ParzenWindow, sklearn.neighbors.KernelDensity)
+    )
+    assert not hasattr(ours, "tree_")
+    theirs.fit(S, sample_weight=np.full(100, weights) if np.isscalar(weights) else weights)
+    ours.fit(S, sample_weight=weights)
+    for fit in (ours, pickle.loads(pickle.dumps(ours))):
+        assert type(fit.tree_) is type(theirs.tree_) and fit.tree_ is fit.tree_
+        np.testing.assert_array_equal(fit.tree_.data, S)
+        assert (fit.tree_.sample_weight is None) == (weights is None)
+        if weights is not None:
+            np.testing.assert_array_equal(fit.tree_.sample_weight, theirs.tree_.sample_weight)
+        np.testing.assert_array_equal(fit.tree_.query(X)[1], theirs.tree_.query(X)[1])
 
 
 @pytest.mark.parametrize("method", ["score_samples", "score", "sample"])
