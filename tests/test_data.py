@@ -73,15 +73,22 @@ def test_a_class_without_training_examples_is_named_in_each_of_1770_splits():
 
 BINARY = RNG.integers(0, 2, (60, 4, 4)).astype(np.uint8)
 SPANS = [  # x, x_test, what is said
-    (BINARY, None, "x has bytes from 0 to 1, and 255 stands for 1: if 1 does, pass floats, divided by 1"),
-    (torch.from_numpy(BINARY), None, "x has bytes from 0 to 1"),
-    (BINARY * 16, None, "x has bytes from 0 to 16"),
-    (np.ones((60, 2), np.uint8), None, "x has bytes from 1 to 1"),
-    (BINARY * 255, BINARY, "x_test has bytes from 0 to 1"),
-    (BINARY, BINARY, "x has bytes from 0 to 1"),  # once
-    *((BINARY / t(255), None, "x has values from 0 to 0.00392157, expected some near 1") for t in (float, np.float32)),
-    (np.float16(X / 255), None, "x has values from .* divided by 255 twice"),
-    (torch.from_numpy(X / 65025).bfloat16(), None, "divided by 255 twice"),
+    (
+        BINARY,
+        None,
+        "x has values from 0 to 1, next to nothing of 0 to 255: if 1 is as good as white, pass floats divided by 1",
+    ),
+    (torch.from_numpy(BINARY), None, "x has values from 0 to 1"),
+    (BINARY * 16, None, "x has values from 0 to 16"),
+    (np.ones((60, 2), np.uint8), None, "x has values from 1 to 1"),
+    (BINARY * 255, BINARY, "x_test has values from 0 to 1"),
+    (BINARY, BINARY, "x has values from 0 to 1"),  # once
+    *(
+        (BINARY / t(255), None, "x has values from 0 to 0.00392157, next to nothing of 0 to 1: if 0.0039.* is")
+        for t in (float, np.float32)
+    ),
+    (np.float16(X / 255), None, "x has values from .* of 0 to 1:"),
+    (torch.from_numpy(X / 65025).bfloat16(), None, "x has values from .* of 0 to 1:"),
     (X, X / 255, "x_test has values"),
     *((BINARY * np.uint8(k), None, None) for k in (0, 17, 255)),
     *((BINARY * np.float32(k), None, None) for k in (0, 0.004, 0.5, 1)),

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -1111,3 +1112,39 @@ def test_an_error_of_the_users_prior_is_not_one_of_the_disk(tmp_path):
 
     with pytest.raises(RuntimeError, match="prior=<function .*ConnectionResetError: peer reset"):
         train(replace(CFG, prior="custom", out_dir=str(tmp_path / "run")), data=DATA, progress=False, prior=prior)
+
+
+LABELLED = {"task": "semi_supervised", "n_labeled": 20}
+COMPONENTS = {"task": "unsupervised", "label_prior": True, "prior": "mixture", "style_dim": 2, "components": 2}
+CLUSTERS = {"task": "clustering", "n_clusters": 3}
+FAR = r"classes \(0: 9[67].* %, 1: 3.* %\) are far from their uniform prior, by which 4[67] % would be of another"
+NONE = r"arrays: no validation example is of class 1: no cluster gets that label"
+BALANCES = [  # fields, labels, what is warned of
+    (LABELLED, np.arange(600) % 33 == 0, FAR),
+    ({"task": "embedding", "n_labeled": 20}, np.arange(600) % 33 == 0, FAR),
+    (COMPONENTS | {"n_labeled": 20}, np.arange(600) % 33 == 0, FAR),
+    (COMPONENTS, np.arange(600) % 33 == 0, None),  # whose prior follows them
+    ({"task": "supervised"}, np.arange(600) % 33 == 0, None),
+    ({"task": "unsupervised"}, np.arange(600) % 33 == 0, None),
+    (CLUSTERS, np.arange(600) % 33 == 0, None),
+    (LABELLED, np.arange(600) % 3 == 0, None),
+    (LABELLED, np.arange(600) % 6 == 0, r"\(0: 8[34].* %, 1: 16.* %\) .* 3[34] %"),
+    (LABELLED, np.repeat(range(10), [41, 114, 87, 70, 56, 47, 46, 42, 38, 59]), None),  # as in SVHN
+    (LABELLED, np.where(np.arange(600) < 120, np.arange(600) % 12, 11), r"\(0: 1.* %, .* %, \.\.\.\) are far"),
+    (CLUSTERS, np.arange(600) == 0, NONE),
+    ({"task": "unsupervised"}, np.arange(600) == 0, None),
+]
+
+
+@pytest.mark.parametrize("fields, y, message", BALANCES, ids=range(len(BALANCES)))
+def test_labels_that_their_prior_does_not_fit_are_warned_of_once(fields, y, message, tmp_path):
+    x = RNG.random((600, 2, 2)).astype(np.float32)
+    cfg = Config(hidden=(4,), epochs=2, batch_size=250, **fields, out_dir=str(tmp_path / "run"))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train(cfg, data=(x, y.astype(int)), progress=False)
+    caught = [w for w in caught if "to train on" not in str(w.message)]
+    assert len(caught) == (message is not None), [str(w.message) for w in caught]
+    for warning in caught:
+        assert re.match(message if message == NONE else f".*{message}", str(warning.message))
+        assert warning.filename == __file__

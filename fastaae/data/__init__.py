@@ -197,14 +197,11 @@ def _checked(arrays: Arrays) -> Arrays:
 
 def span_warning(name: str, x: torch.Tensor) -> str | None:
     """What to warn of where examples, called `name`, fill next to nothing of their range, 0 to 255 or [0, 1]."""
-    low, high = x.min().item(), x.max().item()
-    if x.dtype == torch.uint8 and 0 < high <= DARK:
-        hint = f"255 stands for 1: if {high} does, pass floats, divided by {high}"
-        return f"{name} has bytes from {low} to {high}, and {hint}"
-    if x.dtype != torch.uint8 and 0 < 255 * high <= 1.001:
-        hint = "expected some near 1: if they were divided by 255 twice, divide once"
-        return f"{name} has values from {low:g} to {high:g}, {hint}"
-    return None
+    low, high, most = x.min().item(), x.max().item(), 255 if x.dtype == torch.uint8 else 1
+    if not 0 < high <= (DARK if most == 255 else 1.001 / 255):  # floats that were divided by 255 twice
+        return None
+    hint = f"if {high:g} is as good as white, pass floats divided by {high:g}"
+    return f"{name} has values from {low:g} to {high:g}, next to nothing of 0 to {most}: {hint}"
 
 
 def _number_of_classes(y: torch.Tensor, y_test: torch.Tensor | None) -> int:

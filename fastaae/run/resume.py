@@ -7,6 +7,7 @@ import contextlib
 import json
 import shlex
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -30,6 +31,7 @@ RESUMABLE = tuple("epochs out_dir data_dir device graph checkpoint_every log_eve
 RESTARTS, SLOWER = 3, 0.5  # of a diverged run from its last checkpoint; the factor on its learning rates each time
 # Bytes of a checkpoint, or seconds to save it, beyond which 200 times these seconds pass before the next one.
 LARGE, SLOW = 2**24, 0.2
+UNBALANCED = 0.3  # share of examples that a uniform y must mistake: from 0.4 on runs did, SVHN has 0.15
 
 
 class NonFiniteError(RuntimeError):
@@ -64,6 +66,7 @@ def begin(cfg: Config | None, data: Any, resume: str | Path | None) -> Start:
         loaded = datasets.load(cfg.dataset, cfg.data_dir, cfg.n_validation)
     else:
         loaded = datasets.from_arrays(data, cfg.n_validation)
+    _warn_of_labels(cfg, loaded)
     out_dir = provenance.new_directory(cfg.name) if cfg.out_dir is None else cfg.out_dir
     directory = RunDirectory(out_dir)
     if saved is None:
@@ -75,6 +78,20 @@ def begin(cfg: Config | None, data: Any, resume: str | Path | None) -> Start:
         began = f"{saved.info['device']!r}, where the run began and random numbers differ"
         raise ValueError(f"device={cfg.device!r}: expected {began}")
     return Start(replace(cfg, out_dir=out_dir), loaded, device, directory, saved)
+
+
+def _warn_of_labels(cfg: Config, data: datasets.Data) -> None:
+    """Warn of classes that are far from a uniform prior of y or components, and of those that no cluster can be of."""
+    y, y_valid, k = data.y_train, data.y_valid, data.n_classes
+    if y is not None and (cfg.classifies or (cfg.label_prior and cfg.n_labeled is not None)):
+        share = y.bincount(minlength=k) / len(y)
+        if (wrong := (share - 1 / k).clamp_min(0).sum().item()) > UNBALANCED:
+            found = ", ".join(f"{c}: {100 * p:.3g} %" for c, p in enumerate(share[:10].tolist())) + ", ..." * (k > 10)
+            hint = f"by which {100 * wrong:.0f} % would be of another: even them out, or lower lr_adversarial"
+            warnings.warn(f"classes ({found}) are far from their uniform prior, {hint}", stacklevel=4)
+    if cfg.n_clusters and y_valid is not None and (absent := datasets.absent_classes(y_valid, k)):
+        lost = "no cluster gets that label, and test examples of it count as errors"
+        warnings.warn(f"{data.name}: no validation example is of class {absent}: {lost}", stacklevel=4)
 
 
 def _newest(directory: RunDirectory) -> Checkpoint:

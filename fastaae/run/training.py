@@ -51,8 +51,8 @@ def train(
         Interrupted: SIGINT, SIGTERM or SIGHUP; a checkpoint was saved at a step boundary.
         WriteError: the disk is full, or the directory cannot be written to; the last checkpoint is kept.
 
-    Warns of a damaged checkpoint, where the one before it is resumed, of a restart, of a discriminator that has won and
-    of codes that have collapsed to a point.
+    Warns of a damaged checkpoint, where the one before it is resumed, of classes far from their uniform prior, of a
+    restart, of a discriminator that has won and of codes that have collapsed to a point.
 
     Where torch.distributed has several ranks, each trains its share of the replicas, and metrics are those of all.
     """
