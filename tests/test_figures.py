@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import fastaae
+from fastaae import checkpoint, cli, figures
 from fastaae import data as datasets
-from fastaae import figures
 from fastaae.config import Config
 from fastaae.engine import priors
 from fastaae.engine.networks import MLP
@@ -621,6 +621,21 @@ def test_numbers_of_a_config_alone_do_not_make_pictures_large(tmp_path):
     assert imread(tmp_path / "c.png").shape[0] == 100 * (74 + figures.GAP)
     figures.style_content(m, [[0.0], [1.0]], tmp_path / "s.png")
     assert imread(tmp_path / "s.png").shape[1] == 100 * (74 + figures.GAP)
+
+
+@pytest.mark.parametrize("prior", ["mixture", "swiss_roll"])
+def test_a_small_file_of_many_components_is_refused_at_once(prior, tmp_path, capsys):
+    trained(tmp_path, "digits", prior=prior)
+    path = tmp_path / "run" / "checkpoint.safetensors"
+    tensors, info = checkpoint.load(path)
+    for name, value, message in (
+        ("components", 2 * 10**9, "components=2000000000: expected an integer from 1 to 10000"),
+        ("style_dim", 2 * 10**9, "style_dim=2000000000: expected 2 with the 2-D prior"),
+    ):
+        checkpoint.save(path, tensors, info | {"config": info["config"] | {name: value}})
+        for command in (["figures"], ["sample"], ["evaluate"], ["resume"]):
+            assert cli.main([*command, str(tmp_path / "run")]) == 2
+            assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("what", ["grid", "codes"])
