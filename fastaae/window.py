@@ -187,14 +187,12 @@ class ParzenWindow(BaseEstimator):
     @property
     def tree_(self) -> Any:
         self._check_fitted()
-        if self._delegate is not None:
-            return self._delegate.tree_
-        used, unused, weights = self._given
-        data = np.empty((len(used), self._points.shape[1] - 1))
-        data[used], data[~used] = self._points[:, :-1], unused
-        if self._tree is None:
-            return SimpleNamespace(data=data, sample_weight=weights)
         if not hasattr(self._tree, "tree_"):
+            used, unused, weights = self._given
+            data = np.empty((len(used), self._points.shape[1] - 1))
+            data[used], data[~used] = self._points[:, :-1], unused
+            if self._tree is None:
+                return SimpleNamespace(data=data, sample_weight=weights)
             self._tree.fit(data, sample_weight=weights)
         return self._tree.tree_
 
