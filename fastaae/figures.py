@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from .checkpoint import write_atomic
 from .config import Config
 from .data import Data
+from .data.arrays import array, flat, tensor
 from .engine import priors
 from .files import expanded
 from .model import Model
@@ -159,7 +160,8 @@ def codes(
     points = _floats(z)
     if points.ndim != 2 or points.shape[1] != 2 or not len(points):
         raise ValueError(f"codes of shape {points.shape}: expected [N, 2]")
-    given = _array(np.zeros(len(points), int) if labels is None else labels)
+    given = np.zeros(len(points), int) if labels is None else labels
+    given = array("labels", given) if isinstance(given, torch.Tensor | np.ma.MaskedArray) else np.asarray(given)
     names, index = np.unique(given.astype(str) if given.dtype == object else given, return_inverse=True)
     kept = names.dtype.kind in "iu" and names[0] >= 0 and names[-1] < 20  # a label keeps its colour
     places = names if kept else np.arange(len(names))
@@ -263,12 +265,12 @@ def cluster_heads(model: Model, x: Any, path: str | Path, n: int = 16, seed: int
         seed: draws the images, as in the paper; None: those with the highest q(y|x), in order. Places stay grey where a
             cluster has fewer.
     """
-    assigned = _array(model.predict(x))
+    assigned = array("x", model.predict(x))
     k = min(model.n_classes, SHOWN)
     rows = np.full((k, 1 + n, *model.shape), EMPTY, np.float32)
     rows[:, 0] = model.decode(np.zeros((k, model.config.style_dim)), np.arange(k))
     images = _unit(x).reshape(-1, *model.shape)
-    sure = -_array(model.log_q(x)) if seed is None else None
+    sure = -array("x", model.log_q(x)) if seed is None else None
     rng = np.random.default_rng(seed)
     for cluster in range(k):
         members = np.flatnonzero(assigned == cluster)
@@ -285,7 +287,7 @@ def neighbours(samples: ArrayLike, train: Any, path: str | Path, columns: int = 
     Raises:
         ValueError: another number of samples, or another size.
     """
-    samples, train = _unit(samples).clip(0, 1), _array(train)
+    samples, train = _unit(samples).clip(0, 1), array("train", train, lists=True)
     if len(samples) % columns or not len(samples):
         raise ValueError(f"{len(samples)} samples: expected a multiple of columns={columns}")
     rows = samples.reshape(-1, columns, *samples.shape[1:])
@@ -302,14 +304,15 @@ def nearest(queries: Any, data: Any) -> np.ndarray:
         queries, data: uint8 (scaled to [0, 1]) or float, NumPy or torch.
 
     Raises:
-        ValueError: no data, or examples of another size.
+        ValueError: no data, or examples of another shape.
     """
-    q, data = torch.from_numpy(_unit(queries)).flatten(1).double(), _array(data)
-    if not len(data) or data[0].reshape(-1).shape[0] != q.shape[1]:
-        raise ValueError(f"data of shape {tuple(data.shape)}: expected examples of {q.shape[1]} values")
+    q, rows = torch.from_numpy(_unit(queries)), tensor("data", data)
+    if not rows.numel():
+        raise ValueError(f"data of shape {tuple(rows.shape)}: expected at least one example")
+    rows, q = flat("data", rows, tuple(q.shape[1:])).cpu(), q.flatten(1).double()
     best, index = q.new_full((len(q),), torch.inf), torch.zeros(len(q), dtype=torch.int64, device="cpu")
-    for start in range(0, len(data), BLOCK):
-        block = torch.from_numpy(_unit(data[start : start + BLOCK])).flatten(1).double()
+    for start in range(0, len(rows), BLOCK):
+        block = torch.from_numpy(_unit(rows[start : start + BLOCK])).double()
         distance, row = torch.cdist(q, block, compute_mode="donot_use_mm_for_euclid_dist").min(1)
         closer = distance < best
         best, index = torch.where(closer, distance, best), torch.where(closer, start + row, index)
@@ -331,25 +334,15 @@ def circle_map(heads: ArrayLike, radius: float = 10.0) -> np.ndarray:
     return np.linalg.pinv(heads) @ (radius * np.stack([np.cos(angle), np.sin(angle)], 1))
 
 
-def _array(x: Any) -> np.ndarray:
-    """What a caller gave, as NumPy."""
-    if isinstance(x, torch.Tensor):
-        x = x.detach().cpu()
-        x = x.float() if x.dtype == torch.bfloat16 else x
-    if isinstance(x, np.ma.MaskedArray) or not np.ndim(x):
-        raise ValueError(f"got a {type(x).__name__}, expected a plain array [N, ...]")
-    return np.asarray(x)
-
-
 def _floats(x: Any, kinds: str = "biuf") -> np.ndarray:
-    """Numbers as floats in NumPy."""
-    x = _array(x)
-    if x.dtype.kind not in kinds or not np.isfinite(x).all():
-        raise ValueError(f"got {x.dtype} of shape {x.shape}, expected bytes or finite floats")
+    """Numbers as finite floats in NumPy."""
+    x = array("the array", x, lists=True)
+    if not x.ndim or x.dtype.kind not in kinds or not np.isfinite(x).all():
+        raise ValueError(f"got {x.dtype} of shape {x.shape}, expected bytes or finite floats [N, ...]")
     return np.array(x, np.float32 if np.can_cast(x.dtype, np.float32) else np.float64, order="C")
 
 
 def _unit(x: Any) -> np.ndarray:
     """Images as floats in NumPy, bytes scaled to [0, 1]."""
-    x = _array(x)
+    x = array("images", x, lists=True)
     return x / np.float32(255) if x.dtype == np.uint8 else _floats(x, "bf")

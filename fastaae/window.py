@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import inspect
 import math
-from decimal import Decimal
-from numbers import Integral, Real
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 
+from .data.arrays import array
+from .files import brief
 from .kernels.parzen.bounds import LIMIT
 from .kernels.parzen.sums import PairSums
+from .scalars import integer, scalar, within
 
 try:
     from sklearn.base import BaseEstimator  # pyright: ignore[reportAssignmentType]  # replaced below
@@ -76,7 +77,7 @@ class ParzenWindow(BaseEstimator):
         bandwidth_: the bandwidth as a number.
         n_features_in_: D.
         feature_names_in_: names of the columns, where X had some.
-        tree_: scikit-learn's tree, made when it is asked for; without scikit-learn, its data and sample_weight.
+        tree_: scikit-learn's tree or, where none is needed, what one has as `data` and `sample_weight`.
     """
 
     def __init__(
@@ -119,12 +120,14 @@ class ParzenWindow(BaseEstimator):
         n, d = X.shape
         rules, h = {"scott": n, "silverman": n * (d + 2) / 4}, params["bandwidth"]
         params["bandwidth"] = h = float(rules[h] ** (-1 / (d + 4)) if isinstance(h, str) else h)
-        self._tree: Any = None if TreeDensity is None else TreeDensity(**params)
-        self._delegate: Any = None if exact else self._tree.fit(X, sample_weight=sample_weight)
-        if exact:
+        self._delegate: Any = None
+        if not exact and TreeDensity is not None:
+            self._delegate = TreeDensity(**params).fit(X, sample_weight=sample_weight)
+            self.tree_ = self._delegate.tree_
+        else:
             weights = _weights(sample_weight, n)
             used = weights > 0
-            self._given = used, X[~used], None if sample_weight is None else weights
+            self.tree_: Any = SimpleNamespace(data=X, sample_weight=None if sample_weight is None else weights)
             X, weights = X[used], weights[used]
             top = weights.max()
             # A sample of weight w lies in D + 1 dimensions, where queries have 0 in the last one and it has
@@ -171,45 +174,29 @@ class ParzenWindow(BaseEstimator):
             NotFittedError: before fit. NotImplementedError: the kernel is neither "gaussian" nor "tophat".
         """
         self._check_fitted()
-        if not isinstance(n_samples, Integral) or n_samples < 0:
-            raise ValueError(f"n_samples={n_samples!r}: expected an integer from 0")
+        n_samples, rng = integer("n_samples", n_samples, 0), scalar(random_state)
         if self._delegate is not None:
-            return self._delegate.sample(int(n_samples), random_state)
-        rng = np.random if random_state is None else random_state
-        if isinstance(rng, Integral):
-            rng = np.random.RandomState(int(rng))
+            return self._delegate.sample(n_samples, rng)
+        rng = np.random if rng is None else np.random.RandomState(rng) if type(rng) is int else rng
         if not hasattr(rng, "uniform"):
             raise ValueError(f"random_state={rng!r}: expected an integer, a np.random.RandomState or None")
-        u = rng.uniform(0, 1, size=int(n_samples)) * self._cumulative[-1]
+        u = rng.uniform(0, 1, size=n_samples) * self._cumulative[-1]
         rows = np.searchsorted(self._cumulative, u, side="right")
         return rng.normal(self._points[rows, :-1], self.bandwidth_)
 
-    @property
-    def tree_(self) -> Any:
-        self._check_fitted()
-        if not hasattr(self._tree, "tree_"):
-            used, unused, weights = self._given
-            data = np.empty((len(used), self._points.shape[1] - 1))
-            data[used], data[~used] = self._points[:, :-1], unused
-            if self._tree is None:
-                return SimpleNamespace(data=data, sample_weight=weights)
-            self._tree.fit(data, sample_weight=weights)
-        return self._tree.tree_
-
     def _checked_parameters(self) -> dict[str, Any]:
-        """The parameters, numbers of all types as Python's, whose precision is theirs no longer."""
-        params = {name: _number(value) for name, value in self.get_params(deep=False).items()}
+        params = {name: scalar(value) for name, value in self.get_params(deep=False).items()}
         h, atol, rtol, leaf_size = (params[name] for name in ("bandwidth", "atol", "rtol", "leaf_size"))
-        usable = h in ("scott", "silverman") if isinstance(h, str) else type(h) in (int, float) and 1e-100 < h < 1e100
+        usable = h in ("scott", "silverman") if isinstance(h, str) else within(1e-100, h, 1e100)
         for name, right, expected in (
             ("bandwidth", usable, "a positive number, 'scott' or 'silverman'"),
             ("algorithm", self.algorithm in ("auto", "kd_tree", "ball_tree"), "'auto', 'kd_tree' or 'ball_tree'"),
-            ("atol", isinstance(atol, int | float) and atol >= 0, "a number from 0"),
-            ("rtol", isinstance(rtol, int | float) and rtol >= 0, "a number from 0"),
-            ("leaf_size", isinstance(leaf_size, int) and leaf_size > 0, "an integer from 1"),
+            ("atol", within(-5e-324, atol, 1e300), "a number from 0"),
+            ("rtol", within(-5e-324, rtol, 1e300), "a number from 0"),
+            ("leaf_size", type(leaf_size) is int and leaf_size > 0, "an integer from 1"),
         ):
             if not right:
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected {expected}")
+                raise ValueError(f"{name}={brief(getattr(self, name))}: expected {expected}")
         return params
 
     def _check_fitted(self) -> None:
@@ -221,21 +208,11 @@ class KernelDensity(ParzenWindow):
     """ParzenWindow under scikit-learn's name, which Pipeline turns into the name of its step."""
 
 
-def _number(value: Any) -> Any:
-    """A number of NumPy, a fraction or a decimal as Python's int or float, to the last bit; anything else as it is."""
-    if isinstance(value, bool) or not isinstance(value, Real | Decimal):
-        return value
-    return int(value) if isinstance(value, Integral) else float(value)
-
-
 def _plain(name: str, values: Any) -> Any:
     """What a caller gave, for NumPy, which would drop a mask and take dates for numbers without a word."""
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu()
-        return values.double() if values.is_floating_point() else values
-    if isinstance(values, np.ma.MaskedArray) or (isinstance(values, np.ndarray) and values.dtype.kind in "mM"):
-        raise ValueError(f"{name} is a {type(values).__name__} of {values.dtype}, expected a plain array of numbers")
-    return values
+    kind = getattr(getattr(values, "dtype", None), "kind", "")
+    odd = isinstance(values, torch.Tensor | np.ma.MaskedArray) or kind in ("m", "M")
+    return array(name, values) if odd else values
 
 
 def _weights(values: Any, n: int) -> np.ndarray:

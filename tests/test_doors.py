@@ -19,7 +19,8 @@ import torch
 
 import fastaae
 from fastaae.config import TYPES
-from fastaae.data import from_arrays
+from fastaae.data import from_arrays, labeled_subset
+from fastaae.window import ParzenWindow
 
 X = np.random.default_rng(0).random((60, 4, 6)).astype(np.float32)
 Y = np.arange(60) % 3
@@ -71,6 +72,8 @@ INTEGERS = {  # argument: what it makes of one, JSON-ready; of which no other nu
     "log_likelihood(seed)": lambda n, m: m.log_likelihood(X[:2], 9, 0.3, seed=n).mean,
     "parzen(n_samples)": lambda n, m: fastaae.parzen_log_likelihood(X[:2], [X[:5]], 0.3, n_samples=n).n_samples,
     "parzen(block)": lambda n, m: fastaae.parzen_log_likelihood(X[:2], X, 0.3, block=n).mean,
+    "n_validation": lambda n, m: len(from_arrays((X, Y), n).x_valid),
+    "n_labeled": lambda n, m: labeled_subset(torch.from_numpy(Y), n, 3, 0).tolist(),
 }  # fmt: skip
 FLOATS = {
     "Config.prior_std": lambda v, m: fastaae.Config(prior_std=v).prior_std,
@@ -80,6 +83,8 @@ FLOATS = {
     "parzen(sigmas)": lambda v, m: fastaae.parzen_log_likelihood(X[:2], X, validation=X[:9], sigmas=[v]).sigma,
     "parzen(tolerance)": lambda v, m: fastaae.parzen_log_likelihood(X[:2], X, 0.3, tolerance=v).error_bound,
     "log_likelihood(sigma)": lambda v, m: m.log_likelihood(X[:2], 9, v).mean,
+    "ParzenWindow(bandwidth)": lambda v, m: ParzenWindow(v).fit(X[:, 0]).score_samples(X[:3, 0]).tolist(),
+    "ParzenWindow(atol)": lambda v, m: ParzenWindow(atol=v).fit(X[:, 0]).score_samples(X[:3, 0]).tolist(),
 }  # fmt: skip
 
 
@@ -118,6 +123,8 @@ def test_no_number_is_used_in_its_own_precision(small, tmp_path):
                                           state=tmp_path / "state")  # fmt: skip
     assert np.array_equal(found.per_query, expected.per_query) and (tmp_path / "state").exists()
     assert found.error_bound == expected.error_bound < 1
+    again = [ParzenWindow(h).fit(x).score_samples(x[:5]) for h in (small, float(small))]
+    assert np.array_equal(*again)
 
 
 def test_every_field_of_a_config_becomes_json():

@@ -413,7 +413,7 @@ def test_nearest_is_exact(monkeypatch, block):
 
 
 def test_nearest_refuses_other_sizes():
-    with pytest.raises(ValueError, match=r"data of shape \(5, 3\): expected examples of 4 values"):
+    with pytest.raises(ValueError, match=r"data has 3 values per example, expected 4 of shape \(2, 2\)"):
         figures.nearest(images(2, 2, 2), images(5, 3))
     with pytest.raises(ValueError, match=r"data of shape \(0, 4\)"):
         figures.nearest(images(2, 2, 2), images(0, 4))
@@ -536,6 +536,8 @@ def test_whatever_holds_the_same_numbers_is_drawn_the_same(name, kind, tmp_path)
     x, f = TAKE[name]
     if kind == "bytes" and name in ("codes", "manifold", "style_content", "circle_map"):
         return
+    if kind == "long double" and name in ("neighbours, train", "nearest, data"):
+        return  # torch has none, and a copy of all data would take four times their memory
     assert f(SAME[kind](x), tmp_path) == f(x, tmp_path)
 
 
@@ -563,7 +565,7 @@ REFUSED = [
     (lambda path: figures.codes(np.zeros((5, 3)), None, path), r"codes of shape \(5, 3\): expected \[N, 2\]"),
     (lambda path: figures.codes(np.zeros((0, 2)), None, path), r"shape \(0, 2\): expected"),
     (lambda path: figures.codes(SEVEN, range(6), path), "6 elements"),
-    (lambda path: figures.codes(SEVEN, np.ma.masked_equal(range(7), 0), path), "MaskedArray"),
+    (lambda path: figures.codes(SEVEN, np.ma.masked_equal(range(7), 0), path), "labels is a masked array"),
     (lambda path: figures.manifold(labelled(), SEVEN, path), "values to unpack"),
     (lambda path: figures.style_content(labelled(), SEVEN[:0], path), "shape"),
     (lambda path: figures.cluster_heads(labelled(), SEVEN * np.nan, path), "NaN"),

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ..files import DataError, DataUnavailable, brief
+from ..scalars import integer, scalar
 from . import sources
 from .arrays import array, plain
 from .sources import Arrays
@@ -137,7 +138,7 @@ def labeled_subset(labels: torch.Tensor, n_labeled: int | None, n_classes: int, 
     """
     if n_labeled is None:
         return torch.arange(len(labels), dtype=torch.int64, device="cpu")
-    if n_labeled < n_classes:
+    if (n_labeled := integer("n_labeled", n_labeled, 1)) < n_classes:
         raise DataError(f"n_labeled={n_labeled}, expected at least {n_classes}, one of each class")
     if n_labeled > len(labels):
         raise DataError(f"n_labeled={n_labeled}, but only {len(labels)} labelled examples: ask for fewer")
@@ -158,10 +159,12 @@ def _build(name: str, arrays: Arrays, n_validation: int | None, shuffle: bool = 
     """Check the arrays and split the training set: its last (after shuffling) `n_validation` examples are held out."""
     x, y, x_test, y_test = _checked(arrays)
     n = len(x)
-    held = n // 6 if n_validation is None else n_validation
-    if not 1 <= held < n:
+    held = n // 6 if n_validation is None else scalar(n_validation)
+    if type(held) is not int or not 1 <= held < n:
         why = " (a sixth of them)" if n_validation is None else ""
-        raise DataError(f"n_validation={held} of {n} training examples{why}, expected at least 1 and fewer than {n}")
+        raise DataError(
+            f"n_validation={brief(held)} of {n} training examples{why}, expected at least 1 and fewer than {n}"
+        )
     n_classes = 0 if y is None else _number_of_classes(y, y_test)
     shape, x = tuple(x.shape[1:]), x.flatten(1)
     x_test = None if x_test is None else x_test.flatten(1)
