@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
+import functools
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from .files import brief, read_json
+from .files import brief, check_names, expanded, read_json, suggestion
 from .scalars import scalar
 
 
@@ -177,10 +177,7 @@ class Config:
         """
         if not isinstance(values, dict):
             raise ValueError(f"config: got {type(values).__name__}, expected an object of Config's fields")
-        for key in values:
-            if key not in TYPES:
-                hint = suggestion(key, TYPES) or ": expected the name of one of Config's"
-                raise ValueError(f"config: unknown field {brief(key)}{hint}")
+        check_names(values, TYPES)
         return Config(**values)
 
     @staticmethod
@@ -192,7 +189,7 @@ class Config:
             ValueError: no such file, not JSON, or not a valid config; the message names the file.
         """
         try:
-            values = read_json(path)
+            values = read_json(expanded(path))
             if "config" not in values:
                 return Config.from_dict(values)
             return dataclasses.replace(Config.from_dict(values["config"]), out_dir=None)
@@ -227,12 +224,6 @@ def _converted(value: Any, kind: Any) -> Any:
     if kind in (float, float | None) and type(value) is int and abs(value) <= 2**53:
         return float(value)
     return value
-
-
-def suggestion(word: Any, choices: Iterable[str]) -> str:
-    """The end of a message about a word that is none of the choices: the one it may stand for, if it is like any."""
-    close = difflib.get_close_matches(brief(word), list(choices), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _error(name: str, value: Any, expected: str) -> ValueError:
@@ -324,3 +315,14 @@ UNUSED: tuple[Rule, ...] = (  # names, when they have a use, why they must keep 
     ("n_labeled", lambda c: c.task != "supervised", ": the task 'supervised' uses all labels"),
     ("n_labeled", lambda c: c.classifies or c.label_prior, ": the task {c.task!r} uses no labels"),
 )
+
+_set = Config.__init__
+
+
+@functools.wraps(_set)
+def _init(self: Config, *values: Any, **fields: Any) -> None:
+    check_names(fields, TYPES)
+    _set(self, *values, **fields)
+
+
+Config.__init__ = _init

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .config import Config, suggestion
+from .config import Config
+from .files import suggestion
 
 _SEMI_SUPERVISED = {  # section 5 and appendix A.2 of the paper
     "task": "semi_supervised",

@@ -3,13 +3,16 @@ them; errors of files."""
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 MAX_JSON = 2**20  # bytes of a config.json
+SMALL_UNPACKED, MAX_RATIO = 64 * 2**20, 20  # see unpacked()
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
@@ -20,8 +23,8 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     """
     try:
         return Path(path).expanduser()
-    except RuntimeError:
-        raise ValueError(f"{path}: there is no such home directory: name the whole path") from None
+    except RuntimeError as error:
+        raise ValueError(f"{path}: {brief(error).rstrip('.')}; write the whole path") from None
 
 
 def check_regular(path: Path, most: int) -> None:
@@ -35,6 +38,17 @@ def check_regular(path: Path, most: int) -> None:
         raise ValueError(f"not a regular file (mode {stat.filemode(found.st_mode)}), expected the path of a plain file")
     if found.st_size > most:
         raise ValueError(f"{found.st_size} bytes, expected at most {most}")
+
+
+def unpacked(size: int, most: int) -> int:
+    """How many bytes a file of `size` may unpack to, never over `most`. What uses them takes up to 5 times as many."""
+    return min(most, max(SMALL_UNPACKED, MAX_RATIO * size))
+
+
+def private(path: Path) -> bool:
+    """Whether nobody but this user, and root, may change a file or a folder; of a link, never."""
+    found = path.lstat()
+    return os.name != "posix" or (found.st_uid in (0, os.geteuid()) and not found.st_mode & 0o022)
 
 
 def read_text(path: Path, most: int) -> str:
@@ -80,6 +94,21 @@ def brief(value: Any) -> str:
     """A value, or what a library's error says, as a message shows it: on one line, not too long."""
     text = " ".join((str(value) if isinstance(value, Exception) else repr(value)).split())
     return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def suggestion(word: Any, choices: Iterable[str]) -> str:
+    """The end of a message about a word that is none of the choices: those it may stand for, if it is like any."""
+    word, choices = str(word)[:100], list(choices)
+    close = difflib.get_close_matches(word, choices, n=1) or [c for c in choices if word and word in c][:5]
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def check_names(names: Iterable[Any], fields: Iterable[str]) -> None:
+    """Raise ValueError where one of the names is no field of a config."""
+    for name in names:
+        if name not in fields:
+            hint = suggestion(name, fields) or ": expected the name of one of Config's"
+            raise ValueError(f"config: unknown field {brief(name)}{hint}")
 
 
 class DataError(ValueError):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import inspect
 import json
 import math
+import pickle
 import subprocess
 import sys
 
@@ -277,16 +280,42 @@ def test_every_field_is_checked():
         (lambda: preset("mnist100"), ["'mnist100'", "mnist-100, mnist-1000", "did you mean 'mnist-100'?"]),
         (lambda: preset("digits", epoch=3), ["'epoch'", "did you mean 'epochs'?"]),
         (lambda: Config.from_dict({"style_dims": 3}), ["'style_dims'", "did you mean 'style_dim'?"]),
+        (lambda: Config(latent_dim=3), ["config: unknown field 'latent_dim'; did you mean 'style_dim'?"]),
+        (lambda: dataclasses.replace(Config(), epoch=3), ["unknown field 'epoch'; did you mean 'epochs'?"]),
+        (lambda: Config(learning=1), ["unknown field 'learning': expected the name of one of Config's"]),
+        (
+            lambda: preset("digits", lr=1),
+            ["unknown field 'lr'", "'lr_reconstruction'", "'lr_adversarial'", "'lr_decay'"],
+        ),
+        (lambda: preset("digits", dim=1), ["did you mean 'noise_dim' or 'style_dim'?"]),
         (lambda: Config.from_dict({3: 3}), ["unknown field 3"]),
         (lambda: Config.from_dict([1]), ["got list", "expected an object"]),
         (lambda: Config.from_dict(None), ["got NoneType", "expected an object"]),
     ],
-    ids=["preset", "field of a preset", "field", "number as field", "list", "None"],
+    ids=[
+        "preset",
+        "field of a preset",
+        "field",
+        "keyword",
+        "replace",
+        "like none",
+        "beginning",
+        "end",
+        "number as field",
+        "list",
+        "None",
+    ],
 )
 def test_unknown_names_are_refused_with_a_suggestion(make, parts):
     with pytest.raises(ValueError) as error:
         make()
     assert all(part in str(error.value) for part in parts), str(error.value)
+
+
+def test_a_config_is_still_a_dataclass():
+    cfg = Config(epochs=3)
+    assert list(inspect.signature(Config).parameters) == [field.name for field in dataclasses.fields(Config)]
+    assert pickle.loads(pickle.dumps(cfg)) == copy.deepcopy(cfg) == cfg
 
 
 def test_from_json_reads_plain_fields_and_the_config_of_a_run(tmp_path):
