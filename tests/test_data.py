@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
+import http.server
 import io
 import itertools
 import os
 import re
 import sys
 import tempfile
+import threading
+import time
 import urllib.error
 import urllib.request
 import warnings
@@ -230,6 +234,12 @@ def test_labeled_subset_errors(n, message):
 # load: digits and .npz
 
 
+def npy_bytes(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
 def test_digits():
     result = load("digits")
     assert (result.name, result.shape, result.n_classes) == ("digits", (8, 8), 10)
@@ -303,6 +313,14 @@ def test_npz_errors_name_the_file(tmp_path, monkeypatch):
     monkeypatch.undo()
     np.savez_compressed(path, x=np.zeros((2**16, 32, 32), np.uint8))  # packed 1,000 to 1
     fails("67108992 bytes when uncompressed, expected at most 67108864: save it with np.savez")
+    np.savez_compressed(path, x=np.zeros((2**22, 1), np.uint8))
+    fails("4194432 bytes and 4194304 rows when uncompressed, expected at most 67108864 bytes, with 16 for a row")
+    for names in (["x.npy", "x.npy"], ["x.npy", "x"]):
+        with pytest.warns(UserWarning, match="Duplicate") if names[0] == names[1] else contextlib.nullcontext():
+            with zipfile.ZipFile(path, "w") as archive:
+                for name in names:
+                    archive.writestr(name, npy_bytes(X))
+        fails("'x' is in it twice: leave one out")
 
 
 # load: MNIST, first with four tiny files in place of the real ones
@@ -346,6 +364,8 @@ NAMINGS = {
     "raw": lambda name, content: (name.removesuffix(".gz"), gzip.decompress(content)),
     "dot": lambda name, content: (name.replace("-idx", ".idx"), content),
     "dot raw": lambda name, content: (name.replace("-idx", ".idx").removesuffix(".gz"), gzip.decompress(content)),
+    "gz without .gz": lambda name, content: (name.removesuffix(".gz"), content),
+    "raw with .gz": lambda name, content: (name, gzip.decompress(content)),
 }
 
 
@@ -387,11 +407,6 @@ def test_mnist_missing_file_is_named(tiny, tmp_path):
     "name, damage, message",
     [
         ("train-images-idx3-ubyte.gz", lambda raw: gzip.compress(raw)[:-20], "truncated gzip file"),
-        (
-            "train-images-idx3-ubyte.gz",
-            lambda raw: raw,
-            r"corrupt or unreadable file \(Error -3 .*incorrect header check",
-        ),
         (
             "train-images-idx3-ubyte.gz",
             lambda raw: gzip.compress(raw)[:-8] + bytes(8),
@@ -445,6 +460,51 @@ def test_mnist_download_falls_back_to_the_second_mirror(tiny, tmp_path, monkeypa
     assert {path.name for path in (tmp_path / "cache/fastaae/mnist").iterdir()} == set(tiny)
     monkeypatch.setattr(urllib.request, "urlopen", offline)
     assert load("mnist").sha256 == first.sha256
+
+
+class Mirror(http.server.BaseHTTPRequestHandler):
+    """Serves the files, but slowly where `how` says; one byte every 20 ms is slow."""
+
+    files: dict[str, bytes] = {}
+    how = "well"
+
+    def do_GET(self):
+        content = self.files[self.path.rpartition("/")[2]]
+        head = b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % len(content)
+        slow = {"header": head + content, "body": content, "stall": content[10:], "silent": b""}.get(self.how, b"")
+        with contextlib.suppress(OSError):
+            self.wfile.write((head + content)[: len(head + content) - len(slow)] if self.how != "silent" else b"")
+            for _ in range(500 if self.how == "silent" else len(slow)):
+                time.sleep(0.02)
+                self.wfile.write(slow[:1])
+                slow = slow[1:]
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("how", ["well", "header", "body", "stall", "silent"])
+def test_a_slow_mirror_is_given_up(tiny, tmp_path, monkeypatch, how):
+    monkeypatch.undo()
+    monkeypatch.setattr(sources, "PATIENCE", 0.3)
+    monkeypatch.setattr(Mirror, "files", tiny)
+    monkeypatch.setattr(Mirror, "how", how)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        name = next(iter(tiny))
+        started = time.monotonic()
+        try:
+            assert sources._received(f"http://127.0.0.1:{server.server_port}/{name}") == tiny[name]
+            assert how == "well"
+        except TimeoutError as error:
+            assert how != "well" and "expected at least 1000 a second" in str(error)
+        assert time.monotonic() - started < 1
+        server.shutdown()
+
+
+def test_patience_is_short():
+    assert sources.PATIENCE * (1 + len(sources.MIRRORS)) <= 30  # a stall may begin within one
 
 
 def test_mnist_failed_download_leaves_nothing_behind(tiny, tmp_path, monkeypatch):
@@ -649,6 +709,21 @@ def test_tfd_unusable_variables(mat, tmp_path, changes, message):
     savemat(tmp_path / "TFD_48x48.mat", tfd(**changes))
     with pytest.raises(DataError, match=f"^{tmp_path}/TFD_48x48.mat: {message}"):
         load("tfd", str(tmp_path))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are those of POSIX")
+@pytest.mark.parametrize("sub", ["", "svhn"])
+@pytest.mark.parametrize("what", ["file", "folder", "base"])
+def test_mat_files_of_others_in_the_cache_are_refused(mat, tmp_path, sub, what):
+    base = tmp_path / "cache" / "fastaae"
+    folder = put_svhn(base / sub, train=svhn(36), test=svhn(20))
+    load("svhn")
+    target = {"file": folder / "test_32x32.mat", "folder": folder, "base": base}[what]
+    target.chmod(0o777)
+    with pytest.raises(DataError, match="test_32x32|train_32x32.*: in the cache, where others may change it, expected"):
+        load("svhn")
+    target.chmod(0o755)
+    load("svhn")
 
 
 def test_tfd_is_split_already_and_not_downloaded(mat, tmp_path):

@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import struct
 import subprocess
+import sys
+import time
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from faults.arrays import mat_of_shape, read_mat
+from faults.processes import environment
 from scipy.io import savemat
 
 from fastaae.data import matfiles
@@ -198,6 +202,35 @@ def test_process_that_fails(tmp_path, monkeypatch, scipy, message):
     fails(saved(tmp_path / "a.mat"), message)
 
 
+@pytest.mark.parametrize("does", ["time.sleep(60)", "\nwhile True: pass"], ids=["sleeps", "computes"])
+def test_process_ends_with_the_one_that_started_it(tmp_path, does):
+    (tmp_path / "scipy.py").write_text(f"import os, time; open('started', 'w').write(str(os.getpid())); {does}")
+    saved(tmp_path / "a.mat")
+    code = (
+        f"import sys, tempfile; sys.path.insert(0, {str(tmp_path)!r}); tempfile.tempdir = {str(tmp_path)!r}; "
+        "from pathlib import Path; from fastaae.data import matfiles; "
+        f"matfiles._read(Path({str(tmp_path / 'a.mat')!r}), ['X'], 1000, 60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], env=environment()) as parent:
+        deadline = time.monotonic() + 30
+        while not (started := [p for p in tmp_path.glob("*/started") if p.read_text()]):
+            assert parent.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        parent.kill()
+    reader, deadline = int(started[0].read_text()), time.monotonic() + 5
+    while runs(reader):
+        assert time.monotonic() < deadline, "the reader outlives the process that started it"
+        time.sleep(0.01)
+
+
+def runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def test_process_that_cannot_be_started(tmp_path, monkeypatch):
     monkeypatch.setattr(matfiles.sys, "executable", str(tmp_path / "absent"))
     fails(saved(tmp_path / "a.mat"), "No such file or directory: .*absent")
@@ -234,6 +267,44 @@ def test_cache(tmp_path, fast_reader):
     saved(path, {**VARIABLES, "more": 1})
     load(1)
     assert len(list(cache.iterdir())) == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes and owners are those of POSIX")
+@pytest.mark.parametrize("what", ["file", "folder"])
+@pytest.mark.parametrize("how", ["of another user", "group may write", "others may write", "a link"])
+def test_cache_that_others_may_change_is_not_used(tmp_path, fast_reader, what, how):
+    path, cache = saved(tmp_path / "a.mat"), tmp_path / "c"
+    assert matfiles.converted(path, ("X", "y"), LIMIT, convert, cache)["n"] == 7
+    (kept,) = cache.iterdir()
+    assert (stat.S_IMODE(kept.stat().st_mode), stat.S_IMODE(cache.stat().st_mode)) == (0o600, 0o700)
+    planted = {"x": X.T * 0, "n": np.array(7)}
+    kept.unlink()
+    np.savez(kept, **planted)
+    target = kept if what == "file" else cache
+    if how == "of another user":
+        if os.geteuid():
+            pytest.skip("only root can give files away")
+        os.chown(target, 65534, 65534)
+    elif how == "a link":
+        target.rename(tmp_path / "elsewhere")
+        target.symlink_to(tmp_path / "elsewhere")
+    else:
+        target.chmod(target.stat().st_mode | (0o020 if "group" in how else 0o002))
+    assert np.array_equal(matfiles.converted(path, ("X", "y"), LIMIT, convert, cache)["x"], X.T)
+    assert len(fast_reader) == 2
+    (left,) = cache.iterdir()  # a file is replaced, a folder let alone
+    with np.load(left) as arrays:
+        assert np.array_equal(arrays["x"], X.T if what == "file" else X.T * 0)
+
+
+def test_the_mask_of_new_files_does_not_matter_to_the_cache(tmp_path, fast_reader):
+    path, before = saved(tmp_path / "a.mat"), os.umask(0o002)
+    try:
+        for _ in range(2):
+            matfiles.converted(path, ("X", "y"), LIMIT, convert, tmp_path / "c" / "mat")
+    finally:
+        os.umask(before)
+    assert len(fast_reader) == 1
 
 
 def test_cache_that_cannot_be_written(tmp_path, fast_reader):

@@ -9,13 +9,12 @@ import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..files import DataError, DataUnavailable, brief
+from ..files import DataError, DataUnavailable, brief, expanded
 from ..scalars import integer, scalar
 from . import sources
 from .arrays import array, plain
@@ -48,7 +47,9 @@ class Data:
     y_test: torch.Tensor | None
 
 
-def load(dataset: str, data_dir: str | None = None, n_validation: int | None = None) -> Data:
+def load(
+    dataset: str, data_dir: str | None = None, n_validation: int | None = None, recorded: bool = False
+) -> Data:  # fmt: skip
     """Load "mnist", "svhn", "tfd", "digits" or a .npz file.
 
     MNIST (uint8 [N, 784]) is looked for in `data_dir`, then in $FASTAAE_DATA, then in the user's cache, and
@@ -61,13 +62,14 @@ def load(dataset: str, data_dir: str | None = None, n_validation: int | None = N
     unlabelled and training images train. Its labels are the expressions, or None if any image has none.
 
     `n_validation` examples of the training set (None: a sixth) become the validation set: the last ones for MNIST,
-    SVHN and digits, random ones as in `from_arrays` for a .npz file. For TFD it must be None.
+    SVHN and digits, random ones as in `from_arrays` for a .npz file. For TFD it must be None. A `data_dir` has to be
+    there, unless a run has `recorded` it.
 
     Raises:
         DataUnavailable: the data set is nowhere on disk and could not be downloaded.
         DataError: anything else about the data or the arguments is wrong.
     """
-    if data_dir is not None and not Path(data_dir).is_dir():
+    if data_dir is not None and not recorded and not expanded(data_dir).is_dir():
         raise DataError(f"data_dir={data_dir!r} is not a folder: name the one that holds the data, or leave it out")
     if dataset == "mnist":
         return _build("mnist", sources.mnist(data_dir), n_validation)
@@ -80,7 +82,7 @@ def load(dataset: str, data_dir: str | None = None, n_validation: int | None = N
     if dataset == "digits":
         return _build("digits", sources.digits(), n_validation)
     if dataset.endswith(".npz"):
-        arrays = sources.read_npz(Path(dataset))
+        arrays = sources.read_npz(expanded(dataset))
         try:
             return from_arrays(arrays, n_validation, name=dataset)
         except DataError as error:
@@ -238,9 +240,9 @@ def examples(name: str, value: Any) -> torch.Tensor:
         raise DataError(f"{name} has dtype {x.dtype}, expected uint8 in 0..255 or floats in [0, 1]")
     with np.errstate(over="ignore"):
         x = plain(x, np.float32)
-    if len(wrong := np.argwhere(~np.isfinite(x))):
-        where = f"the first at index {tuple(wrong[0].tolist())}"
-        raise DataError(f"{name} has {len(wrong)} NaN or infinite values, {where}: replace or drop them")
+    if (wrong := ~np.isfinite(x)).any():
+        where = f"the first at index {tuple(map(int, np.unravel_index(wrong.argmax(), x.shape)))}"
+        raise DataError(f"{name} has {wrong.sum()} NaN or infinite values, {where}: replace or drop them")
     low, high = x.min(), x.max()
     if low < 0 or high > 1:
         hint = "divide by 255, or pass uint8" if 0 <= low and high <= 255 else "rescale it"

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import DataError, check_regular
+from ..files import DataError, check_regular, private, unpacked
 
 MAX_BYTES = 2**35  # of a file; what its arrays may declare is for the caller to say
-TIME_LIMIT = 600  # seconds for one file
+TIME_LIMIT = 60  # seconds for one file, and one more for each of its MB
 Variables = dict[str, np.ndarray]  # by name
 Convert = Callable[[Variables], Variables]
 READER = str(Path(__file__).with_name("matreader.py"))
@@ -30,37 +30,44 @@ READER = str(Path(__file__).with_name("matreader.py"))
 
 def converted(path: Path, names: Sequence[str], limit_bytes: int, convert: Convert, cache: Path) -> Variables:
     """What `convert` makes of the variables `names` of the MATLAB file (version 4 to 7.2) `path`, which it gets in the
-    shapes and dtypes they are stored in; kept as .npz in the folder `cache` by the file's SHA-256.
+    shapes and dtypes they are stored in; kept as .npz in the folder `cache`, where only this user may write, by the
+    file's SHA-256. (What a power cut leaves there, the sums within a .npz show.)
 
     Raises:
         DataError: not such a file, a variable is missing or not a full array of real numbers, they declare more than
-            `limit_bytes` together, `convert` refuses them, the file is damaged, or SciPy is missing. The message names
-            the file.
+            `limit_bytes` together or than such a file may unpack to, `convert` refuses them, the file is damaged, or
+            SciPy is missing. The message names the file.
     """
-    path, digest = path.absolute(), hashlib.sha256()
+    path, digest, seconds = path.absolute(), hashlib.sha256(), TIME_LIMIT
     try:
         check_regular(path, MAX_BYTES)
+        size = path.stat().st_size
+        seconds, limit_bytes = TIME_LIMIT + size // 2**20, unpacked(size, limit_bytes)
         with path.open("rb") as file:
             while block := file.read(2**20):
                 digest.update(block)
         kept = cache / f"{convert.__name__.strip('_')}-{digest.hexdigest()}.npz"
         with suppress(Exception):  # not there, or damaged, which can raise nearly anything
-            with kept.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return dict(arrays)
-        arrays = convert(_read(path, names, limit_bytes))
+            if private(cache) and private(kept):
+                with kept.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                    return dict(arrays)
+        arrays = convert(_read(path, names, limit_bytes, seconds))
     except subprocess.TimeoutExpired:
-        raise DataError(f"{path}: not read after {TIME_LIMIT} s: a damaged file? get it again") from None
+        raise DataError(f"{path}: not read after {seconds} s: a damaged file? get it again") from None
     except (OSError, ValueError, EOFError, MemoryError) as error:  # np.load of what a broken process left, and above
         raise DataError(f"{path}: {error}") from None
     with suppress(OSError):  # without a cache the next time takes as long as this one
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            np.savez(Path(folder, "arrays.npz"), **arrays)  # pyright: ignore[reportArgumentType]  # none has its names
-            os.replace(Path(folder, "arrays.npz"), kept)
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if private(cache):
+            with tempfile.TemporaryDirectory(dir=cache) as folder:
+                new = Path(folder, "arrays.npz")
+                np.savez(new, **arrays)  # pyright: ignore[reportArgumentType]  # none has its names
+                new.chmod(0o600)
+                os.replace(new, kept)
     return arrays
 
 
-def _read(path: Path, names: Sequence[str], limit_bytes: int) -> Variables:
+def _read(path: Path, names: Sequence[str], limit_bytes: int, seconds: float) -> Variables:
     """The variables of the file. Errors do not name it."""
     with path.open("rb") as file:
         _check_header(file.read(520))
@@ -69,9 +76,12 @@ def _read(path: Path, names: Sequence[str], limit_bytes: int) -> Variables:
         # One thread: the pools of the others would take address space, which is limited.
         env.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
         command = [sys.executable, READER, str(path), str(limit_bytes), *names]
-        done = subprocess.run(
-            command, cwd=folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIME_LIMIT
-        )
+        alive = os.pipe()  # it ends when this process does, and with it the other end
+        try:
+            done = subprocess.run(command, cwd=folder, env=env, stdin=alive[0], capture_output=True, timeout=seconds)
+        finally:
+            for end in alive:
+                os.close(end)
         if done.returncode < 0:
             died = next((s.name for s in signal.Signals if s == -done.returncode), f"signal {-done.returncode}")
             raise DataError(f"the process reading it died of {died}: a damaged file? get it again")

@@ -6,32 +6,33 @@ Run by its path, so that it needs no torch: it imports nothing of fastaae.
 from __future__ import annotations
 
 import math
+import os
 import sys
+import threading
+import warnings
 from contextlib import suppress
 
 import numpy as np
 
+ROOM, SECONDS = 3 * 2**27, 600  # of memory, which SciPy takes to unpack zeros, and of processor time
 CLASSES = {"double": 8, "single": 4, "logical": 1, **{f"{u}int{8 * n}": n for u in ("", "u") for n in (1, 2, 4, 8)}}
 
 
 def main(path: str, limit: str, *names: str) -> None:
     """Write the variables to 0.npy, 1.npy, ... in the working directory; exits with a one-line message otherwise."""
     limit_bytes = int(limit)
-    with suppress(ImportError, OSError, ValueError):  # not on this platform: then only the declared sizes count
-        import resource
-
-        for what, most in ((resource.RLIMIT_AS, 2 * limit_bytes + 2**30), (resource.RLIMIT_CORE, 0)):
-            hard = resource.getrlimit(what)[1]
-            resource.setrlimit(what, (most if hard < 0 else min(most, hard), hard))
+    warnings.simplefilter("ignore")  # they may hold names of any length
     try:
         import scipy.io
     except ImportError as error:
         sys.exit(f"reading a .mat file needs SciPy ({error}): pip install 'fastaae[demo]'")
+    _limit(ROOM + 2 * limit_bytes)
     try:
         declared = scipy.io.whosmat(path, appendmat=False)
         wanted = [variable for variable in declared if variable[0] in names]
         if missing := [name for name in names if name not in [variable[0] for variable in wanted]]:
-            sys.exit(f"no variables {missing}, it has {[v[0] for v in declared][:20]}: save all of them in one file")
+            has = [variable[0][:50] for variable in declared[:20]]
+            sys.exit(f"no variables {missing}, it has {has}: save all of them in one file")
         for name, shape, kind in wanted:
             if kind not in CLASSES or min(shape, default=1) < 0:
                 sys.exit(f"{name!r} is {kind} of shape {shape}, expected a full numeric array")
@@ -43,8 +44,23 @@ def main(path: str, limit: str, *names: str) -> None:
                 sys.exit(f"{name!r} cannot be read as real numbers: save it as an array of them")
             np.save(f"{k}.npy", arrays[name], allow_pickle=False)
     except Exception as error:  # a damaged file can raise nearly anything
-        sys.exit(" ".join(f"not readable ({type(error).__name__}: {error}), expected a MATLAB file".split()))
+        said = " ".join(str(error)[:1000].split())
+        sys.exit(f"not readable ({type(error).__name__}: {said}), expected a MATLAB file")
 
 
-if __name__ == "__main__":
+def _limit(more: int) -> None:
+    """Let this process take so much more memory, and its time, where the platform can hold it to that."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        with open("/proc/self/statm") as file:
+            pages = int(file.read().split()[0])
+        limits = {resource.RLIMIT_AS: pages * resource.getpagesize() + more, resource.RLIMIT_CPU: SECONDS}
+        for what, most in (limits | {resource.RLIMIT_CORE: 0}).items():
+            hard = resource.getrlimit(what)[1]
+            resource.setrlimit(what, (most if hard < 0 else min(most, hard), hard))
+
+
+if __name__ == "__main__":  # standard input ends with the process that wants the arrays
+    threading.Thread(target=lambda: os.read(0, 1) or os._exit(1), daemon=True).start()
     main(*sys.argv[1:])

@@ -7,6 +7,7 @@ import http.client
 import math
 import os
 import tempfile
+import threading
 import urllib.request
 import zipfile
 import zlib
@@ -16,15 +17,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..files import DataError, DataUnavailable, brief, check_regular
+from ..files import DataError, DataUnavailable, brief, check_regular, expanded, private, unpacked
 from . import matfiles
 
 MAX_NPZ_ARRAYS = 100
-MAX_NPZ_BYTES = 8 * 2**30  # what a .npz file may declare as its uncompressed size, and
-MAX_NPZ_RATIO = 100  # how many times its own size, where that is more than
-SMALL_NPZ_BYTES = 64 * 2**20
+MAX_NPZ_BYTES = 8 * 2**30  # what a .npz file may declare as its uncompressed size
+ROW = 16  # bytes that one more example takes, beside its own: of a random order, of labels as int64
 MAX_MAT_BYTES = 4 * 2**30  # what a .mat file may declare for its arrays; SVHN's largest has 1.6e9
 MAX_DOWNLOAD_BYTES = 64 * 2**20
+SLOW, PATIENCE = 1000, 10  # bytes a second below which, for so many seconds, a mirror is given up
 
 Arrays = tuple[Any, Any, Any, Any]  # x, y, x_test and y_test, before checks; None for what there is not
 
@@ -55,12 +56,18 @@ def read_npz(path: Path) -> dict[str, Any]:
             raise ValueError(f"{len(members)} arrays, expected the {count} that its last bytes declare")
         if len(members) > MAX_NPZ_ARRAYS:
             raise ValueError(f"{len(members)} arrays, expected at most {MAX_NPZ_ARRAYS}")
-        declared = sum(member.file_size for member in members)
-        most = min(MAX_NPZ_BYTES, max(SMALL_NPZ_BYTES, MAX_NPZ_RATIO * path.stat().st_size))
+        names = [member.filename.removesuffix(".npy") for member in members]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"{brief(min(twice))} is in it twice: leave one out")
+        declared, most = sum(member.file_size for member in members), unpacked(path.stat().st_size, MAX_NPZ_BYTES)
         if declared > most:
             raise ValueError(f"{declared} bytes when uncompressed, expected at most {most}: save it with np.savez")
         with np.load(path, allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in arrays.files}
+            found = {key: arrays[key] for key in arrays.files}
+        if (rows := sum(len(a) for a in found.values() if a.ndim)) * ROW + declared > most:
+            have = f"{declared} bytes and {rows} rows when uncompressed"
+            raise ValueError(f"{have}, expected at most {most} bytes, with {ROW} for a row: save it with np.savez")
+        return found
     except Exception as error:  # a damaged archive can raise nearly anything
         raise DataError(f"{path}: not a readable .npz file, expected plain numeric arrays ({brief(error)})") from error
 
@@ -95,13 +102,13 @@ def mnist(data_dir: str | None) -> Arrays:
 
 def _folders(data_dir: str | None, *subfolders: str) -> list[Path]:
     """Where to look for a data set, in this order."""
-    bases = [Path(base) for base in (data_dir, os.environ.get("FASTAAE_DATA")) if base] + [_cache()]
+    bases = [expanded(base) for base in (data_dir, os.environ.get("FASTAAE_DATA")) if base] + [_cache()]
     return [base / sub for base in bases for sub in ("", *subfolders)]
 
 
 def _cache() -> Path:
     if base := os.environ.get("XDG_CACHE_HOME"):
-        return Path(base) / "fastaae"
+        return expanded(base) / "fastaae"
     try:
         return Path.home() / ".cache" / "fastaae"
     except RuntimeError:  # no HOME, and no such user
@@ -135,7 +142,7 @@ def _read_idx(path: Path, file: _IdxFile) -> np.ndarray:
     try:
         check_regular(path, 2 * size)
         content = path.read_bytes()
-        if path.suffix == ".gz":
+        if content.startswith(b"\x1f\x8b"):  # whatever it is called
             unpacker = zlib.decompressobj(31)  # gzip's format; its own module is slow at a million empty members
             content = unpacker.decompress(content, size + 1)
             if not unpacker.eof and len(content) <= size:
@@ -177,13 +184,35 @@ def _fetch(file: _IdxFile, path: Path) -> None:
     for mirror in MIRRORS:
         url = mirror + path.name
         try:
-            with urllib.request.urlopen(url, timeout=10) as response:
-                path.write_bytes(response.read(MAX_DOWNLOAD_BYTES))
+            path.write_bytes(_received(url))
             _read_idx(path, file)
             return
         except (OSError, http.client.HTTPException, DataError) as error:
             failures.append(f"{url}: {error}")
     raise DataError("; ".join(failures))
+
+
+def _received(url: str) -> bytes:
+    """What a mirror sends, received by a thread: names and headers may be slow, too. Raises as urlopen() does."""
+    content, failures = bytearray(), []
+
+    def receive() -> None:
+        try:
+            with urllib.request.urlopen(url, timeout=PATIENCE) as response:
+                while len(content) < MAX_DOWNLOAD_BYTES and (block := response.read1(2**16)):
+                    content.extend(block)
+        except Exception as error:
+            failures.append(error)
+
+    thread, before = threading.Thread(target=receive, daemon=True), 0
+    thread.start()
+    while thread.join(PATIENCE) or thread.is_alive():
+        if len(content) - before < SLOW * PATIENCE:
+            raise TimeoutError(f"{len(content) - before} bytes in {PATIENCE} s, expected at least {SLOW} a second")
+        before = len(content)
+    if failures:
+        raise failures[0]
+    return bytes(content)
 
 
 def svhn(data_dir: str | None) -> tuple[str, Arrays]:
@@ -260,4 +289,8 @@ def _expect(name: str, array: np.ndarray, shape: tuple[int, ...], expected: str,
 
 
 def _mat(path: Path, names: Sequence[str], convert: matfiles.Convert) -> matfiles.Variables:
-    return matfiles.converted(path, names, MAX_MAT_BYTES, convert, _cache() / "mat")
+    cache = _cache()
+    if path.is_relative_to(cache) and not all(private(p.resolve()) for p in (path, path.parent, cache)):
+        hint = "expected files and folders that only you may write to; or name another folder as data_dir"
+        raise DataError(f"{path}: in the cache, where others may change it, {hint}")
+    return matfiles.converted(path, names, MAX_MAT_BYTES, convert, cache / "mat")

@@ -101,6 +101,8 @@ def hostile_npz() -> dict[str, bytes | Callable[[Path], None]]:
         "overlapping members": bytes(overlapping),
         "truncated": zipped({"x.npy": npy()})[:-30],
         "one array, no .npz": npy(),
+        "a name twice": zipped([("x.npy", npy()), ("x.npy", npy())]),
+        "a name twice, once without .npy": zipped({"x": npy(), "x.npy": npy()}),
         **NO_FILES,
         "sparse, 1 TB": lambda path: (path.touch(), os.truncate(path, 2**40)),
     }
@@ -120,7 +122,8 @@ def hostile_idx() -> dict[str, bytes | Callable[[Path], None]]:
         "idx: sparse, 1 TB": lambda path: (path.touch(), os.truncate(path, 2**40)),
         "idx.gz: bomb of 512 MB": lambda path: path.write_bytes(packed(512)),
         "idx.gz: 90,000 empty members": lambda path: path.write_bytes(gzip.compress(b"") * 90_000),
-        "idx.gz: no gzip": IDX_BYTES,
+        "idx.gz: no gzip": b"\x1f\x8b" + IDX_BYTES,
+        "idx: gzip of something else": gzip.compress(IDX_BYTES[:-1] + b"\0"),
         "idx.gz: truncated": gzip.compress(IDX_BYTES)[:-9],
         "idx.gz: wrong sum": gzip.compress(IDX_BYTES)[:-8] + bytes(8),
         "idx.gz: a name of 10 MB": lambda path: path.write_bytes(b"\x1f\x8b\x08\x08" + bytes(6) + b"a" * 10 * MB),

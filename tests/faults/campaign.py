@@ -22,14 +22,30 @@ from typing import Any
 
 import numpy as np
 
-from . import arrays, checkpoints, disks, estimator, ranks, resuming, running_code, runs, saving, scoring, surroundings
+from . import (
+    arrays,
+    checkpoints,
+    data_files,
+    disks,
+    estimator,
+    ranks,
+    resuming,
+    running_code,
+    runs,
+    saving,
+    scoring,
+    surroundings,
+)
 from .case import Check, Outcome, Skip
 from .inside import provenance
 from .processes import ROOT
 
 RESULTS = ROOT / "bench" / "results" / "faults.json"
 COLUMNS = ("id", "fault", "cases", "passed", "lost steps", "wrong results", "seconds", "seed")
-ATTACKED = (arrays, checkpoints, disks, estimator, ranks, resuming, running_code, runs, saving, scoring, surroundings)
+ATTACKED = (
+    *(arrays, checkpoints, data_files, disks, estimator, ranks, resuming, running_code, runs, saving, scoring),
+    surroundings,
+)
 
 
 def by_number(of_checks: dict[str, Any]) -> dict[str, Any]:

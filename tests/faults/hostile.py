@@ -8,6 +8,7 @@ import io
 import json
 import os
 import time
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -50,11 +51,12 @@ def mutated(rng: np.random.Generator, content: bytes) -> bytes:
     return bytes(out)
 
 
-def zipped(members: dict[str, bytes]) -> bytes:
+def zipped(members: dict[str, bytes] | list[tuple[str, bytes]]) -> bytes:
     """A .zip, or .npz, of members that are not compressed."""
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for name, content in members.items():
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names given twice
+        for name, content in members.items() if isinstance(members, dict) else members:
             archive.writestr(name, content)
     return file.getvalue()
 

@@ -18,15 +18,17 @@ import torch
 from fastaae import checkpoint, evaluation, parzen
 from fastaae.checkpoint import CheckpointError
 from fastaae.data import matfiles
+from fastaae.data.sources import _MNIST, read_npz
 from fastaae.data.sources import _IdxFile as IdxFile
 from fastaae.data.sources import _read_idx as read_idx
-from fastaae.data.sources import read_npz
 from fastaae.directory import LOCK, NEWEST, PREVIOUS, RunDirectory
 from fastaae.engine.step import Step
 from fastaae.files import DataError
 from fastaae.kernels import reference
 from fastaae.kernels.parzen.sums import PairSums
 from fastaae.run import progress, provenance, ranks
+
+MNIST_TRAIN = _MNIST[0]
 
 # Checkpoints
 
