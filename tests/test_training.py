@@ -32,7 +32,7 @@ from fastaae.directory import RunDirectory
 from fastaae.engine import phases, wiring
 from fastaae.engine.step import Step
 from fastaae.run import progress as shown_progress
-from fastaae.run import provenance, resume, training, watch
+from fastaae.run import provenance, ranks, resume, training, watch
 
 ROOT = Path(__file__).resolve().parent.parent
 RNG = np.random.default_rng(0)
@@ -653,6 +653,7 @@ def again(**fields):
         (lambda d: fit(d / "file"), "out_dir='*/file': expected a new or empty directory*"),
         (new(batch_size=251), "batch_size=251: expected at most the 250 training examples of arrays"),
         (new(**{**SEMI, "n_labeled": 251}), "n_labeled=251, but only 250 labelled examples: ask for fewer"),
+        (new(task="embedding", data=X), "task='embedding' needs labels with the training data, arrays has none: *"),
         (new(**SEMI, data=X), "task='semi_supervised' needs labels with the training data, arrays has none: pass y"),
         (new(n_validation=300), "n_validation=300 of 300 training examples, expected *fewer than 300"),
         (new(data=X * 2), "x has values from 0 to 2, expected [0, 1]*"),
@@ -672,7 +673,8 @@ def again(**fields):
         (again(device="cuda"), "device='cuda': not available here; *"),
         (lambda d: train(resume=d / "run"), "dataset='arrays': *pass them again as data="),
     ],
-    ids=["out_dir-holds-a-run", "out_dir-is-a-file", "batch_size", "n_labeled", "no-labels", "n_validation", "data",
+    ids=["out_dir-holds-a-run", "out_dir-is-a-file", "batch_size", "n_labeled", "no-labels-to-embed", "no-labels",
+         "n_validation", "data",
          "dataset", "no-arrays", "no-cuda", "no-such-device", "nothing", "resume-missing", "resume-damaged",
          "resume-model", "resume-hidden", "resume-seed", "resume-optimizer", "resume-fewer-epochs",
          "resume-other-data", "resume-no-cuda", "resume-no-arrays"],
@@ -989,6 +991,33 @@ with open(f"{sys.argv[1]}/rank{rank}.json", "w") as file:
     json.dump({"metrics": metrics, "weights": weights, "said": said}, file)
 torch.distributed.destroy_process_group()
 """
+
+
+LAUNCHED = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize("changes", [{"WORLD_SIZE": v} for v in ("", "0", "1", None)], ids=str)
+def test_one_process_is_no_rank(monkeypatch, changes):
+    for name, value in (LAUNCHED | changes).items():
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+    assert not ranks.launched() and not ranks.several()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"WORLD_SIZE": v} for v in ("auto", "-1", "2.0", " 2")]
+    + [{name: v} for name in LAUNCHED if name != "WORLD_SIZE" for v in ("", None)]
+    + [{"RANK": "2"}, {"RANK": "x"}, {"LOCAL_RANK": "-1"}, {"MASTER_PORT": "http"}],
+    ids=str,
+)
+def test_half_a_launch_is_refused_in_one_line(monkeypatch, changes):
+    for name, value in (LAUNCHED | changes).items():
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+    monkeypatch.setattr(ranks.distributed, "init_process_group", None)
+    ((name, value),) = changes.items()
+    with pytest.raises(ValueError, match="^WORLD_SIZE=.*: start it by torchrun, .* or unset WORLD_SIZE$") as error:
+        ranks.launched()
+    assert f"{name}={value or ''!r}" in str(error.value)
 
 
 def test_replicas_spread_over_ranks(tmp_path, two_ranks):

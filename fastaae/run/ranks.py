@@ -31,9 +31,15 @@ def several() -> bool:
 
 
 def launched() -> bool:
-    """Initialise torch.distributed if torchrun has started this process as one of several. Returns: whether it has."""
-    if int(os.environ.get("WORLD_SIZE", 1)) < 2:
+    """Initialise torch.distributed if torchrun has started this process as one of several. Returns: whether it has.
+    Raises ValueError where a part of what torchrun says is missing."""
+    names = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT", "MASTER_ADDR")
+    *numbers, address = said = [os.environ.get(name, "") for name in names]
+    if numbers[0] in ("", "0", "1"):
         return False
+    if not address or not all(n.isdecimal() for n in numbers) or int(numbers[1]) >= int(numbers[0]):
+        found = " ".join(f"{name}={value!r}" for name, value in zip(names, said, strict=True))
+        raise ValueError(f"{found}: start it by torchrun, which sets all of these, or unset WORLD_SIZE")
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group("gloo", timeout=timedelta(seconds=SILENCE))
