@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import difflib
 import errno
+import io
 import json
 import os
 import sys
 import time
 import warnings
+from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +21,7 @@ import tyro
 from . import __version__
 from .config import Config
 from .experiments import PRESETS, preset
-from .files import WriteError, read_json
+from .files import WriteError, expanded, read_json, suggestion
 
 if TYPE_CHECKING:
     from .data import Data
@@ -27,50 +30,33 @@ if TYPE_CHECKING:
 USAGE = """usage: fastaae COMMAND ...
 
   presets                      the experiments there are
-  train NAME [--FIELD VALUE]   train a preset, any field of Config changed; `fastaae train NAME --help` lists them
+  train NAME [--FIELD VALUE]   train a preset, any field of Config changed
   train --config FILE          repeat the run of a config.json
-  resume DIR                   go on with a stopped run
+  resume DIR [--FIELD VALUE]   go on with a stopped run, or with a finished one for more --epochs
   evaluate DIR                 metrics of a run on its validation and test sets
-  parzen DIR [--samples 10000] [--sigma S] [--validation 1000] [--seed 0] [--replica 0] [--state FILE]
-                               log-likelihood of the test set under samples of the model
-  sample DIR [--n 64] [--seed 0] [--out FILE.png]
-                               decode draws from the prior to a picture
-  figures DIR [--replica 0] [--seed 0] [--out FOLDER]
-                               the paper's pictures that fit the run's task
+  parzen DIR                   log-likelihood of the test set under samples of the model
+  sample DIR                   decode draws from the prior to a picture
+  figures DIR                  the paper's pictures that fit the run's task
   --version
+
+`fastaae COMMAND --help` lists flags. --data-dir and --dataset say where a run's data lie now, if they have moved.
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0, 1 for a run that failed (full disk, divergence, memory), 2 for a
-    user's error, 129, 130 or 143 when stopped by a signal."""
-    command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    plain = {"presets": _presets, "train": _train, "resume": _resume, "evaluate": _evaluate}
-    flagged = {"parzen": Parzen, "sample": Sample, "figures": Figures}
-    if command in ("-h", "--help") or (command not in ("train", *flagged) and {"-h", "--help"} & set(rest)):
-        print(USAGE, end="")
-        return 0
-    if command == "--version":
-        print(__version__)
-        return 0
-    if command not in [*plain, *flagged]:
-        close = difflib.get_close_matches(command, [*plain, *flagged], n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else f"\n{USAGE}".rstrip("\n")
-        print(f"fastaae: unknown command {command!r}{hint}", file=sys.stderr)
-        return 2
+    user's error, 129, 130 or 143 when stopped by a signal, 141 where the reader of its output has gone."""
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
-            if command in plain:
-                plain[command](rest)
-            else:
-                _run_flagged(command, flagged[command], rest)
-            return 0
+            return _run(*((sys.argv[1:] if arguments is None else arguments) or ["--help"]))
     except KeyboardInterrupt as error:
         _say(str(error) or "interrupted")
         return 128 + getattr(error, "signum", 2)
-    except BrokenPipeError:  # the reader of our output has gone, as in `fastaae presets | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ImportError as error:  # of what pictures and data sets need
+        _say(f"{error}: pip install 'fastaae[demo]'")
+        return 2
+    except BrokenPipeError:  # as in `fastaae presets | head -1`
         return 141
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         _say(error)
@@ -78,16 +64,64 @@ def main(arguments: list[str] | None = None) -> int:
         return 1 if broken or isinstance(error, WriteError | RuntimeError | MemoryError) else 2
 
 
+def _run(command: str, *arguments: str) -> int:
+    if command in ("-h", "--help") or (command == "presets" and {"-h", "--help"} & {*arguments}):
+        _print(*USAGE.splitlines())
+    elif command == "--version":
+        _print(__version__)
+    elif command in COMMANDS:
+        COMMANDS[command]([*arguments])
+    elif command in ON_RUNS:
+        directory, flags = _directory(command, arguments)
+        _parsed(ON_RUNS[command], flags, prog=f"fastaae {command} DIR")(directory)
+    else:
+        hint = suggestion(command, [*COMMANDS, *ON_RUNS])
+        _say(f"unknown command {command!r}{hint}")
+        _print(*([] if hint else USAGE.splitlines()), error=True)
+        return 2
+    return 0
+
+
+def _print(*lines: object, error: bool = False) -> None:
+    """Print lines to standard output or standard error; nothing else prints. What is no printable character comes
+    escaped, since names in files of others may hold any; so does what the stream cannot encode."""
+    if (stream := sys.stderr if error else sys.stdout) is None:  # closed
+        return
+    encoding = stream.encoding or "utf-8"
+    try:
+        for line in lines:
+            text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(line))
+            print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    except OSError as failure:
+        with contextlib.suppress(OSError):  # or the interpreter tries again as it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        if error:  # there is nobody to tell
+            return
+        if isinstance(failure, BrokenPipeError):
+            raise
+        raise WriteError(f"standard output: {failure.strerror or failure}; give it another place") from None
+
+
 def _say(message: object) -> None:
-    """Print an error. What is no printable character comes escaped: names in files of others may hold any."""
-    print("fastaae:", "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(message)), file=sys.stderr)
+    _print(f"fastaae: {message}", error=True)
 
 
 def _presets(arguments: list[str]) -> None:
     if arguments:
         raise ValueError(f"presets: expected no arguments, got {' '.join(arguments)}")
     for name, fields in PRESETS.items():
-        print(f"{name:32} {' '.join(f'{k}={v}' for k, v in fields.items())}")
+        _print(f"{name:32} {' '.join(f'{k}={v}' for k, v in fields.items())}")
+
+
+def _parsed(flags: type, arguments: list[str], **options: Any) -> Any:
+    """What tyro makes of the arguments; its help and errors go where all goes."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            return tyro.cli(flags, args=arguments, **options)
+    except SystemExit as left:
+        _print(*said.getvalue().split("\n")[:-1], error=left.code != 0)
+        raise
 
 
 def chosen(arguments: list[str], default: str, **changes: Any) -> Config:
@@ -96,7 +130,7 @@ def chosen(arguments: list[str], default: str, **changes: Any) -> Config:
     name, flags = default, arguments
     if arguments and not arguments[0].startswith("-"):
         name, *flags = arguments
-    return tyro.cli(Config, default=preset(name, **changes), args=flags)
+    return _parsed(Config, flags, default=preset(name, **changes))
 
 
 def _train(arguments: list[str]) -> None:
@@ -113,15 +147,26 @@ def _train(arguments: list[str]) -> None:
         base, flags, program = Config(), arguments, "fastaae train"
         if not {"-h", "--help"} & set(arguments):
             raise ValueError(f"train: expected a preset ({', '.join(PRESETS)}) or --config FILE first, then flags")
-    cfg = tyro.cli(Config, default=base, args=flags, prog=program, description="Fields of the run and their values.")
+    cfg = _parsed(Config, flags, default=base, prog=program, description="Fields of the run and their values.")
     if path and cfg.dataset == base.dataset and cfg.n_validation == base.n_validation:
-        data = read_json(path).get("data")
-        _same_data(cfg, data.get("sha256") if isinstance(data, dict) else None, path)
+        data = read_json(expanded(path)).get("data")
+        if sha256 := data.get("sha256") if isinstance(data, dict) else None:
+            _same_data(cfg, sha256, path, recorded=cfg.data_dir == base.data_dir)
+            if cfg.data_dir is not None and not expanded(cfg.data_dir).is_dir():  # gone, and not needed
+                cfg = dataclasses.replace(cfg, data_dir=None)
     _train_and_report(cfg, None)
 
 
 def _resume(arguments: list[str]) -> None:
-    _train_and_report(None, _directory("resume", arguments))
+    """Go on with a run, whose config flags may change."""
+    directory, flags = _directory("resume", arguments)
+    cfg = None
+    if flags:
+        from .run.resume import config_of
+
+        base = config_of(directory) if directory else Config()
+        cfg = _parsed(Config, flags, default=base, prog="fastaae resume DIR", description="Fields that are to change.")
+    _train_and_report(cfg, directory)
 
 
 def _train_and_report(cfg: Config | None, resume: str | None) -> None:
@@ -139,44 +184,60 @@ def _train_and_report(cfg: Config | None, resume: str | None) -> None:
             ranks.distributed.destroy_process_group()
     for name, metric in run.metrics.items():
         spread = f" +- {metric['std']:.2g}" if len(metric["replicas"]) > 1 else ""
-        print(f"{name:24} {metric['mean']:.4g}{spread}")
-    print(f"run directory: {run.directory}")
+        _print(f"{name:24} {metric['mean']:.4g}{spread}")
+    _print(f"run directory: {run.directory}")
 
 
-def _same_data(cfg: Config, sha256: str | None, source: str) -> Data:
-    """The data of a config, which has to be what the run recorded."""
+def _same_data(cfg: Config, sha256: str | None, source: str, recorded: bool) -> Data:
+    """The data of a config, which has to be what the run recorded; whether its data_dir is that of the run, too."""
     from . import data
 
-    loaded = data.load(cfg.dataset, cfg.data_dir, cfg.n_validation)
+    loaded = data.load(cfg.dataset, cfg.data_dir, cfg.n_validation, recorded)
     if sha256 is not None and loaded.sha256 != sha256:
         other = f"{cfg.dataset} is not the data of that run"
         raise ValueError(f"{source}: {other}, expected SHA-256 {sha256}, not {loaded.sha256}")
     return loaded
 
 
-def _models_and_data(directory: str, replica: int | None = None) -> tuple[list[Model], Data]:
-    """A run's models, or that of one replica, and the data that they were trained on."""
-    from .directory import RunDirectory
-    from .model import from_tensors
+@dataclasses.dataclass
+class OnData:
+    """A command on a run and the data that it was trained on."""
 
-    run = RunDirectory(directory)
-    tensors, info = run.load()
-    replicas = range(Config.from_dict(info.get("config")).replicas) if replica is None else [replica]
-    models = [from_tensors(tensors, info, run.newest, r) for r in replicas]
-    return models, _same_data(models[0].config, info.get("data_sha256"), directory)
+    data_dir: str | None = None
+    """Folder of the data set's files; default: where the run found them, then $FASTAAE_DATA and the user's cache."""
+    dataset: str | None = None
+    """The run's .npz file, where it has moved."""
 
+    def models_and_data(self, directory: str, replica: int | None = None) -> tuple[list[Model], Data]:
+        """The run's models, or that of one replica, and its data."""
+        from .directory import RunDirectory
+        from .model import from_tensors
 
-def _evaluate(arguments: list[str]) -> None:
-    from . import evaluation
-
-    models, data = _models_and_data(_directory("evaluate", arguments))
-    for split in ("valid", "test"):
-        for name, values in evaluation.evaluate(models, data, split).items():
-            print(json.dumps({name: evaluation.summarize(values)}))
+        run = RunDirectory(directory)
+        tensors, info = run.load()
+        models = [from_tensors(tensors, info, run.newest, replica or 0)]
+        others = range(1, models[0].config.replicas if replica is None else 1)
+        models += [from_tensors(tensors, info, run.newest, r) for r in others]
+        moved = {k: v for k, v in (("data_dir", self.data_dir), ("dataset", self.dataset)) if v is not None}
+        cfg = dataclasses.replace(models[0].config, **moved)
+        return models, _same_data(cfg, info.get("data_sha256"), directory, recorded=self.data_dir is None)
 
 
 @dataclasses.dataclass
-class Parzen:
+class Evaluate(OnData):
+    """Metrics of a run on its validation and test sets, a line of JSON each."""
+
+    def __call__(self, directory: str) -> None:
+        from . import evaluation
+
+        models, data = self.models_and_data(directory)
+        for split in ("valid", "test"):
+            for name, values in evaluation.evaluate(models, data, split).items():
+                _print(json.dumps({name: evaluation.summarize(values)}))
+
+
+@dataclasses.dataclass
+class Parzen(OnData):
     """Parzen-window log-likelihood, in nats, of the run's test set under samples of its model, with its error bound."""
 
     samples: int = 10_000
@@ -193,7 +254,7 @@ class Parzen:
     def __call__(self, directory: str) -> None:
         if self.validation < 1:
             raise ValueError(f"--validation {self.validation}: expected at least 1 validation example")
-        (model,), data = _models_and_data(directory, self.replica)
+        (model,), data = self.models_and_data(directory, self.replica)
         if data.x_test is None:
             raise ValueError(f"parzen: {data.name} has no test set, expected x_test")
         validation = data.x_valid[: self.validation] if self.sigma is None else None
@@ -202,7 +263,7 @@ class Parzen:
             data.x_test, self.samples, self.sigma, seed=self.seed, validation=validation, state=self.state
         )
         report = {k: getattr(result, k) for k in ("mean", "sem", "error_bound", "sigma", "n_samples")}
-        print(json.dumps({"log_likelihood": report | {"seconds": round(time.perf_counter() - start, 3)}}))
+        _print(json.dumps({"log_likelihood": report | {"seconds": round(time.perf_counter() - start, 3)}}))
 
 
 @dataclasses.dataclass
@@ -219,16 +280,18 @@ class Sample:
     def __call__(self, directory: str) -> None:
         if self.out and not self.out.lower().endswith(".png"):
             raise ValueError(f"--out {self.out}: expected the name of a .png file")
+        import matplotlib.image  # noqa: F401  # an error comes before the work
+
         from . import figures
         from .model import load
 
-        path = Path(self.out) if self.out else Path(directory) / "samples.png"
+        path = Path(self.out or Path(directory) / "samples.png")
         figures.grid(load(directory, self.replica).sample(self.n, self.seed), path)
-        print(path)
+        _print(path)
 
 
 @dataclasses.dataclass
-class Figures:
+class Figures(OnData):
     """Draw the paper's pictures that fit the run's task, of its test set, and say what each file shows."""
 
     replica: int = 0
@@ -238,26 +301,29 @@ class Figures:
     """Folder; default: the run directory."""
 
     def __call__(self, directory: str) -> None:
-        (model,), data = _models_and_data(directory, self.replica)
+        import matplotlib.image  # noqa: F401  # as above
+
         from . import figures
 
-        for path, shows in figures.draw(model, data, self.out or directory, self.seed).items():
-            print(f"{path}: {shows}")
+        (model,), data = self.models_and_data(directory, self.replica)
+        for path, shows in figures.draw(model, data, expanded(self.out or directory), self.seed).items():
+            _print(f"{path}: {shows}")
 
 
-def _run_flagged(command: str, flags: type, arguments: list[str]) -> None:
-    """Run a command on the directory that is its first argument, with the flags after it."""
-    asked = [a for a in arguments if a in ("-h", "--help")]  # for help, which tyro prints and leaves
-    directory = "" if asked else _directory(command, arguments[:1])
-    tyro.cli(flags, args=asked or arguments[1:], prog=f"fastaae {command} DIR")(directory)
+COMMANDS = {"presets": _presets, "train": _train, "resume": _resume}
+ON_RUNS: dict[str, type] = {"evaluate": Evaluate, "parzen": Parzen, "sample": Sample, "figures": Figures}
 
 
-def _directory(command: str, arguments: list[str]) -> str:
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        raise ValueError(f"{command}: expected one run directory, got {' '.join(arguments) or 'nothing'}")
-    if not Path(arguments[0]).is_dir():
-        raise ValueError(f"{command}: {arguments[0]!r} is no directory, expected that of a run")
-    return arguments[0]
+def _directory(command: str, arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """A run's directory, which comes first, and the flags after it; or that for help, which tyro prints and leaves."""
+    if asked := [a for a in arguments if a in ("-h", "--help")]:
+        return "", asked
+    given = list(takewhile(lambda a: not a.startswith("-"), arguments))
+    if len(given) != 1:
+        raise ValueError(f"{command}: expected one run directory, got {' '.join(given or arguments[:1]) or 'nothing'}")
+    if not expanded(given[0]).is_dir():
+        raise ValueError(f"{command}: {given[0]!r} is no directory, expected that of a run")
+    return str(expanded(given[0])), [*arguments[1:]]
 
 
 if __name__ == "__main__":

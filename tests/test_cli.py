@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
+import io
 import itertools
 import json
 import os
@@ -12,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,7 @@ from faults.tiny import read_json, weights
 
 import fastaae
 from fastaae import Config, cli, presets
+from fastaae.data import sources
 from fastaae.directory import RunDirectory
 from fastaae.engine.step import Step
 from fastaae.run import training
@@ -27,6 +31,7 @@ from fastaae.run import training
 TRAIN = ["train", "digits", "--hidden", "16", "16"]
 SMALL = [*TRAIN, "--epochs", "1"]
 SEMI = ["--task", "semi_supervised", "--n-labeled", "100", "--replicas", "2"]
+HAS_MNIST = any(Path(os.environ.get("FASTAAE_DATA", "/nowhere")).glob("**/train-images*"))
 WIDE = ["--init-std", "0.3"]  # so that pictures depend on the code after one epoch
 
 
@@ -109,15 +114,29 @@ def test_help_of_train_lists_every_field(capsys):
     assert status("train", "digits", "--help") == 0
     listed = set(re.findall(r"^. (--[a-z-]+)[ ,]", capsys.readouterr().out, re.MULTILINE))
     assert listed == {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(Config)}
+    assert status("resume", "--help") == 0
+    assert set(re.findall(r"^. (--[a-z-]+)[ ,]", capsys.readouterr().out, re.MULTILINE)) == listed
 
 
-@pytest.mark.parametrize("command", ["parzen", "sample", "figures"])
-def test_help_of_a_command_lists_its_flags(capsys, command):
+DATA = ["data-dir", "dataset"]
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        ("evaluate", DATA),
+        ("parzen", [*DATA, "samples", "sigma", "validation", "seed", "replica", "state"]),
+        ("sample", ["n", "seed", "replica", "out"]),
+        ("figures", [*DATA, "replica", "seed", "out"]),
+    ],
+)
+def test_help_of_a_command_lists_its_flags(capsys, command, flags):
     printed = []
     for arguments in (["--help"], ["DIR", "-h"]):
         assert status(command, *arguments) == 0
         printed.append(capsys.readouterr().out)
-    assert f"usage: fastaae {command} DIR" in plain(printed[0]) and "--replica INT" in printed[0]
+    assert f"usage: fastaae {command} DIR" in plain(printed[0])
+    assert re.findall(r"^. --([a-z-]+) ", printed[0], re.MULTILINE) == flags
     assert printed[0] == printed[1]
 
 
@@ -174,6 +193,25 @@ def test_interruption_outside_training_has_a_message(capsys, monkeypatch):
     monkeypatch.setattr(training, "train", interrupted)
     assert status(*SMALL) == 130
     assert capsys.readouterr().err == "fastaae: interrupted\n"
+
+
+def test_resume_changes_fields_that_may_differ_and_no_others(tmp_path, capsys, trained):
+    assert status(*TRAIN, "--epochs", "2", *SEMI, *WIDE, "--out-dir", "long") == 0
+    shutil.copytree(trained, tmp_path / "run")
+    assert status("resume", "run", "--epochs", "2", "--log-every", "3", "--device", "cpu", "--data-dir", ".") == 0
+    assert weights(tmp_path / "run") == weights(tmp_path / "long")
+    cfg = read_json(tmp_path / "run", "config.json")["config"]
+    assert (cfg["epochs"], cfg["log_every"], cfg["data_dir"]) == (2, 3, str(tmp_path))
+    capsys.readouterr()
+    for flags, message in (
+        (["--seed", "1"], "resume='run': seed was 0, got 1; expected the same"),
+        (["--epochs", "1"], "epochs=1, expected at least 2, begun already"),
+        (["--dataset", "mnist"], "resume='run': its data had another SHA-256"),
+        (["--data-dir", "absent"], "data_dir='.*absent' is not a folder"),
+    ):
+        if flags != ["--dataset", "mnist"] or HAS_MNIST:
+            assert status("resume", "run", *flags) == 2
+            assert re.match(f"fastaae: .*{message}", capsys.readouterr().err), flags
 
 
 def test_evaluate_prints_the_numbers_of_the_summary(capsys, trained):
@@ -274,6 +312,205 @@ def test_ctrl_c_in_a_real_process(tmp_path):
     assert [row["epoch"] for row in rows if "valid_reconstruction" in row] == list(range(60))
 
 
+# Data that have moved
+
+
+@pytest.fixture
+def on_mnist(tmp_path, monkeypatch):
+    """A function that begins a run with a data_dir; a tiny MNIST is in "data", and ~ is the folder where it begins."""
+    home, table = tmp_path / "home", []
+    (home / "data").mkdir(parents=True)
+    for stem, shape in (("train-images", (60, 4, 4)), ("train-labels", (60,)), ("t10k-images", (12, 4, 4)),
+                        ("t10k-labels", (12,))):  # fmt: skip
+        values = np.random.default_rng(len(table)).integers(0, 256 if len(shape) == 3 else 10, shape, np.uint8)
+        content = b"".join(n.to_bytes(4, "big") for n in (2048 + len(shape), *shape)) + values.tobytes()
+        table.append(sources._IdxFile(stem, shape, hashlib.sha256(content).hexdigest()))
+        (home / "data" / f"{stem}-idx{len(shape)}-ubyte").write_bytes(content)
+    monkeypatch.setattr(sources, "_MNIST", tuple(table))
+    monkeypatch.setattr(sources, "MIRRORS", ())
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("FASTAAE_DATA", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.chdir(home)
+
+    def begin(data_dir):
+        flags = ("--dataset", "mnist", "--hidden", "4", "--batch-size", "5", "--epochs", "1", "--out-dir", "run")
+        assert status("train", "digits", *flags, "--data-dir", data_dir) == 0
+        monkeypatch.chdir(tmp_path)
+        return home
+
+    return begin
+
+
+ON_DATA = {
+    "evaluate": ("evaluate", "home/run"),
+    "parzen": ("parzen", "home/run", "--samples", 50, "--sigma", 1),
+    "figures": ("figures", "home/run", "--out", "pictures"),
+    "resume": ("resume", "home/run"),
+    "train": ("train", "--config", "home/run/config.json", "--out-dir", "again"),
+}
+MOVED = {  # how the run names the folder; where it goes; flags; the variable of the environment
+    "elsewhere": ("data", "data", (), None),
+    "~": ("~/data", "data", (), None),
+    "moved, variable": ("data", "new/mnist", (), "~/new"),
+    "moved, cache": ("data", ".cache/fastaae/mnist", (), None),
+    "moved, flag": ("data", "new", ("--data-dir", "home/new"), None),
+    "moved, flag with ~": ("data", "new", ("--data-dir", "~/new"), None),
+}
+
+
+@pytest.mark.parametrize("how", MOVED)
+def test_every_command_finds_data_that_have_moved(on_mnist, monkeypatch, capsys, how):
+    data_dir, to, flags, variable = MOVED[how]
+    home = on_mnist(data_dir)
+    assert read_json(home / "run", "config.json")["config"]["data_dir"] == str(home / "data")
+    (home / to).parent.mkdir(parents=True, exist_ok=True)
+    (home / "data").rename(home / to)
+    if variable:
+        monkeypatch.setenv("FASTAAE_DATA", variable)
+    for name, command in ON_DATA.items():
+        assert status(*command, *flags) == 0, (name, capsys.readouterr().err)
+    assert not list(home.parent.rglob("~"))
+
+
+def test_data_that_are_gone_are_named_and_a_folder_given_now_must_be_there(on_mnist, capsys):
+    home = on_mnist("data")
+    (home / "data").rename(home / "elsewhere")
+    for command in ON_DATA.values():
+        capsys.readouterr()
+        assert status(*command) == 2
+        assert f"MNIST is in none of {home}/data, " in capsys.readouterr().err
+        assert status(*command, "--data-dir", "absent") == 2
+        assert re.search("data_dir='(.*/)?absent' is not a folder", capsys.readouterr().err)
+
+
+def test_every_command_takes_an_npz_file_that_has_moved(capsys):
+    rng = np.random.default_rng(0)
+    np.savez("mine.npz", x=rng.random((60, 4)), x_test=rng.random((6, 4)))
+    flags = ("--hidden", "4", "--batch-size", "5", "--epochs", "1", "--out-dir", "home/run")
+    assert status("train", "digits", "--dataset", "mine.npz", *flags) == 0
+    Path("mine.npz").rename("moved.npz")
+    np.savez("other.npz", x=rng.random((60, 4)), x_test=rng.random((6, 4)))
+    for name in ("evaluate", "parzen", "figures", "resume"):
+        capsys.readouterr()
+        assert status(*ON_DATA[name]) == 2 and "mine.npz: " in capsys.readouterr().err
+        assert status(*ON_DATA[name], "--dataset", "other.npz") == 2 and "SHA-256" in capsys.readouterr().err
+        assert status(*ON_DATA[name], "--dataset", "moved.npz") == 0
+    assert status(*ON_DATA["resume"], "--epochs", "2", "--dataset", "moved.npz") == 0
+    assert status(*ON_DATA["evaluate"]) == 0  # the resumed run has recorded it
+
+
+# Output
+
+
+def refuse(how):
+    """A stream that refuses what is written to it: its disk is full, its reader has gone, or it was never writable."""
+    if how == "full":
+        return open("/dev/full", "w")
+    if how == "read-only":
+        return os.fdopen(os.open(os.devnull, os.O_RDONLY), "w")
+    reader, writer = os.pipe()
+    os.close(reader)
+    return os.fdopen(writer, "w")
+
+
+PRINTING = {
+    "version": ("--version",),
+    "help": ("--help",),
+    "presets": ("presets",),
+    "help of train": ("train", "digits", "--help"),
+    "help of parzen": ("parzen", "--help"),
+    "evaluate": ("evaluate", "run"),
+    "sample": ("sample", "run", "--n", "1"),
+    "train": (*SMALL, "--out-dir", "new"),
+}
+
+
+@pytest.mark.parametrize("name", PRINTING)
+@pytest.mark.parametrize(("how", "code"), [("full", 1), ("read-only", 1), ("gone", 141)])
+def test_output_that_is_refused(tmp_path, monkeypatch, capsys, trained, name, how, code):
+    shutil.copytree(trained, tmp_path / "run")
+    with refuse(how) as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert status(*PRINTING[name]) == code
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if line.startswith("fastaae: standard output: ")] == said[: code == 1]
+
+
+@pytest.mark.parametrize("how", ["full", "gone"])
+def test_errors_that_nobody_can_read_keep_their_status(monkeypatch, how):
+    for command in (("trian",), ("train", "digits", "--epochs", "x")):
+        with refuse(how) as stream:
+            monkeypatch.setattr(sys, "stderr", stream)
+            assert status(*command) == 2
+
+
+@pytest.mark.parametrize("name", ["presets", "version", "help of train"])
+@pytest.mark.parametrize(("end", "codes"), [("> /dev/full", {1}), ("| true", {0, 141}), (">&-", {0})])
+def test_output_of_a_real_process(tmp_path, name, end, codes):
+    command = f"{shlex.join([sys.executable, '-m', 'fastaae.cli', *PRINTING[name]])} {end}"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode in codes and done.stderr.count("\n") == (codes == {1}), done.stderr
+
+
+ODD = "\x1b[2J\r\x9b\u202eä\n\udcff"
+
+
+def printable(text):
+    return all(c.isprintable() for line in text.split("\n") for c in line)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1", "utf-16"])
+def test_what_is_printed_is_printable_and_fits_the_stream(tmp_path, monkeypatch, trained, encoding):
+    run = shutil.copytree(trained, tmp_path / ODD)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for command in (
+            ("sample", run),
+            ("figures", run),
+            ("evaluate", run),
+            ("resume", run),
+            ("evaluate", tmp_path / f"{ODD} not there"),
+            ("train", ODD),
+            (ODD,),
+            ("train", "digits", "--epochs", ODD),
+            ("train", "digits", ODD),
+            ("train", "--config", f"{ODD}.json"),
+        ):
+            streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)]
+            monkeypatch.setattr(sys, "stdout", streams[0])
+            monkeypatch.setattr(sys, "stderr", streams[1])
+            code = status(*command)
+            out, err = (stream.buffer.getvalue().decode(encoding) for stream in streams)
+            assert code == (0 if command[-1] == run else 2), err
+            assert printable(out) and printable(err) and (out or err), command
+            if code == 0 and command[0] != "evaluate":
+                assert out.count("\n") == {"sample": 1, "figures": 3}.get(command[0], out.count("\n"))
+                assert out.count("\\x1b[2J\\r\\x9b\\u202e") and "\\n\\udcff" in out
+
+
+@pytest.mark.parametrize("flags", [["--help"], ["--epochs", "0"], ["--stray", "x"], ["--task", "none"], []])
+def test_a_config_of_others_prints_no_control_characters(capsys, flags):
+    odd = {"dataset": f"{ODD}.npz", "data_dir": ODD, "out_dir": ODD, "device": ODD, "profile": None}
+    Path("evil.json").write_text(json.dumps(odd))
+    assert status("train", "--config", "evil.json", *flags) == (0 if flags == ["--help"] else 2)
+    printed = capsys.readouterr()
+    assert printable(printed.out) and printable(printed.err)
+    assert flags not in (["--help"], []) or "\\x1b[2J" in printed.out + printed.err
+
+
+@pytest.mark.parametrize("command", ["sample", "figures"])
+def test_pictures_without_matplotlib(tmp_path, monkeypatch, capsys, trained, command):
+    run = shutil.copytree(trained, tmp_path / "run")
+    before = sorted(run.iterdir())
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "matplotlib.image", raising=False)
+    monkeypatch.setattr(cli.OnData, "models_and_data", None)  # no work is done before
+    assert status(command, run) == 2
+    assert re.fullmatch(r"fastaae: .*matplotlib.*: pip install 'fastaae\[demo\]'\n", capsys.readouterr().err)
+    assert sorted(run.iterdir()) == before
+
+
 # Errors
 
 ERRORS = [
@@ -311,6 +548,7 @@ ERRORS = [
     ("resume file", "fastaae: resume: 'file' is no directory, expected that of a run"),
     ("resume empty", "fastaae: empty/checkpoint.safetensors: No such file or directory, expected a file"),
     ("resume broken", "fastaae: broken/checkpoint.safetensors: not a checkpoint, or truncated .*"),
+    ("evaluate a b", "fastaae: evaluate: expected one run directory, got a b"),
     ("evaluate no", "fastaae: evaluate: 'no' is no directory, expected that of a run"),
     ("evaluate broken", "fastaae: broken/checkpoint.safetensors: not a checkpoint, or truncated .*"),
     ("sample no", "fastaae: sample: 'no' is no directory, expected that of a run"),

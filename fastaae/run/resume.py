@@ -22,12 +22,14 @@ from ..config import Config
 from ..device import find_device
 from ..directory import RunDirectory
 from ..engine.step import Step
-from ..files import brief
+from ..files import brief, expanded
 from ..model import model_info
 from . import provenance
 
 # Fields that may differ between a checkpoint and the config it is resumed with.
-RESUMABLE = tuple("epochs out_dir data_dir device graph checkpoint_every log_every profile on_divergence".split())
+RESUMABLE = tuple(
+    "epochs out_dir dataset data_dir device graph checkpoint_every log_every profile on_divergence".split()
+)
 RESTARTS, SLOWER = 3, 0.5  # of a diverged run from its last checkpoint; the factor on its learning rates each time
 # Bytes of a checkpoint, or seconds to save it, beyond which 200 times these seconds pass before the next one.
 LARGE, SLOW = 2**24, 0.2
@@ -54,16 +56,19 @@ def begin(cfg: Config | None, data: Any, resume: str | Path | None) -> Start:
     if cfg is not None and data is not None:
         cfg = replace(cfg, dataset="arrays")  # so that nobody takes the run for one on cfg.dataset
     elif cfg is not None and cfg.dataset.endswith(".npz"):
-        cfg = replace(cfg, dataset=str(Path(cfg.dataset).absolute()))  # a run may be resumed from another folder
-    saved = None
+        cfg = replace(cfg, dataset=str(expanded(cfg.dataset).absolute()))  # a run may be resumed from another folder
+    if cfg is not None and cfg.data_dir is not None:
+        cfg = replace(cfg, data_dir=str(expanded(cfg.data_dir).absolute()))
+    saved, recorded = None, False
     if resume is not None:
-        saved = _newest(RunDirectory(resume))
-        cfg = _merged(cfg, Config.from_dict(saved.info.get("config")), str(resume))
+        saved, before = _newest(RunDirectory(resume))
+        cfg = _merged(cfg, before, str(resume))
+        recorded = cfg.data_dir == before.data_dir
     elif cfg is None:
         raise ValueError(f"train: {cfg=}, expected a Config, or resume=DIR")
     device = find_device(cfg.device)
     if data is None:
-        loaded = datasets.load(cfg.dataset, cfg.data_dir, cfg.n_validation)
+        loaded = datasets.load(cfg.dataset, cfg.data_dir, cfg.n_validation, recorded)
     else:
         loaded = datasets.from_arrays(data, cfg.n_validation)
     _warn_of_labels(cfg, loaded)
@@ -94,7 +99,14 @@ def _warn_of_labels(cfg: Config, data: datasets.Data) -> None:
         warnings.warn(f"{data.name}: no validation example is of class {absent}: {lost}", stacklevel=4)
 
 
-def _newest(directory: RunDirectory) -> Checkpoint:
+def config_of(path: str | Path) -> Config:
+    """What a run was begun with, its ranks together."""
+    run = RunDirectory(path)
+    configs = [_newest(RunDirectory(run.of_rank(k)))[1] for k in range(run.ranks())] or [_newest(run)[1]]
+    return replace(configs[0], replicas=sum(c.replicas for c in configs), out_dir=None)
+
+
+def _newest(directory: RunDirectory) -> tuple[Checkpoint, Config]:
     path = directory.newest
     if directory.config.exists() and not path.exists() and not directory.previous.exists():
         raise CheckpointError(f"{path}: none was saved before the run ended; start it again")
@@ -105,7 +117,10 @@ def _newest(directory: RunDirectory) -> Checkpoint:
         value = saved.info.get(name, 0)
         if type(value) is not int or not 0 <= value <= most:
             raise CheckpointError(f"{path}: {name}={brief(value)}, expected an integer from 0 to {most}")
-    return saved
+    try:
+        return saved, Config.from_dict(saved.info.get("config"))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
 
 
 def _merged(cfg: Config | None, saved: Config, directory: str) -> Config:
