@@ -149,7 +149,7 @@ def _train(arguments: list[str]) -> None:
             raise ValueError(f"train: expected a preset ({', '.join(PRESETS)}) or --config FILE first, then flags")
     cfg = _parsed(Config, flags, default=base, prog=program, description="Fields of the run and their values.")
     if path and cfg.dataset == base.dataset and cfg.n_validation == base.n_validation:
-        data = read_json(expanded(path)).get("data")
+        data = read_json(path).get("data")
         if sha256 := data.get("sha256") if isinstance(data, dict) else None:
             _same_data(cfg, sha256, path, recorded=cfg.data_dir == base.data_dir)
             if cfg.data_dir is not None and not expanded(cfg.data_dir).is_dir():  # gone, and not needed
@@ -158,14 +158,14 @@ def _train(arguments: list[str]) -> None:
 
 
 def _resume(arguments: list[str]) -> None:
-    """Go on with a run, whose config flags may change."""
     directory, flags = _directory("resume", arguments)
     cfg = None
     if flags:
         from .run.resume import config_of
 
         base = config_of(directory) if directory else Config()
-        cfg = _parsed(Config, flags, default=base, prog="fastaae resume DIR", description="Fields that are to change.")
+        what = "Fields that are to change: such as say how, and how long, but not what is trained."
+        cfg = _parsed(Config, flags, default=base, prog="fastaae resume DIR", description=what)
     _train_and_report(cfg, directory)
 
 

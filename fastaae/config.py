@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from .files import brief, check_names, expanded, read_json, suggestion
+from .files import brief, check_names, read_json, suggestion
 from .scalars import scalar
 
 
@@ -189,7 +189,7 @@ class Config:
             ValueError: no such file, not JSON, or not a valid config; the message names the file.
         """
         try:
-            values = read_json(expanded(path))
+            values = read_json(path)
             if "config" not in values:
                 return Config.from_dict(values)
             return dataclasses.replace(Config.from_dict(values["config"]), out_dir=None)

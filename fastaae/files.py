@@ -63,7 +63,7 @@ def read_text(path: Path, most: int) -> str:
 
 def read_json(path: str | Path) -> dict[str, Any]:
     """The object in a JSON file of at most 1 MiB. Raises as read_text() and parse_json()."""
-    return parse_json(read_text(Path(path), MAX_JSON))
+    return parse_json(read_text(expanded(path), MAX_JSON))
 
 
 def parse_json(text: str | bytes) -> dict[str, Any]:

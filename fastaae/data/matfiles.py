@@ -59,11 +59,13 @@ def converted(path: Path, names: Sequence[str], limit_bytes: int, convert: Conve
     with suppress(OSError):  # without a cache the next time takes as long as this one
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         if private(cache):
-            with tempfile.TemporaryDirectory(dir=cache) as folder:
-                new = Path(folder, "arrays.npz")
+            new = kept.with_suffix(".new.npz")  # which a killed process leaves, and the next one writes over
+            try:
                 np.savez(new, **arrays)  # pyright: ignore[reportArgumentType]  # none has its names
                 new.chmod(0o600)
                 os.replace(new, kept)
+            finally:
+                new.unlink(missing_ok=True)
     return arrays
 
 

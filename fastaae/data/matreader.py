@@ -9,7 +9,6 @@ import math
 import os
 import sys
 import threading
-import warnings
 from contextlib import suppress
 
 import numpy as np
@@ -21,7 +20,6 @@ CLASSES = {"double": 8, "single": 4, "logical": 1, **{f"{u}int{8 * n}": n for u 
 def main(path: str, limit: str, *names: str) -> None:
     """Write the variables to 0.npy, 1.npy, ... in the working directory; exits with a one-line message otherwise."""
     limit_bytes = int(limit)
-    warnings.simplefilter("ignore")  # they may hold names of any length
     try:
         import scipy.io
     except ImportError as error:
