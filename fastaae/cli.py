@@ -53,13 +53,10 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         _say(str(error) or "interrupted")
         return 128 + getattr(error, "signum", 2)
-    except ImportError as error:  # of what pictures and data sets need
-        _say(f"{error}: pip install 'fastaae[demo]'")
-        return 2
     except BrokenPipeError:  # as in `fastaae presets | head -1`
         return 141
-    except (ValueError, OSError, RuntimeError, MemoryError) as error:
-        _say(error)
+    except (ValueError, OSError, RuntimeError, MemoryError, ImportError) as error:
+        _say(f"{error}: pip install 'fastaae[demo]'" if isinstance(error, ImportError) else error)
         broken = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
         return 1 if broken or isinstance(error, WriteError | RuntimeError | MemoryError) else 2
 
@@ -163,8 +160,7 @@ def _resume(arguments: list[str]) -> None:
     if flags:
         from .run.resume import config_of
 
-        base = config_of(directory) if directory else Config()
-        what = "Fields that are to change: such as say how, and how long, but not what is trained."
+        base, what = config_of(directory) if directory else Config(), "Fields that say how, and how long, to go on."
         cfg = _parsed(Config, flags, default=base, prog="fastaae resume DIR", description=what)
     _train_and_report(cfg, directory)
 

@@ -47,9 +47,7 @@ class Data:
     y_test: torch.Tensor | None
 
 
-def load(
-    dataset: str, data_dir: str | None = None, n_validation: int | None = None, recorded: bool = False
-) -> Data:  # fmt: skip
+def load(dataset: str, data_dir: str | None = None, n_validation: int | None = None, recorded: bool = False) -> Data:
     """Load "mnist", "svhn", "tfd", "digits" or a .npz file.
 
     MNIST (uint8 [N, 784]) is looked for in `data_dir`, then in $FASTAAE_DATA, then in the user's cache, and

@@ -27,9 +27,7 @@ from ..model import model_info
 from . import provenance
 
 # Fields that may differ between a checkpoint and the config it is resumed with.
-RESUMABLE = tuple(
-    "epochs out_dir dataset data_dir device graph checkpoint_every log_every profile on_divergence".split()
-)
+RESUMABLE = "epochs out_dir dataset data_dir device graph checkpoint_every log_every profile on_divergence".split()
 RESTARTS, SLOWER = 3, 0.5  # of a diverged run from its last checkpoint; the factor on its learning rates each time
 # Bytes of a checkpoint, or seconds to save it, beyond which 200 times these seconds pass before the next one.
 LARGE, SLOW = 2**24, 0.2
