@@ -45,10 +45,11 @@ def unpacked(size: int, most: int) -> int:
     return min(most, max(SMALL_UNPACKED, MAX_RATIO * size))
 
 
-def private(path: Path) -> bool:
-    """Whether nobody but this user, and root, may change a file or a folder; of a link, never."""
+def private(path: Path, others: int = 0o022) -> bool:
+    """Whether a file or folder is this user's, or root's, and none of the others, by their bits of its mode, may change
+    it; of a link, never."""
     found = path.lstat()
-    return os.name != "posix" or (found.st_uid in (0, os.geteuid()) and not found.st_mode & 0o022)
+    return os.name != "posix" or (found.st_uid in (0, os.geteuid()) and not found.st_mode & others)
 
 
 def read_text(path: Path, most: int) -> str:

@@ -202,10 +202,13 @@ def test_resume_changes_fields_that_may_differ_and_no_others(tmp_path, capsys, t
     assert weights(tmp_path / "run") == weights(tmp_path / "long")
     cfg = read_json(tmp_path / "run", "config.json")["config"]
     assert (cfg["epochs"], cfg["log_every"], cfg["data_dir"]) == (2, 3, str(tmp_path))
+    assert training.train(fastaae.preset("digits", hidden=(16, 16), epochs=3, init_std=0.3, replicas=2,
+                                         task="semi_supervised", n_labeled=100), resume="run",
+                          progress=False).config.data_dir == str(tmp_path)  # fmt: skip
     capsys.readouterr()
     for flags, message in (
         (["--seed", "1"], "resume='run': seed was 0, got 1; expected the same"),
-        (["--epochs", "1"], "epochs=1, expected at least 2, begun already"),
+        (["--epochs", "1"], "epochs=1, expected at least 3, begun already"),
         (["--dataset", "mnist"], "resume='run': its data had another SHA-256"),
         (["--data-dir", "absent"], "data_dir='.*absent' is not a folder"),
     ):

@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -572,11 +573,13 @@ def put_svhn(folder: Path, prefix: str = "", **files: dict[str, np.ndarray]) -> 
 
 
 @pytest.fixture
-def mat(tmp_path, monkeypatch, fast_reader) -> list[int]:
+def mat(tmp_path, monkeypatch, fast_reader) -> Iterator[list[int]]:
     """A fresh cache and no other data; the exit statuses of the processes that read .mat files."""
     monkeypatch.delenv("FASTAAE_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return fast_reader
+    mask = os.umask(0o022)
+    yield fast_reader
+    os.umask(mask)
 
 
 @pytest.mark.parametrize("prefix, name", [("", "svhn"), ("subset_", "svhn subset")])
@@ -719,6 +722,8 @@ def test_mat_files_of_others_in_the_cache_are_refused(mat, tmp_path, sub, what):
     folder = put_svhn(base / sub, train=svhn(36), test=svhn(20))
     load("svhn")
     target = {"file": folder / "test_32x32.mat", "folder": folder, "base": base}[what]
+    target.chmod(0o775)  # a group of one's own is the rule on many systems
+    load("svhn")
     target.chmod(0o777)
     with pytest.raises(DataError, match="test_32x32|train_32x32.*: in the cache, where others may change it, expected"):
         load("svhn")

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from faults.arrays import mat_of_shape, read_mat
+from faults.hostile import NO_FILES
 from faults.processes import environment
 from scipy.io import savemat
 
@@ -78,9 +79,11 @@ def test_other_files(tmp_path, monkeypatch, content, message):
     fails(path, message)
 
 
-def test_no_file(tmp_path):
+@pytest.mark.parametrize("kind", NO_FILES)
+def test_no_file(tmp_path, kind):
     fails(tmp_path / "absent.mat", "No such file or directory, expected a file")
-    fails(tmp_path, "not a regular file")
+    NO_FILES[kind](tmp_path / "a.mat")
+    fails(tmp_path / "a.mat", "not a regular file")
 
 
 # Refused by the reading process

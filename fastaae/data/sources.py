@@ -290,7 +290,7 @@ def _expect(name: str, array: np.ndarray, shape: tuple[int, ...], expected: str,
 
 def _mat(path: Path, names: Sequence[str], convert: matfiles.Convert) -> matfiles.Variables:
     cache = _cache()
-    if path.is_relative_to(cache) and not all(private(p.resolve()) for p in (path, path.parent, cache)):
-        hint = "expected files and folders that only you may write to; or name another folder as data_dir"
+    if path.is_relative_to(cache) and not all(private(p.resolve(), 0o002) for p in (path, path.parent, cache)):
+        hint = "expected your own files and folders, not open to all; or name another folder as data_dir"
         raise DataError(f"{path}: in the cache, where others may change it, {hint}")
     return matfiles.converted(path, names, MAX_MAT_BYTES, convert, cache / "mat")

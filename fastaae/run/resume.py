@@ -131,7 +131,7 @@ def _merged(cfg: Config | None, saved: Config, directory: str) -> Config:
             raise ValueError(f"resume={directory!r}: {name} was {old[name]!r}, got {new[name]!r}; expected the same")
     if cfg.out_dir is not None and Path(cfg.out_dir).resolve() != Path(directory).resolve():
         raise ValueError(f"out_dir={cfg.out_dir!r}: expected None or the directory to resume, {directory!r}")
-    return replace(cfg, out_dir=directory)
+    return replace(cfg, out_dir=directory, data_dir=cfg.data_dir or saved.data_dir)
 
 
 def check_step(step: Step, start: Start) -> None:
