@@ -341,7 +341,7 @@ def _array(name: str, values: Any, shape: tuple[int, ...] | None = None, first: 
     t = t if shape is None else flat(name, t, shape)
     low, high = torch.stack(torch.aminmax(t)).tolist()  # NaN if there is one
     if -LARGEST < low and high < LARGEST:
-        typical = 0.0 if first else some(t.flatten(1), 1024).double().abs().amax(1).median().item()
+        typical = 0.0 if first else some(t.flatten(1), 1024).double().abs().amax(1).cpu().median().item()
         unit = 255 if t.dtype == torch.uint8 else 1
         return t, Range(low / unit, high / unit, typical / unit)
     row = int((~(t.flatten(1).double().abs() < LARGEST)).any(1).nonzero()[0])
