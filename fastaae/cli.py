@@ -258,7 +258,8 @@ class Parzen(OnData):
         result = model.log_likelihood(
             data.x_test, self.samples, self.sigma, seed=self.seed, validation=validation, state=self.state
         )
-        report = {k: getattr(result, k) for k in ("mean", "sem", "error_bound", "sigma", "n_samples")}
+        report = {k: getattr(result, k) for k in ("mean", "sem", "error_bound", "sigma", "n_samples", "dimensions")}
+        report |= {"query_range": result.query_range[:2], "sample_range": result.sample_range[:2]}
         _print(json.dumps({"log_likelihood": report | {"seconds": round(time.perf_counter() - start, 3)}}))
 
 
