@@ -12,8 +12,9 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -41,53 +42,94 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message names the file and why."""
 
 
+class MissingError(CheckpointError):
+    """A checkpoint that is not there."""
+
+
 class DamagedError(CheckpointError):
-    """A checkpoint that is missing, or whose bytes are not those that were written."""
+    """A checkpoint whose bytes are not those that were written."""
+
+
+RESTARTS = 3  # of a diverged run from its last checkpoint
+MOST = {"step": 2**53, "metrics_bytes": 2**53, "restarts": RESTARTS, "n_classes": 2**31}
+KINDS = {"config": dict, "shape": list, "stopped": bool, "data_sha256": str, "device": str} | dict.fromkeys(MOST, int)
+
+
+def check_info(path: Path, info: dict[str, Any]) -> None:
+    """Raise CheckpointError where what the file of a run or model says has another type than was written: nothing is
+    converted."""
+    for name in KINDS.keys() & info.keys():
+        value, kind, words = info[name], KINDS[name], f"a {KINDS[name].__name__}"
+        right = type(value) is kind
+        if kind is int:
+            right, words = right and 0 <= value <= MOST[name], f"an integer from 0 to {MOST[name]}"
+        elif kind is list:  # not more than NumPy has dimensions for, beside that of examples
+            right = right and 0 < len(value) < 32 and all(type(n) is int and 0 < n < 2**31 for n in value)
+            words = "1 to 31 positive integers"
+        if not right:
+            raise CheckpointError(f"{path}: {name}={brief(value)}, expected {words}")
 
 
 def write_atomic(path: Path, content: bytes, previous: Path | None = None) -> None:
-    """Replace the file at path by content, or leave it as it was: temporary file in the same folder, fsync, rename,
-    fsync of the folder. What is replaced is kept as the file `previous`.
+    """Replace the file at path by content, or leave it as it was: see replaced()."""
+    with replaced(path, previous, len(content)) as new, open(new, "xb") as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def replaced(path: Path, previous: Path | None = None, size: int | None = None) -> Iterator[Path]:
+    """Inside, write a new file of the name that this yields, in the folder of `path` and of about so many bytes. It is
+    synced, takes the place of what is at path (of a link, not of what that leads to), and the folder is synced. What is
+    replaced is kept as the file `previous`.
 
     Raises:
-        OSError: the content could not be written; the temporary file is gone and the old file intact. Only where the
-            folder cannot be synced is the new file already in place, though a power cut may still undo that.
+        OSError: it could not be written; the new file is gone and the old one intact. Only where the folder cannot be
+            synced is the new one already in place, though a power cut may still undo that.
     """
+    new = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp{path.suffix}")
     try:
-        _replace(path, content, previous)
-    except OSError as error:
-        needed = f"{len(content) / 1e6:.2f} MB needed"
-        if error.errno == errno.ENOSPC:
-            with contextlib.suppress(OSError):
-                needed += f", {shutil.disk_usage(path.parent).free / 1e6:.2f} MB free"
-        raise OSError(error.errno, f"{error.strerror or error} ({needed})", str(path)) from None
-
-
-def _replace(path: Path, content: bytes, previous: Path | None) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
+        yield new
+        with open(new, "rb+") as file:
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
         if previous is not None and path.is_file():
             previous.unlink(missing_ok=True)
             try:
                 os.link(path, previous)  # so that there is a whole file at path at any moment
             except OSError:  # no hard links here
                 os.replace(path, previous)
-        os.replace(name, path)
-    except BaseException:
+        os.replace(new, path)
+        sync_folder(path.parent)
+    except BaseException as error:
         with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
+            os.unlink(new)
+        if not isinstance(error, OSError):
+            raise
+        room = [] if size is None else [f"{size / 1e6:.2f} MB needed"]
+        if error.errno == errno.ENOSPC:
+            with contextlib.suppress(OSError):
+                room.append(f"{shutil.disk_usage(path.parent).free / 1e6:.2f} MB free")
+        why = f"{error.strerror or error}" + (f" ({', '.join(room)})" if room else "")
+        if not path.parent.is_dir():
+            why = f"no folder {str(path.parent)!r} to write to: make it first"
+        raise OSError(error.errno, why, str(path)) from None
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what processes that were killed had half written of the file at path."""
+    for found in path.parent.glob(".*.tmp*"):
+        if re.fullmatch(rf"\.{re.escape(path.name)}\.\w+\.tmp(\.\w+)?", found.name):
+            found.unlink(missing_ok=True)
+
+
+def sync_folder(path: Path) -> None:
+    """Let the names in a folder outlive a power cut, where its file system has a way to ask for that."""
     if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
+        folder = os.open(path, os.O_RDONLY)
         try:
             os.fsync(folder)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+                raise
         finally:
             os.close(folder)
 
@@ -96,7 +138,7 @@ def save(path: str | Path, tensors: dict[str, Tensor], info: dict[str, Any], pre
     """Write tensors (any device, layout) and JSON-ready info to one file, atomically; what it replaces to `previous`.
 
     Raises:
-        OSError: see write_atomic. ValueError: more than load() takes.
+        OSError: see replaced. ValueError: more than load() takes.
     """
     metadata = {"format": str(FORMAT), "info": json.dumps(info), "sha256": _ZEROS}
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -114,16 +156,18 @@ def load(path: str | Path) -> Checkpoint:
     """Read what save() wrote. Only its header is held until the digest has been checked.
 
     Raises:
-        DamagedError: missing or damaged. CheckpointError: no regular file, not a fastaae checkpoint, of another format,
-            or beyond the limits above.
+        MissingError: it is not there. DamagedError: it is damaged. CheckpointError: no regular file, not a fastaae
+            checkpoint, of another format, or beyond the limits above.
     """
     path = Path(path)
+    if not os.path.lexists(path):
+        raise MissingError(f"{path}: No such file or directory, expected a file")
     try:
         check_regular(path, MAX_BYTES)
         with path.open("rb") as file:
             content, metadata = _read(file)
     except (OSError, ValueError) as error:
-        lost = not os.path.lexists(path) or getattr(error, "errno", None) == errno.EIO
+        lost = getattr(error, "errno", None) == errno.EIO
         kind = DamagedError if lost or isinstance(error, DamagedError) else CheckpointError
         message = f"{error.strerror or error}, expected a file to read" if isinstance(error, OSError) else error
         raise kind(f"{path}: {message}") from None

@@ -7,15 +7,17 @@ import io
 import json
 import os
 import platform
+import stat
 import warnings
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from . import checkpoint
-from .files import brief, parse_json, read_json, read_text
+from .files import WriteError, brief, check_regular, expanded, parse_json, read_json
 
 try:
     import fcntl
@@ -24,17 +26,24 @@ except ImportError:  # Windows
 
 NEWEST, PREVIOUS, LOCK = "checkpoint.safetensors", "checkpoint.previous.safetensors", ".lock"
 CONFIG, METRICS, SUMMARY, TRACE = "config.json", "metrics.jsonl", "summary.json", "trace.json"
-MAX_METRICS = 2**30  # bytes of metrics.jsonl
+MAX_METRICS, MAX_ROW = 2**30, 2**21  # bytes of metrics.jsonl, and of a row, which 20,000 replicas fill
 
 
 class RunDirectory:
     """The files of a run, which need not be there yet. Of several ranks it holds a directory each, and a summary."""
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = expanded(path)
         self.newest, self.previous, self.config, self.metrics, self.summary, self.trace = (
             self.path / name for name in (NEWEST, PREVIOUS, CONFIG, METRICS, SUMMARY, TRACE)
         )
+        self.lock: io.FileIO | None = None  # while this process holds it
+        self.made: list[Path] = []  # folders that have not been synced since
+
+    def make(self, new: bool = False) -> None:
+        """Make the directory, with those that it is in. Raises FileExistsError where it is to be new, and is not."""
+        self.made += [path for path in (self.path, *self.path.parents) if not os.path.exists(path)]
+        self.path.mkdir(parents=True, exist_ok=not new)
 
     def of_rank(self, rank: int) -> Path:
         """Where a rank keeps its share of the run."""
@@ -59,22 +68,30 @@ class RunDirectory:
         Raises:
             ValueError: another process holds it; the message says which. OSError: the directory cannot be written to.
         """
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-        with open(os.open(self.path / LOCK, flags, 0o666), "r+b", buffering=0) as file:
+        with open(_open(self.path / LOCK, os.O_RDWR | os.O_CREAT), "r+b", buffering=0) as file:
             self._lock(file)
             _held.add(file)
             file.truncate(0)
             with contextlib.suppress(OSError):  # a full disk
                 file.write(f"{os.getpid()} on {platform.node()}".encode())
-            for name in (NEWEST, CONFIG, METRICS, SUMMARY):  # what write_atomic writes
-                for path in self.path.glob(f".{name}.*.tmp"):
-                    path.unlink()
+            for path in (self.newest, self.config, self.metrics, self.summary, self.trace):
+                checkpoint.remove_unfinished(path)
+            self.lock = file if fcntl else None
             try:
                 yield
             finally:
+                self.lock = None
                 _held.discard(file)
                 if not file.closed:  # as in a fork that comes here
                     file.truncate(0)
+
+    def check_held(self) -> None:
+        """Raise WriteError where what is there now is not what this process holds: its files may be another run's."""
+        with contextlib.suppress(FileNotFoundError, ValueError):  # ValueError: closed, in a fork of who holds it
+            if self.lock is None or os.path.samestat(os.fstat(self.lock.fileno()), os.lstat(self.path / LOCK)):
+                return
+        gone = f"{self.path}: its {LOCK} is gone, or another run's"
+        raise WriteError(f"{gone}: the directory was removed or replaced while a run wrote to it; start again")
 
     def _lock(self, file: io.FileIO) -> None:
         if fcntl is None:
@@ -98,20 +115,22 @@ class RunDirectory:
             hint = "resume it under torchrun, or name the directory of one rank, such as rank-0"
             raise checkpoint.CheckpointError(f"{self.path}: trained by several ranks: {hint}")
         try:
-            return checkpoint.load(self.newest)
-        except checkpoint.DamagedError as error:
+            found = checkpoint.load(self.newest)
+        except (checkpoint.MissingError, checkpoint.DamagedError) as error:
             try:
-                before = checkpoint.load(self.previous)
+                found = checkpoint.load(self.previous)
             except checkpoint.CheckpointError:
                 raise error from None
             if warn:
-                warnings.warn(f"{error}; going on with the one before, of step {before.info.get('step')}", stacklevel=1)
-        if mend:
-            os.replace(self.previous, self.newest)
-        return before
+                warnings.warn(f"{error}; going on with the one before, of step {found.info.get('step')}", stacklevel=1)
+            if mend:
+                os.replace(self.previous, self.newest)
+        checkpoint.check_info(self.newest, found.info)
+        return found
 
     def write_json(self, path: Path, content: dict[str, Any]) -> None:
         """Replace config.json or summary.json."""
+        self.check_held()
         checkpoint.write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
 
     def recorded(self) -> dict[str, Any]:
@@ -124,45 +143,76 @@ class RunDirectory:
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a row to metrics.jsonl."""
-        with open(self.metrics, "a", encoding="utf-8") as lines:
+        self.check_held()
+        with open(self.metrics, "a", encoding="utf-8", opener=_open) as lines:
             lines.write(json.dumps(row) + "\n")
 
-    def truncate(self, step: int) -> None:
-        """Drop from metrics.jsonl what a killed or diverged run logged after its checkpoint, of this step. Raises
-        ValueError where history() could not read what is left."""
-        with _damage(self.metrics):
-            rows = [(row, line) for row, line in self._rows() if row["step"] <= step]
-            _columns([row for row, _ in rows])
-        checkpoint.write_atomic(self.metrics, "".join(line for _, line in rows).encode())
+    def sync(self) -> int:
+        """Let the rows so far outlive a power cut, before the checkpoint that refers to them. Returns: their bytes."""
+        self.check_held()
+        with open(self.metrics, "rb+", opener=_open) as lines:
+            os.fsync(lines.fileno())
+            while self.made:
+                checkpoint.sync_folder(self.made.pop().parent)
+            return os.fstat(lines.fileno()).st_size
+
+    def truncate(self, step: int, counted: int | None) -> None:
+        """Drop from metrics.jsonl what a killed or diverged run logged after its checkpoint, which was saved after so
+        many steps, and counted so many bytes. Warns where fewer are left. Raises ValueError where history() could not
+        read what is left."""
+        counted, most = (0, MAX_METRICS) if counted is None else (counted, counted)
+        with _damage(self.metrics), checkpoint.replaced(self.metrics, size=counted) as new, open(new, "xb") as file:
+            rows = ((row, file.write(line)) for row, line in self._rows(most) if row["step"] <= step)
+            _columns(row for row, _ in rows)
+            kept = file.tell()
+        if kept < counted:
+            before = f"the checkpoint of step {step} counted {counted}"
+            warnings.warn(f"{self.metrics}: {kept} bytes, {before}: rows of its history are lost", stacklevel=2)
 
     def history(self) -> dict[str, np.ndarray]:
         """metrics.jsonl as arrays: "step" [L] and the losses [L, R] at those steps; "epoch" [E] and the validation
         metrics [E, R] after those epochs (1-based). Warnings are left out. Raises ValueError where it is damaged."""
         with _damage(self.metrics):
-            return _columns([row for row, _ in self._rows()])
+            return _columns(row for row, _ in self._rows())
 
-    def _rows(self) -> Iterator[tuple[dict[str, Any], str]]:
-        """Each row and its line, but for a last one that a kill left half written."""
-        text = read_text(self.metrics, MAX_METRICS) if self.metrics.exists() else ""
-        for line in text.splitlines(keepends=True):
-            if line.endswith("\n"):
-                row = parse_json(line)
-                if not isinstance(row.get("step"), int):
+    def _rows(self, most: int = MAX_METRICS) -> Iterator[tuple[dict[str, Any], bytes]]:
+        """Each row and its line, of the first so many bytes, but for a last one that a kill left half written."""
+        if not self.metrics.exists():
+            return
+        check_regular(self.metrics, MAX_METRICS)
+        with open(self.metrics, "rb") as lines:
+            while lines.tell() < most:
+                line = lines.readline(MAX_ROW)
+                if not line.endswith(b"\n") and len(line) < MAX_ROW:
+                    return
+                row = parse_json(line.decode())
+                if type(row.get("step")) is not int:
                     raise ValueError(f"step={brief(row.get('step'))} in a row, expected an integer")
                 yield row, line
 
 
-def _columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+def _columns(rows: Iterable[dict[str, Any]]) -> dict[str, np.ndarray]:
     after = ("step", "epoch", "valid_", "told_apart_", "code_")  # what rows after epochs hold
-    kept = [(all(name.startswith(after) for name in row), row) for row in rows if "warning" not in row]
-    losses, epochs = ([row for of_epoch, row in kept if of_epoch == k] for k in (False, True))
+    losses, epochs, widths = {"step": array("q")}, {"epoch": array("q")}, {}
     try:
-        columns = {"step": [r["step"] for r in losses], "epoch": [r["epoch"] + 1 for r in epochs]}
-        for part in (losses, epochs):
-            columns |= {name: [r[name] for r in part] for name in (part[0] if part else ()) if name not in columns}
-        return {name: np.array(values) for name, values in columns.items()}
-    except (KeyError, TypeError, ValueError) as error:
+        for row in rows:
+            if "warning" in row:
+                continue
+            part = epochs if all(name.startswith(after) for name in row) else losses
+            if len(part) == 1:
+                part |= {name: array("d") for name in row if name not in ("step", "epoch")}
+            row |= {"step": [row["step"]], "epoch": [row["epoch"] + 1]}
+            for name, column in part.items():
+                values, width = row[name], widths.setdefault(name, len(row[name]))
+                if len(values) != width or not {*map(type, values)} <= {int, float}:
+                    raise ValueError(f"{name}={brief(values)}, expected {width} numbers")
+                column.extend(values)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"rows that do not fit each other: {error}") from None
+    columns = {"step": np.asarray(losses.pop("step")), "epoch": np.asarray(epochs.pop("epoch"))}
+    for part in (losses, epochs):
+        columns |= {name: np.asarray(column).reshape(-1, widths[name]) for name, column in part.items()}
+    return columns
 
 
 @contextlib.contextmanager
@@ -172,6 +222,17 @@ def _damage(path: Path) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"{path}: damaged ({brief(error)}); move it away to go on without it") from None
+
+
+def _open(path: str | Path, flags: int) -> int:
+    """As os.open(), of a plain file that has no other name elsewhere. Raises OSError: it is another, or a link."""
+    handle = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
+    found = os.fstat(handle)
+    if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+        return handle
+    os.close(handle)
+    kind = f"{os.path.basename(path)} is {stat.filemode(found.st_mode)} with {found.st_nlink} names"
+    raise OSError(f"{kind}, expected a plain file with one: delete it")
 
 
 _held: set[io.FileIO] = set()

@@ -52,19 +52,15 @@ def private(path: Path, others: int = 0o022) -> bool:
     return os.name != "posix" or (found.st_uid in (0, os.geteuid()) and not found.st_mode & others)
 
 
-def read_text(path: Path, most: int) -> str:
-    """The text of a regular file of at most `most` bytes, in UTF-8.
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The object in a JSON file, in UTF-8, of at most 1 MiB.
 
     Raises:
         ValueError: it is no such file; the message does not name it. OSError: it cannot be read.
     """
-    check_regular(path, most)
-    return path.read_text(encoding="utf-8")
-
-
-def read_json(path: str | Path) -> dict[str, Any]:
-    """The object in a JSON file of at most 1 MiB. Raises as read_text() and parse_json()."""
-    return parse_json(read_text(expanded(path), MAX_JSON))
+    path = expanded(path)
+    check_regular(path, MAX_JSON)
+    return parse_json(path.read_text(encoding="utf-8"))
 
 
 def parse_json(text: str | bytes) -> dict[str, Any]:

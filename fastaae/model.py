@@ -21,7 +21,7 @@ from .directory import RunDirectory
 from .engine import priors
 from .engine.networks import MLP, Heads, Norm, Standardization
 from .engine.wiring import Wiring, wiring
-from .files import brief
+from .files import brief, expanded
 from .kernels.exact import exact_arithmetic
 from .parzen import ParzenResult, parzen_log_likelihood
 from .scalars import integer, scalar
@@ -191,7 +191,7 @@ class Model:
         """
         networks = {"encoder": self.encoder, "decoder": self.decoder, "heads": self.heads, "standard": self.standard}
         tensors = {f"{name}.{k}": t for name, n in networks.items() if n is not None for k, t in n.state().items()}
-        checkpoint.save(path, tensors, model_info(self.config, self.shape, self.n_classes))
+        checkpoint.save(expanded(path), tensors, model_info(self.config, self.shape, self.n_classes))
 
     def code(self, x: Tensor, generator: torch.Generator | None = None, logits: bool = False) -> tuple[Tensor, ...]:
         """(z, y), or (z,) without a label head, of scaled examples x [N, D] on the model's device. With a generator z
@@ -312,7 +312,7 @@ def load(path: str | Path, replica: int = 0, device: str = "cpu", prior: priors.
         ValueError: no such device.
     """
     where = find_device(device)
-    path = Path(path)
+    path = expanded(path)
     if path.is_dir():
         directory = RunDirectory(path)
         tensors, info = directory.load()
@@ -339,9 +339,10 @@ def from_tensors(
 
     if type(replica := scalar(replica)) is not int:
         raise ValueError(f"replica={replica!r}: expected an integer from 0 on")
+    checkpoint.check_info(path, info)
     try:
         config = Config.from_dict(info["config"])
-        shape, classes = tuple(int(s) for s in info["shape"]), int(info["n_classes"])
+        shape, classes = tuple(info["shape"]), info["n_classes"]
         d = math.prod(shape)
         w = wiring(config, d, classes)
         if w.n_classes != classes:
@@ -353,11 +354,11 @@ def from_tensors(
             standard = Standardization(own("standard.mean", 1, d), own("standard.std", 1, d))
     except KeyError as error:
         raise checkpoint.CheckpointError(f"{path}: it holds no {error}, which a model needs") from None
-    except (ValueError, TypeError, OverflowError) as error:
+    except ValueError as error:
         raise checkpoint.CheckpointError(f"{path}: {error}") from None
     n = len(tensors["decoder.0.weight"])
     if not 0 <= replica < n:
-        allowed = "0" if n == 1 else f"0 to {n - 1}"
+        allowed = f"0 to {n - 1}" if n > 1 else "0"
         raise checkpoint.CheckpointError(f"{path}: replica={replica}: the file holds {n}, expected {allowed}")
     return Model(config, shape, classes, networks.get("encoder"), networks["decoder"], heads, standard, prior)
 

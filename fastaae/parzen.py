@@ -27,7 +27,7 @@ from tqdm import tqdm
 from . import checkpoint
 from .data.arrays import flat, tensor
 from .device import find_device
-from .files import brief
+from .files import brief, expanded
 from .kernels.parzen.bounds import double, some
 from .kernels.parzen.sums import PairSums, block_size
 from .liveness import Heartbeat
@@ -254,7 +254,7 @@ class _State:
     """A file of partial sums, and what tells that they belong to this evaluation."""
 
     def __init__(self, path: str | Path, sums: PairSums, n_samples: int | None, heartbeat: Heartbeat | None):
-        self.path, self.written = Path(f"{path}.{heartbeat.rank}" if heartbeat else path), time.monotonic()
+        self.path, self.written = expanded(f"{path}.{heartbeat.rank}" if heartbeat else path), time.monotonic()
         self.identity: dict[str, Any] = {"sigmas": sums.sigmas.tolist(), "validation": sums.choosing}
         self.identity |= {"tolerance": sums.tolerance, "method": sums.method, "block": sums.block}
         self.identity |= {"device": str(sums.totals.x.device), "n_samples": n_samples}
@@ -263,6 +263,7 @@ class _State:
         if not os.access(self.path.parent, os.W_OK):  # before, not after, the work
             where = f"a directory that can be written to, not in {self.path.parent}"
             raise ValueError(f"state={str(path)!r}: expected a file in {where}")
+        checkpoint.remove_unfinished(self.path)
 
     def resumed(self, blocks: Callable[..., Iterator[Tensor]], sums: PairSums, seeks: bool) -> Iterator[Tensor]:
         """The blocks that `sums` has not counted yet, once the file's sums, if there is one, are in it. blocks(n) makes
@@ -278,7 +279,10 @@ class _State:
         for name, value in self.identity.items():
             if info.get(name) != value:
                 raise ValueError(f"{given}: of an evaluation with other {name}, expected the same or another file")
-        sums.restore(tensors["sums"], first)
+        packed, like = tensors.get("sums"), sums.packed()
+        if packed is None or (packed.shape, packed.dtype) != (like.shape, like.dtype) or not 0 < packed[0] < 2**53:
+            raise ValueError(f"{given}: its sums are of another kind, expected {like.dtype} {list(like.shape)}")
+        sums.restore(packed, first)
         if seeks:
             return blocks(sums.n)
         passed = len(first) + sum(map(len, itertools.islice(parts, -(-sums.n // sums.block) - 1)))

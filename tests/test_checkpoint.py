@@ -15,7 +15,6 @@ import signal
 import stat
 import subprocess
 import sys
-import tempfile
 import tracemalloc
 from pathlib import Path
 
@@ -168,7 +167,7 @@ class FullDisk:
         raise self.error
 
 
-FAULTS = ["fsync", "replace", "chmod", "write", "mkstemp"]
+FAULTS = ["fsync", "replace", "write", "open"]
 
 
 def inject(monkeypatch, where, error):
@@ -178,10 +177,11 @@ def inject(monkeypatch, where, error):
         raise error
 
     if where == "write":
-        real = os.fdopen
-        monkeypatch.setattr(os, "fdopen", lambda *a, **k: FullDisk(real(*a, **k), error))
+        monkeypatch.setattr(checkpoint, "open", lambda *a, **k: FullDisk(open(*a, **k), error), raising=False)
+    elif where == "open":
+        monkeypatch.setattr(checkpoint, "open", fail, raising=False)
     else:
-        monkeypatch.setattr(tempfile if where == "mkstemp" else os, where, fail)
+        monkeypatch.setattr(os, where, fail)
 
 
 @pytest.mark.parametrize("where", FAULTS)

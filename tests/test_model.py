@@ -400,8 +400,8 @@ SPOILERS = {  # name: (what is done to tensors and info, what the message says)
     "no shape": (lambda t, i: drop(i, "shape"), "no 'shape'"),
     "newer config": (lambda t, i: i["config"].update(temperature=1.0), "unknown field 'temperature'"),
     "invalid config": (lambda t, i: i["config"].update(epochs=0), "epochs=0"),
-    "infinite shape": (lambda t, i: i.update(shape=[math.inf]), "infinity"),
-    "shape of none": (lambda t, i: i.update(shape=None), "NoneType"),
+    "infinite shape": (lambda t, i: i.update(shape=[math.inf]), r"shape=\[inf\], expected 1 to 31 positive integers"),
+    "shape of none": (lambda t, i: i.update(shape=None), "shape=None, expected 1 to 31 positive integers"),
 }
 
 

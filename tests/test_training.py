@@ -396,7 +396,7 @@ def full_disk(monkeypatch, after):
 
 def test_a_full_disk_ends_the_run_and_keeps_the_last_checkpoint(tmp_path, monkeypatch, undisturbed):
     with monkeypatch.context() as patch:
-        full_disk(patch, after=6)  # metrics, config, the checkpoint of the first epoch
+        full_disk(patch, after=8)  # metrics, config, the metrics and checkpoint of the first epoch, the metrics
         with pytest.raises(WriteError) as error:
             fit(tmp_path)
     assert re.fullmatch(

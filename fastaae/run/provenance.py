@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import itertools
 import os
 import platform
 import subprocess
@@ -15,6 +14,8 @@ from typing import Any
 import torch
 
 from .. import __version__
+from ..checkpoint import sync_folder
+from ..directory import RunDirectory
 
 
 def describe(device: str = "cpu") -> dict[str, Any]:
@@ -32,20 +33,26 @@ def now() -> str:
     return time.strftime("%Y%m%d-%H%M%S")
 
 
-def new_directory(name: str) -> str:
-    """The name of a directory for a run that is not there yet: others may start in the same second."""
-    stem = f"runs/{name}-{now()}"
-    names = (f"{stem}-{k}" if k > 1 else stem for k in itertools.count(1))
-    return next(name for name in names if not Path(name).exists())
+def new_directory(name: str, k: int = 1) -> str:
+    """Make a directory for a run, of a name that no other run has taken: some may start in the same second."""
+    path = f"runs/{name}-{now()}" + (f"-{k}" if k > 1 else "")
+    try:
+        RunDirectory(path).make(new=True)
+    except FileExistsError:
+        return new_directory(name, k + 1)
+    for folder in Path(path).parents:
+        sync_folder(folder)
+    return path
 
 
 def git() -> dict[str, Any]:
     """Commit of the checkout that this package runs from, and whether it has uncommitted changes; {} if it is none."""
     root = Path(__file__).resolve().parents[2]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # of another repository
 
     def run(*arguments: str) -> str:
         command = ["git", "-C", str(root), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10, env=env).stdout.strip()
 
     try:
         if Path(run("rev-parse", "--show-toplevel")).resolve() != root:

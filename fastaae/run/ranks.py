@@ -58,7 +58,7 @@ def share(cfg: Config | None, resume: str | Path | None) -> Iterator[tuple[Confi
     """
     where = resume if cfg is None or resume is not None else cfg.out_dir
     if where is None and cfg is not None:
-        named = [provenance.new_directory(cfg.name)]  # by the clock of the first rank
+        named = [provenance.new_directory(cfg.name) if distributed.get_rank() == 0 else ""]  # by the clock of the first
         distributed.broadcast_object_list(named)
         where = named[0]
     directory, heartbeat = RunDirectory(where or "."), Heartbeat("steps", SILENCE)

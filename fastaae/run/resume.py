@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shlex
 import sys
 import warnings
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -22,13 +24,14 @@ from ..config import Config
 from ..device import find_device
 from ..directory import RunDirectory
 from ..engine.step import Step
-from ..files import brief, expanded
+from ..engine.wiring import wiring
+from ..files import WriteError, brief, expanded
 from ..model import model_info
 from . import provenance
 
 # Fields that may differ between a checkpoint and the config it is resumed with.
 RESUMABLE = "epochs out_dir dataset data_dir device graph checkpoint_every log_every profile on_divergence".split()
-RESTARTS, SLOWER = 3, 0.5  # of a diverged run from its last checkpoint; the factor on its learning rates each time
+SLOWER = 0.5  # the factor on a diverged run's learning rates each time that it starts again
 # Bytes of a checkpoint, or seconds to save it, beyond which 200 times these seconds pass before the next one.
 LARGE, SLOW = 2**24, 0.2
 UNBALANCED = 0.3  # share of examples that a uniform y must mistake: from 0.4 on runs did, SVHN has 0.15
@@ -70,17 +73,23 @@ def begin(cfg: Config | None, data: Any, resume: str | Path | None) -> Start:
     else:
         loaded = datasets.from_arrays(data, cfg.n_validation)
     _warn_of_labels(cfg, loaded)
-    out_dir = provenance.new_directory(cfg.name) if cfg.out_dir is None else cfg.out_dir
-    directory = RunDirectory(out_dir)
+    start = Start(cfg, loaded, device, RunDirectory(cfg.out_dir or "runs"), saved)
+    if saved is None and cfg.out_dir is not None:
+        start.directory.check_empty()
     if saved is None:
-        directory.check_empty()
-    elif saved.info["data_sha256"] != loaded.sha256:
+        return start
+    if saved.info["data_sha256"] != loaded.sha256:
         now = f"the {loaded.name} given now"
-        raise ValueError(f"resume={out_dir!r}: its data had another SHA-256 than {now}, expected the same")
-    elif saved.info["device"] != device.type:
+        raise ValueError(f"resume={cfg.out_dir!r}: its data had another SHA-256 than {now}, expected the same")
+    if saved.info["device"] != device.type:
         began = f"{saved.info['device']!r}, where the run began and random numbers differ"
         raise ValueError(f"device={cfg.device!r}: expected {began}")
-    return Start(replace(cfg, out_dir=out_dir), loaded, device, directory, saved)
+    w, held = wiring(cfg, loaded.x_train.shape[1], loaded.n_classes), sum(t.numel() for t in saved.tensors.values())
+    weights = sum(a * b for sizes in w.sizes.values() for a, b in pairwise(sizes)) + math.prod(w.heads or (0,))
+    if cfg.replicas * (weights + w.noise[1]) > held:  # before they are made
+        asked = f"its config makes {cfg.replicas} times {weights} weights and noise for {w.noise[1]}"
+        raise CheckpointError(f"{start.directory.newest}: {held} numbers, but {asked}; expected what fits")
+    return start
 
 
 def _warn_of_labels(cfg: Config, data: datasets.Data) -> None:
@@ -105,16 +114,14 @@ def config_of(path: str | Path) -> Config:
 
 
 def _newest(directory: RunDirectory) -> tuple[Checkpoint, Config]:
-    path = directory.newest
+    path, given = directory.newest, directory.path
+    if given.is_file():
+        raise ValueError(f"resume={str(given)!r}: a file, expected the directory of a run: {str(given.parent)!r}")
     if directory.config.exists() and not path.exists() and not directory.previous.exists():
         raise CheckpointError(f"{path}: none was saved before the run ended; start it again")
     saved = directory.load(warn=False)
     if not {"step", "data_sha256", "device"} <= saved.info.keys():
         raise CheckpointError(f"{path}: holds a model, expected the checkpoint of a run")
-    for name, most in (("step", 2**53), ("restarts", RESTARTS)):
-        value = saved.info.get(name, 0)
-        if type(value) is not int or not 0 <= value <= most:
-            raise CheckpointError(f"{path}: {name}={brief(value)}, expected an integer from 0 to {most}")
     try:
         return saved, Config.from_dict(saved.info.get("config"))
     except ValueError as error:
@@ -129,7 +136,7 @@ def _merged(cfg: Config | None, saved: Config, directory: str) -> Config:
     for name in old:
         if name not in RESUMABLE and old[name] != new[name]:
             raise ValueError(f"resume={directory!r}: {name} was {old[name]!r}, got {new[name]!r}; expected the same")
-    if cfg.out_dir is not None and Path(cfg.out_dir).resolve() != Path(directory).resolve():
+    if cfg.out_dir is not None and expanded(cfg.out_dir).resolve() != expanded(directory).resolve():
         raise ValueError(f"out_dir={cfg.out_dir!r}: expected None or the directory to resume, {directory!r}")
     return replace(cfg, out_dir=directory, data_dir=cfg.data_dir or saved.data_dir)
 
@@ -165,13 +172,24 @@ class Checkpoints:
         self.stopped = False  # whether that is one that a signal asked for
         self.saved_at = self.seconds = 0.0  # when it was saved here, and how long that took, if it counts
 
+    def make_directory(self) -> None:
+        """Make that of the run, if it is not there, under a new name where the config has none."""
+        cfg = self.start.cfg
+        if cfg.out_dir is None:
+            cfg = replace(cfg, out_dir=provenance.new_directory(cfg.name))
+            self.directory = RunDirectory(cfg.out_dir)
+            self.start = self.start._replace(cfg=cfg, directory=self.directory)
+        self.directory.make()
+
     def begin(self) -> int:
         """Start, or go on from the newest one, and record that, once the directory is held. Returns: steps done."""
+        saved = None
         if self.start.saved is None:
             self.directory.check_empty()
         else:
-            self.restore(self.directory.load(mend=True))
-        record(self.start, self.newest or 0)
+            saved = self.directory.load(mend=True)
+            self.restore(saved)
+        record(self.start, saved.info if saved else {"step": 0})
         return self.newest or 0
 
     def save(self, done: int, stopped: bool = False) -> None:
@@ -183,6 +201,7 @@ class Checkpoints:
         info |= {"step": done, "data_sha256": data.sha256, "device": self.step.device.type}
         info |= {"restarts": self.restarts, "stopped": stopped, "fastaae": __version__}
         started = perf_counter()
+        info["metrics_bytes"] = self.directory.sync()
         checkpoint.save(self.directory.newest, state, info, None if self.stopped else self.directory.previous)
         self.newest, self.stopped, self.saved_at = done, stopped, perf_counter()
         took, size = self.saved_at - started, sum(t.nbytes for t in state.values())
@@ -207,6 +226,13 @@ class Checkpoints:
         """The one that is kept, for messages."""
         return "none" if self.newest is None else f"{self.directory.newest} (step {self.newest})"
 
+    def write_error(self, error: OSError) -> WriteError:
+        """What became of a file of the run, which, and what is kept."""
+        if isinstance(error, WriteError):  # of a directory that is not the run's any more
+            return WriteError(str(error))
+        message = f"{error.filename or self.directory.path}: {error.strerror or error}"
+        return WriteError(f"{message}; last good checkpoint: {self.last_good()}")
+
     def restore(self, saved: Checkpoint) -> None:
         """Go back, or on, to one."""
         self.newest = saved.info["step"]
@@ -214,20 +240,20 @@ class Checkpoints:
         self.restarts, self.stopped = saved.info.get("restarts", 0), saved.info.get("stopped", False)
 
     def go_back(self) -> int:
-        """Go back to the last one, and start again from there. Returns: its step."""
+        """Go back to the last one, to start again from there once that is saved. Returns: its step."""
         saved = self.directory.load(mend=True)
         if saved.info.get("stopped"):  # by a signal, maybe a step ago: the one before is what it would have gone to
             with contextlib.suppress(CheckpointError):
                 saved = checkpoint.load(self.directory.previous)
         self.restore(saved)
         self.restarts += 1
-        self.directory.truncate(saved.info["step"])
-        self.save(saved.info["step"])
+        self.directory.truncate(saved.info["step"], saved.info.get("metrics_bytes"))
         return saved.info["step"]
 
 
-def record(start: Start, step: int) -> None:
-    """Say in config.json where the run comes from, or that it goes on from a step, and let metrics.jsonl end there.
+def record(start: Start, info: dict[str, Any]) -> None:
+    """Say in config.json where the run comes from, or that it goes on from the step of a checkpoint with this info, and
+    let metrics.jsonl end there.
 
     Raises:
         ValueError: either is damaged, or config.json says that the checkpoint is of another run.
@@ -238,10 +264,10 @@ def record(start: Start, step: int) -> None:
     if start.saved is not None and (before := directory.recorded()):
         for name, value in before.get("config", {}).items():
             if name in cfg and name not in RESUMABLE and value != cfg[name]:
-                differ = f"{name}={value!r}, the checkpoint's is {cfg[name]!r}"
+                differ = f"{name}={brief(value)}, the checkpoint's is {brief(cfg[name])}"
                 raise ValueError(f"{directory.config}: {differ}; expected the checkpoint of that run")
-        content = {**before, "config": cfg, "resumed": [*before.get("resumed", []), {"step": step, **now}]}
-    directory.truncate(step)
+        content = {**before, "config": cfg, "resumed": [*before.get("resumed", []), {"step": info["step"], **now}]}
+    directory.truncate(info["step"], info.get("metrics_bytes"))
     directory.write_json(directory.config, content)
 
 

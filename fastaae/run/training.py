@@ -16,13 +16,12 @@ from ..config import Config
 from ..engine import priors, profiling
 from ..engine.replay import Replay
 from ..engine.step import Step
-from ..files import WriteError
 from ..kernels.exact import exact_arithmetic
 from ..liveness import Heartbeat
 from ..model import Model
 from . import Run, ranks
 from .progress import Progress
-from .resume import RESTARTS, SLOWER, Checkpoints, NonFiniteError, Start, begin, check_step, command
+from .resume import SLOWER, Checkpoints, NonFiniteError, Start, begin, check_step, command
 from .signals import Interrupted, Signals
 from .watch import Watch
 
@@ -49,7 +48,7 @@ def train(
             of another config (before anything is trained). DataError and CheckpointError are ValueErrors.
         NonFiniteError: a loss became NaN or infinite; with cfg.on_divergence "restart", for the fourth time.
         Interrupted: SIGINT, SIGTERM or SIGHUP; a checkpoint was saved at a step boundary.
-        WriteError: the disk is full, or the directory cannot be written to; the last checkpoint is kept.
+        WriteError: the disk is full, or the directory cannot be written to; the last checkpoint is kept. Or it is gone.
 
     Warns of a damaged checkpoint, where the one before it is resumed, of classes far from their uniform prior, of a
     restart, of a discriminator that has won and of codes that have collapsed to a point.
@@ -70,16 +69,15 @@ def _train_replicas(start: Start, progress: bool, prior: priors.Custom | None, h
     """As train(), of the replicas of this process."""
     step = Step(start.cfg, start.data, start.device, prior)
     check_step(step, start)
-    checkpoints, directory = Checkpoints(step, start), start.directory
+    checkpoints = Checkpoints(step, start)
     try:
-        directory.path.mkdir(parents=True, exist_ok=True)
-        with directory.held():
+        checkpoints.make_directory()
+        with checkpoints.directory.held():
             done, total = checkpoints.begin(), start.cfg.epochs * step.steps_per_epoch
             with Signals() as signals, Progress(total, done, progress) as bar:
                 return Training(checkpoints, signals, bar, prior, heartbeat).run()
     except OSError as error:
-        message = f"{error.filename or directory.path}: {error.strerror or error}"
-        raise WriteError(f"{message}; last good checkpoint: {checkpoints.last_good()}") from error
+        raise checkpoints.write_error(error) from error
 
 
 class Training:
@@ -137,8 +135,8 @@ class Training:
         if self.done + 1 in profiled:
             if not self.profiled:
                 self.profiled = True
-                self.directory.trace.unlink(missing_ok=True)  # of an earlier profile, or a link out of the directory
-                self.profiling.enter_context(profiling.traced(step.device, self.directory.trace))
+                trace = self.profiling.enter_context(checkpoint.replaced(self.directory.trace))
+                self.profiling.enter_context(profiling.traced(step.device, trace))
             step()
         else:
             if step.device.type == "cuda":
@@ -184,12 +182,14 @@ class Training:
     def restart(self, error: NonFiniteError) -> None:
         """Go back to the last checkpoint and on with lower rates, or raise the error."""
         reached, checkpoints = self.done, self.checkpoints
-        if self.cfg.on_divergence == "stop" or checkpoints.restarts == RESTARTS:
+        if self.cfg.on_divergence == "stop" or checkpoints.restarts == checkpoint.RESTARTS:
             raise error
         self.done = self.logged = checkpoints.go_back()
         self.progress.advance(self.done - reached)
-        rates = f"restart {checkpoints.restarts} of {RESTARTS}, all learning rates times {SLOWER**checkpoints.restarts}"
-        self.warn(f"{error}; {rates}", self.done // self.step.steps_per_epoch)
+        again = f"restart {checkpoints.restarts} of {checkpoint.RESTARTS}"
+        rates = f"all learning rates times {SLOWER**checkpoints.restarts}"
+        self.warn(f"{error}; {again}, {rates}", self.done // self.step.steps_per_epoch)
+        checkpoints.save(self.done)
 
     def warn(self, message: str, epoch: int) -> None:
         """Say it, and write it beside the metrics."""

@@ -55,7 +55,7 @@ def train_on_small_disk(size: int, read_only: bool) -> int:
         mount("disk", f"size={size}k", REMOUNT | READ_ONLY)
     outcome["status"] = cli.main(arguments)
     run = Path("disk/run")
-    outcome["stray"] = [p.name for p in run.glob(".*.tmp")] if run.exists() else []
+    outcome["stray"] = [p.name for p in run.glob(".*.tmp*")] if run.exists() else []
     outcome["step"] = saved_step(run) if (run / NEWEST).exists() else None
     mount("disk", "size=64m", REMOUNT)
     if outcome["step"] is None:
@@ -142,7 +142,7 @@ def failing_system_call(rng: np.random.Generator, case: int, folder: Path) -> Ou
     else:
         require(call_name == "linkat,link", f"{code} in {call_name} {k} and nobody was informed")
     require(status == 0, f"going on ended with {status}: {said(folder)}")
-    require(not list(run.glob(".*.tmp")), "a temporary file is left")
+    require(not list(run.glob(".*.tmp*")), "a temporary file is left")
     equal = result(run)[:2] == undisturbed(variant)[0][:2]
     return Outcome(None if equal else "another result", wrong=not equal)
 

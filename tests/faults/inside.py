@@ -15,7 +15,7 @@ from unittest import mock
 
 import torch
 
-from fastaae import checkpoint, evaluation, parzen
+from fastaae import checkpoint, directory, evaluation, parzen
 from fastaae.checkpoint import CheckpointError
 from fastaae.data import matfiles
 from fastaae.data.sources import _MNIST, read_npz
@@ -46,6 +46,14 @@ def written_as_format(number: int) -> Iterator[None]:
     """Inside, checkpoints are saved as if their format had this number."""
     with mock.patch.object(checkpoint, "FORMAT", number):
         yield
+
+
+@contextlib.contextmanager
+def files_opened_by(opened: Callable) -> Iterator[None]:
+    """Inside, what a run writes is opened by this function."""
+    with mock.patch.object(checkpoint, "open", opened, create=True):
+        with mock.patch.object(directory, "open", opened, create=True):
+            yield
 
 
 # Steps

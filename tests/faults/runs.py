@@ -60,7 +60,7 @@ def crash_and_resume(rng: np.random.Generator, case: int, folder: Path) -> Outco
     if not (run / "summary.json").exists() or command != arguments:
         status = run_cli(folder, go_on(folder, arguments))
         require(status == 0, f"going on ended with {status}: {said(folder)}")
-    require(not list(run.glob(".*.tmp")), "a temporary file is left")
+    require(not list(run.glob(".*.tmp*")), "a temporary file is left")
     equal = result(run) == expected
     return Outcome(None if equal else "the result is not that of the undisturbed run", lost, not equal)
 

@@ -20,16 +20,16 @@ import numpy as np
 import torch
 
 from .case import Check, Outcome, Skip, require
-from .inside import NEWEST, PREVIOUS, CheckpointError, checkpoint, held, load_run
+from .inside import NEWEST, PREVIOUS, CheckpointError, checkpoint, files_opened_by, held, load_run
 from .tiny import call, forks, said, start
 
-CALLS = ("open", "write", "flush", "fsync", "umask", "chmod", "unlink", "link", "replace", "close")
-"""What write_atomic asks of the system, through os and the file it opens."""
+CALLS = ("create", "open", "fsync", "unlink", "link", "replace", "write", "close")
+"""What write_atomic asks of the system, through os and the files it opens."""
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 class File:
-    """A file whose write, flush and close can be made to fail."""
+    """A file that is written, whose write and close can be made to fail."""
 
     def __init__(self, file: Any, before: Callable[[str, Any], None]):
         self.file, self.before = file, before
@@ -38,28 +38,33 @@ class File:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self.file.close()
-        self.before("close", None)
+        self.close()
 
-    def write(self, content: bytes) -> None:
+    def close(self) -> None:
+        self.file.close()
+        self.before("close", self.file.name)
+
+    def write(self, content: Any) -> int:
         half = len(content) // 2
         self.file.write(content[:half])
-        self.before("write", self.file)
-        self.file.write(content[half:])
-
-    def flush(self) -> None:
-        self.before("flush", self.file)
         self.file.flush()
+        self.before("write", self.file.name)
+        return half + self.file.write(content[half:])
 
-    def fileno(self) -> int:
-        return self.file.fileno()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
 
 
 @contextlib.contextmanager
 def watched(before: Callable[[str, Any], None]) -> Iterator[None]:
-    """before(name, first argument) is called before every call of CALLS that saving makes."""
-    originals = {name: getattr(os, name) for name in CALLS if name not in ("write", "flush", "close")}
-    fdopen = os.fdopen
+    """before(name, first argument) is called before every call of CALLS that saving, or a run, makes."""
+    originals = {name: getattr(os, name) for name in ("open", "fsync", "unlink", "link", "replace")}
+
+    def opened(path: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        if mode[0] not in "xa":
+            return open(path, mode, *arguments, **options)
+        before("create", path)
+        return File(open(path, mode, *arguments, **options), before)
 
     def wrap(name: str) -> Callable:
         def wrapped(*arguments: Any, **options: Any) -> Any:
@@ -70,11 +75,10 @@ def watched(before: Callable[[str, Any], None]) -> Iterator[None]:
 
     for name in originals:
         setattr(os, name, wrap(name))
-    os.fdopen = lambda *a, **k: File(fdopen(*a, **k), before)
     try:
-        yield
+        with files_opened_by(opened):
+            yield
     finally:
-        os.fdopen = fdopen
         for name, original in originals.items():
             setattr(os, name, original)
 
@@ -172,7 +176,7 @@ def killed_while_saving(rng: np.random.Generator, case: int, folder: Path) -> Ou
             return Outcome(f"{acknowledged} was acknowledged, {loaded(folder)} is there", wrong=True)
         out.write_text("")
         with held(folder):
-            left = [name for name in os.listdir(folder) if name.endswith(".tmp")]
+            left = [name for name in os.listdir(folder) if ".tmp" in name]
             require(not left, f"not removed: {left}")
     return None
 

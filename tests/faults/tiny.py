@@ -41,7 +41,8 @@ def forks(k: int) -> Forks:
     """The k-th process that forks, for functions that run at the same time."""
     if not hasattr(os, "fork"):
         raise Skip("no os.fork")
-    return Forks("torch", "tqdm.auto", "tyro", "sklearn.datasets", "faults.saving", "faults.runs", "faults.disks")
+    names = "torch tqdm.auto tyro sklearn.datasets faults.saving faults.runs faults.disks faults.directories"
+    return Forks(*names.split())
 
 
 def start(folder: Path, function: Callable, *arguments: Any, k: int = 0) -> int:
