@@ -26,6 +26,7 @@ from . import (
     arrays,
     checkpoints,
     data_files,
+    directories,
     disks,
     estimator,
     ranks,
@@ -43,8 +44,8 @@ from .processes import ROOT
 RESULTS = ROOT / "bench" / "results" / "faults.json"
 COLUMNS = ("id", "fault", "cases", "passed", "lost steps", "wrong results", "seconds", "seed")
 ATTACKED = (
-    *(arrays, checkpoints, data_files, disks, estimator, ranks, resuming, running_code, runs, saving, scoring),
-    surroundings,
+    *(arrays, checkpoints, data_files, directories, disks, estimator, ranks, resuming, running_code, runs, saving),
+    *(scoring, surroundings),
 )
 
 

@@ -1,4 +1,4 @@
-"""Files that data come from: what they may take of memory and time, and the cache of .mat files: R40, R41."""
+"""Files that data come from: what they may take of memory and time, and the cache of .mat files: R45, R46."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .tiny import call, said
 MOST, PER_BYTE = 800 * 10**6, 100  # bytes of memory that a file may take: so many, and so many times its own
 SECONDS, PER_MB = 10, 10
 
-# R40: small files that ask for much
+# R45: small files that ask for much
 
 
 def compressed(padding: bytes = b"", **arrays: np.ndarray) -> bytes:
@@ -168,7 +168,7 @@ def use(name: str) -> None:
 
 
 def hungry(rng: np.random.Generator, case: int, folder: Path) -> str | Outcome | None:
-    """R40: read a small file in little memory and time, with its reader's; or refuse it in a line."""
+    """R45: read a small file in little memory and time, with its reader's; or refuse it in a line."""
     name = list(HUNGRY)[case]
     content = HUNGRY[name]()
     path = folder / name
@@ -185,7 +185,7 @@ def hungry(rng: np.random.Generator, case: int, folder: Path) -> str | Outcome |
     return f"{name}: {message[:300]}" if "allowed" in name and message else None
 
 
-# R41: the cache of .mat files
+# R46: the cache of .mat files
 
 
 @contextlib.contextmanager
@@ -231,7 +231,7 @@ def damage(rng: np.random.Generator, content: bytes) -> bytes:
 
 
 def cached(rng: np.random.Generator, case: int, folder: Path) -> str | Outcome | None:
-    """R41: the arrays are right whatever is in the cache, and whichever call fails as it is written."""
+    """R46: the arrays are right whatever is in the cache, and whichever call fails as it is written."""
     arrays, files = good_mats()
     path, cache, kind = folder / "a.mat", folder / "cache", case % 3
     path.write_bytes(files[0])
@@ -267,6 +267,6 @@ def cached(rng: np.random.Generator, case: int, folder: Path) -> str | Outcome |
 
 
 CHECKS = {
-    "R40": Check("small data files that ask for much", len(HUNGRY), hungry),
-    "R41": Check("cache of .mat files: failing calls, power cuts, others' files", 240, cached),
+    "R45": Check("small data files that ask for much", len(HUNGRY), hungry),
+    "R46": Check("cache of .mat files: failing calls, power cuts, others' files", 240, cached),
 }
