@@ -576,7 +576,7 @@ ERRORS = [
         "sample run --replica 2",
         "fastaae: run/checkpoint.safetensors: replica=2: the file holds 2, expected 0 to 1",
     ),
-    ("sample run --out no/s.png", "fastaae: .*No such file.*'no/s.png'"),
+    ("sample run --out no/s.png", "fastaae: .*no folder 'no' to write to: make it first.*"),
     ("sample run --many 9", "Unrecognized options .*--many.*"),
 ]
 
