@@ -86,7 +86,8 @@ def spread(prior: str | Custom, like: Tensor, std: float, components: int) -> fl
 
 def categorical(out: Tensor, generator: torch.Generator) -> None:
     """One-hot vectors of uniformly drawn classes. out: [B, K]."""
-    drawn = torch.randint(out.shape[1], (len(out), 1), generator=generator, dtype=torch.int64, device=out.device)
+    b, k = out.shape
+    drawn = torch.randint(k, (b, 1), generator=generator, dtype=torch.int64, device=out.device)
     out.zero_().scatter_(1, drawn, 1)
 
 
