@@ -267,6 +267,15 @@ def test_running_statistics_follow_the_reconstruction_pass_alone():
     assert not step.networks["decoder"].norms and not step.discriminators["z"].norms
 
 
+@pytest.mark.parametrize("task", PHASES)
+def test_no_gradient_is_taken_of_the_data(task):
+    """It would cost the largest product there is, for nothing."""
+    step = make(config(task))
+    step()
+    own = [step.player.passes[name][1] for name in step.player.passes if name != "decoder" or task == "gan"]
+    assert own and all(not tape.g[0].any() for tape in own)
+
+
 def test_labels_fewer_than_a_batch_are_all_in_every_step():
     step = make(config("semi_supervised", n_labeled=6))
     for _ in range(3):
