@@ -5,21 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Iterator
 
 from torch import distributed
 
 LOOK_EVERY = 1.0  # seconds between looks at the other ranks
-
-
-@contextlib.contextmanager
-def _reached() -> Iterator[None]:
-    """Say what an error of the store means."""
-    try:
-        yield
-    except distributed.DistError as error:
-        why = str(error).splitlines()[0]
-        raise RuntimeError(f"no rank is heard any more, expected rank 0 and its launcher to be there: {why}") from None
 
 
 class Heartbeat:
@@ -49,32 +38,31 @@ class Heartbeat:
         """
         self.n = n
         if time.monotonic() - self.looked >= LOOK_EVERY:
-            self._say(str(n))
-            self._hear()
+            self._exchange(str(n))
 
     def wait(self) -> None:
         """Until all are done. Raises as beat()."""
-        self._say("done")
-        while not self._hear():
+        while not self._exchange("done"):
             time.sleep(0.05)
 
     def fail(self, error: BaseException) -> None:
         """Say how this rank failed, if the store is still there."""
         with contextlib.suppress(RuntimeError):
-            self._say(f"failed after {self.n} {self.unit}: {type(error).__name__}: {error}")
+            self.store.set(str(self.rank), f"failed after {self.n} {self.unit}: {type(error).__name__}: {error}")
 
-    def _say(self, word: str) -> None:
-        with _reached():
-            self.store.set(str(self.rank), word)
-
-    def _hear(self) -> bool:
-        """Whether all others are done."""
+    def _exchange(self, said: str) -> bool:
+        """Say how far this rank is and hear the others. Returns: whether all of them are done."""
         now = time.monotonic()
         deaf = max(now - self.looked - 2 * LOOK_EVERY, 0)  # nobody's silence: this rank was busy
         self.looked = now
+        try:
+            self.store.set(str(self.rank), said)
+            words = {k: self.store.get(str(k)).decode() for k in self.heard if self.store.check([str(k)])}
+        except distributed.DistError as error:
+            expected = "expected rank 0 and its launcher to be there"
+            raise RuntimeError(f"no rank is heard any more, {expected}: {str(error).splitlines()[0]}") from None
         for k, (before, since) in self.heard.items():
-            with _reached():
-                word = self.store.get(str(k)).decode() if self.store.check([str(k)]) else "0"
+            word = words.get(k, "0")
             if word.startswith("failed"):
                 raise RuntimeError(f"rank {k} {word}")
             self.heard[k] = (word, since + deaf) if word == before else (word, now)
