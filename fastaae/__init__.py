@@ -62,11 +62,5 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-def _forked() -> None:
-    """A fork has none of its parent's threads, and would wait for them for ever."""
-    if torch := sys.modules.get("torch"):
-        torch.set_num_threads(1)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+if hasattr(os, "register_at_fork"):  # a fork has none of torch's threads, and would wait for them for ever
+    os.register_at_fork(after_in_child=lambda: sys.modules.get("torch") and sys.modules["torch"].set_num_threads(1))
