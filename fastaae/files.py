@@ -27,9 +27,9 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         raise ValueError(f"{path}: {brief(error).rstrip('.')}; write the whole path") from None
 
 
-def check_regular(path: Path, most: int) -> None:
+def check_regular(path: Path, most: int) -> int:
     """Raise ValueError, which does not name the file, unless `path` is a regular one of at most `most` bytes: reading
-    a pipe may never end."""
+    a pipe may never end. Returns: its size."""
     try:
         found = path.stat()
     except OSError as error:
@@ -38,6 +38,7 @@ def check_regular(path: Path, most: int) -> None:
         raise ValueError(f"not a regular file (mode {stat.filemode(found.st_mode)}), expected the path of a plain file")
     if found.st_size > most:
         raise ValueError(f"{found.st_size} bytes, expected at most {most}")
+    return found.st_size
 
 
 def unpacked(size: int, most: int) -> int:

@@ -64,11 +64,11 @@ def test_dtypes(tmp_path, fast_reader, dtype):
 @pytest.mark.parametrize(
     "content, message",
     [
-        (b"", "not a MATLAB file of version 4 to 7.2, begins with b''"),
+        (b"", r"not a MATLAB file of version 4 to 7.2 \(7.3 is HDF5\), begins with b''"),
         (b"<html>not found</html>" * 9, "not a MATLAB file .* begins with b'<html>not found"),
         (bytes(600), "not a MATLAB file"),
-        (b"\x89HDF\r\n\x1a\n" + bytes(600), r"an HDF5 file .* save\(..., '-v7'\)"),
-        (b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(384) + b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(600), r"not a MATLAB file .*HDF.* save\(..., '-v7'\)"),
+        (b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(384) + b"\x89HDF\r\n\x1a\n", "7.3 is HDF5"),
         (b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x03IM", "not a MATLAB file"),
     ],
 )
@@ -188,7 +188,7 @@ def test_many_mutations_crash_the_process_but_not_this_one(tmp_path, fast_reader
     [
         ("raise ImportError('no SciPy')", r"needs SciPy \(no SciPy\): pip install 'fastaae\[demo\]'"),
         ("raise RuntimeError('bad build')", "RuntimeError: bad build"),
-        ("import os; os.kill(os.getpid(), 11)", "the process reading it died of SIGSEGV: a damaged file"),
+        ("import os; os.kill(os.getpid(), 11)", "the process reading it died of signal 11: a damaged file"),
         ("import os; os._exit(3)", r"no message \(status 3\)"),
         ("import os; os._exit(0)", "No such file or directory: .*0.npy"),
         ("import os; open('0.npy', 'wb').write(b'x'); os._exit(0)", "pickle|magic|header"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
 import struct
 import subprocess
 import sys
@@ -38,11 +37,9 @@ def converted(path: Path, names: Sequence[str], limit_bytes: int, convert: Conve
             `limit_bytes` together or than such a file may unpack to, `convert` refuses them, the file is damaged, or
             SciPy is missing. The message names the file.
     """
-    path, digest, seconds = path.absolute(), hashlib.sha256(), TIME_LIMIT
+    path, digest = path.absolute(), hashlib.sha256()
     try:
-        check_regular(path, MAX_BYTES)
-        size = path.stat().st_size
-        seconds, limit_bytes = TIME_LIMIT + size // 2**20, unpacked(size, limit_bytes)
+        size = check_regular(path, MAX_BYTES)
         with path.open("rb") as file:
             while block := file.read(2**20):
                 digest.update(block)
@@ -51,9 +48,7 @@ def converted(path: Path, names: Sequence[str], limit_bytes: int, convert: Conve
             if private(cache) and private(kept):
                 with kept.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                     return dict(arrays)
-        arrays = convert(_read(path, names, limit_bytes, seconds))
-    except subprocess.TimeoutExpired:
-        raise DataError(f"{path}: not read after {seconds} s: a damaged file? get it again") from None
+        arrays = convert(_read(path, names, unpacked(size, limit_bytes), TIME_LIMIT + size // 2**20))
     except (OSError, ValueError, EOFError, MemoryError) as error:  # np.load of what a broken process left, and above
         raise DataError(f"{path}: {error}") from None
     with suppress(OSError):  # without a cache the next time takes as long as this one
@@ -72,7 +67,7 @@ def converted(path: Path, names: Sequence[str], limit_bytes: int, convert: Conve
 def _read(path: Path, names: Sequence[str], limit_bytes: int, seconds: float) -> Variables:
     """The variables of the file. Errors do not name it."""
     with path.open("rb") as file:
-        _check_header(file.read(520))
+        _check_header(file.read(128))
     with tempfile.TemporaryDirectory() as folder:
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
         # One thread: the pools of the others would take address space, which is limited.
@@ -81,12 +76,13 @@ def _read(path: Path, names: Sequence[str], limit_bytes: int, seconds: float) ->
         alive = os.pipe()  # it ends when this process does, and with it the other end
         try:
             done = subprocess.run(command, cwd=folder, env=env, stdin=alive[0], capture_output=True, timeout=seconds)
+        except subprocess.TimeoutExpired:
+            raise DataError(f"not read after {seconds} s: a damaged file? get it again") from None
         finally:
             for end in alive:
                 os.close(end)
         if done.returncode < 0:
-            died = next((s.name for s in signal.Signals if s == -done.returncode), f"signal {-done.returncode}")
-            raise DataError(f"the process reading it died of {died}: a damaged file? get it again")
+            raise DataError(f"the process reading it died of signal {-done.returncode}: a damaged file? get it again")
         if done.returncode:
             lines = done.stderr.decode(errors="backslashreplace").strip().splitlines() or ["no message"]
             raise DataError(lines[-1][:1000] + ("" if done.returncode == 1 else f" (status {done.returncode})"))
@@ -94,10 +90,7 @@ def _read(path: Path, names: Sequence[str], limit_bytes: int, seconds: float) ->
 
 
 def _check_header(head: bytes) -> None:
-    """Refuse what is not a MATLAB file of version 4 to 7.2, by its first 520 bytes."""
-    if b"\x89HDF\r\n\x1a\n" in (head[:8], head[512:520]):
-        hint = "in MATLAB, save it again with save(..., '-v7')"
-        raise DataError(f"an HDF5 file (MATLAB 7.3), expected MATLAB 4 to 7.2: {hint}")
+    """Refuse what is not a MATLAB file of version 4 to 7.2, by its first 128 bytes."""
     if head[124:128] in (b"\x00\x01IM", b"\x01\x00MI"):
         return
     for order, code in (("<", 0), (">", 1)):  # version 4: a number type, rows, columns, complex or not, length of name
@@ -105,4 +98,5 @@ def _check_header(head: bytes) -> None:
             kind, rows, columns, is_complex, length = struct.unpack(f"{order}5i", head[:20])
             if kind // 100 == 10 * code and is_complex in (0, 1) and rows >= 0 <= columns and 0 < length < 1000:
                 return
-    raise DataError(f"not a MATLAB file of version 4 to 7.2, begins with {head[:16]!r}: save it again with save()")
+    why = f"not a MATLAB file of version 4 to 7.2 (7.3 is HDF5), begins with {head[:16]!r}"
+    raise DataError(f"{why}: in MATLAB, save it again with save(..., '-v7')")

@@ -46,7 +46,7 @@ def digits() -> Arrays:
 def read_npz(path: Path) -> dict[str, Any]:
     """The arrays of a .npz file. Raises DataError, which names the file, for one that is damaged or too large."""
     try:
-        check_regular(path, MAX_NPZ_BYTES)
+        size = check_regular(path, MAX_NPZ_BYTES)
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             file.seek(-22, os.SEEK_END)
@@ -59,11 +59,11 @@ def read_npz(path: Path) -> dict[str, Any]:
         names = [member.filename.removesuffix(".npy") for member in members]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"{brief(min(twice))} is in it twice: leave one out")
-        declared, most = sum(member.file_size for member in members), unpacked(path.stat().st_size, MAX_NPZ_BYTES)
+        declared, most = sum(member.file_size for member in members), unpacked(size, MAX_NPZ_BYTES)
         if declared > most:
             raise ValueError(f"{declared} bytes when uncompressed, expected at most {most}: save it with np.savez")
         with np.load(path, allow_pickle=False) as arrays:
-            found = {key: arrays[key] for key in arrays.files}
+            found = dict(arrays)
         if (rows := sum(len(a) for a in found.values() if a.ndim)) * ROW + declared > most:
             have = f"{declared} bytes and {rows} rows when uncompressed"
             raise ValueError(f"{have}, expected at most {most} bytes, with {ROW} for a row: save it with np.savez")
@@ -138,20 +138,14 @@ def _find(folder: Path) -> list[Path]:
 def _read_idx(path: Path, file: _IdxFile) -> np.ndarray:
     """The values of an IDX file, uint8 of `file.shape`, once its content is known to be the genuine one."""
     header = 4 + 4 * len(file.shape)
-    size, magic = header + math.prod(file.shape), 2048 + len(file.shape)
+    size = header + math.prod(file.shape)
     try:
         check_regular(path, 2 * size)
         content = path.read_bytes()
         if content.startswith(b"\x1f\x8b"):  # whatever it is called
-            unpacker = zlib.decompressobj(31)  # gzip's format; its own module is slow at a million empty members
-            content = unpacker.decompress(content, size + 1)
-            if not unpacker.eof and len(content) <= size:
-                raise ValueError(f"truncated gzip file after {len(content)} bytes, expected {size}")
+            content = zlib.decompressobj(31).decompress(content, size + 1)  # the gzip module is slow at empty members
     except (OSError, ValueError, zlib.error) as error:
         raise DataError(f"{path}: corrupt or unreadable file ({error}), expected a file of MNIST") from error
-    found = int.from_bytes(content[:4], "big")
-    if len(content) >= 4 and found != magic:
-        raise DataError(f"{path}: magic number {found}, expected {magic}")
     if len(content) != size:
         amount = f"only {len(content)}" if len(content) < size else "more"
         raise DataError(f"{path}: wrong size, expected {size} bytes of (uncompressed) content and found {amount}")
