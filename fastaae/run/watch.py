@@ -58,15 +58,14 @@ class Watch:
     def warnings(self, game: dict[str, list[float]], done: int) -> Iterator[str]:
         """What of measure()'s numbers has been wrong for a while, after so many steps; each once."""
         for name, values in game.items():
-            won = name.startswith("told_apart") and max(values) >= TOLD_APART
-            if not won and not (name == "code_std" and min(values) < COLLAPSED):
-                self.bad_since.pop(name, None)
-                continue
-            since = self.bad_since.setdefault(name, done)
-            if done - since >= max(1000, 2 * self.step.steps_per_epoch):
-                self.bad_since[name] = math.inf
+            wrong = ""
+            if name.startswith("told_apart") and max(values) >= TOLD_APART:
+                wrong = "the discriminator has won: its gradient teaches the encoder nothing"
+            elif name == "code_std" and min(values) < COLLAPSED:
                 wrong = "codes have collapsed to a point, far within the prior"
-                if won:
-                    wrong = "the discriminator has won: its gradient teaches the encoder nothing"
+            if not wrong:
+                self.bad_since.pop(name, None)
+            elif done - (since := self.bad_since.setdefault(name, done)) >= max(1000, 2 * self.step.steps_per_epoch):
+                self.bad_since[name] = math.inf
                 numbers = ", ".join(f"{value:.3g}" for value in values)
                 yield f"{name} is {numbers} since step {since} ({wrong}); see lr_adversarial"
