@@ -11,8 +11,6 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +67,7 @@ def _run(command: str, *arguments: str) -> int:
     elif command in COMMANDS:
         COMMANDS[command]([*arguments])
     elif command in ON_RUNS:
-        directory, flags = _directory(command, arguments)
+        directory, flags = _directory(command, *arguments)
         _parsed(ON_RUNS[command], flags, prog=f"fastaae {command} DIR")(directory)
     else:
         hint = suggestion(command, [*COMMANDS, *ON_RUNS])
@@ -92,11 +90,10 @@ def _print(*lines: object, error: bool = False) -> None:
     except OSError as failure:
         with contextlib.suppress(OSError):  # or the interpreter tries again as it ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        if error:  # there is nobody to tell
-            return
-        if isinstance(failure, BrokenPipeError):
-            raise
-        raise WriteError(f"standard output: {failure.strerror or failure}; give it another place") from None
+        if not error:  # else there is nobody to tell
+            if isinstance(failure, BrokenPipeError):
+                raise
+            raise WriteError(f"standard output: {failure.strerror or failure}; give it another place") from None
 
 
 def _say(message: object) -> None:
@@ -133,17 +130,15 @@ def chosen(arguments: list[str], default: str, **changes: Any) -> Config:
 def _train(arguments: list[str]) -> None:
     """Train the config that a preset or a config.json and flags make."""
     path = None
-    if arguments[:1] == ["--config"]:
-        if len(arguments) < 2:
-            raise ValueError(f"train {arguments[0]}: expected a file after it")
-        path, flags, program = arguments[1], arguments[2:], "fastaae train --config FILE"
-        base = Config.from_json(path)
-    elif arguments and not arguments[0].startswith("-"):
-        base, flags, program = preset(arguments[0]), arguments[1:], f"fastaae train {arguments[0]}"
-    else:
-        base, flags, program = Config(), arguments, "fastaae train"
-        if not {"-h", "--help"} & set(arguments):
-            raise ValueError(f"train: expected a preset ({', '.join(PRESETS)}) or --config FILE first, then flags")
+    match arguments:
+        case ["--config", path, *flags]:
+            base, program = Config.from_json(path), "fastaae train --config FILE"
+        case [name, *flags] if not name.startswith("-"):
+            base, program = preset(name), f"fastaae train {name}"
+        case flags:
+            base, program = Config(), "fastaae train"
+            if not {"-h", "--help"} & {*flags}:
+                raise ValueError(f"train: expected a preset ({', '.join(PRESETS)}) or --config FILE first, then flags")
     cfg = _parsed(Config, flags, default=base, prog=program, description="Fields of the run and their values.")
     if path and cfg.dataset == base.dataset and cfg.n_validation == base.n_validation:
         data = read_json(path).get("data")
@@ -155,7 +150,7 @@ def _train(arguments: list[str]) -> None:
 
 
 def _resume(arguments: list[str]) -> None:
-    directory, flags = _directory("resume", arguments)
+    directory, flags = _directory("resume", *arguments)
     cfg = None
     if flags:
         from .run.resume import config_of
@@ -311,16 +306,14 @@ COMMANDS = {"presets": _presets, "train": _train, "resume": _resume}
 ON_RUNS: dict[str, type] = {"evaluate": Evaluate, "parzen": Parzen, "sample": Sample, "figures": Figures}
 
 
-def _directory(command: str, arguments: Sequence[str]) -> tuple[str, list[str]]:
+def _directory(command: str, *arguments: str) -> tuple[str, list[str]]:
     """A run's directory, which comes first, and the flags after it; or that for help, which tyro prints and leaves."""
-    if asked := [a for a in arguments if a in ("-h", "--help")]:
-        return "", asked
-    given = list(takewhile(lambda a: not a.startswith("-"), arguments))
-    if len(given) != 1:
-        raise ValueError(f"{command}: expected one run directory, got {' '.join(given or arguments[:1]) or 'nothing'}")
-    if not expanded(given[0]).is_dir():
-        raise ValueError(f"{command}: {given[0]!r} is no directory, expected that of a run")
-    return str(expanded(given[0])), [*arguments[1:]]
+    if {"-h", "--help"} & {*arguments}:
+        return "", ["--help"]
+    given, *flags = arguments or ("",)
+    if not given or not expanded(given).is_dir():
+        raise ValueError(f"{command}: expected the directory of a run, got {given or 'nothing'}")
+    return str(expanded(given)), flags
 
 
 if __name__ == "__main__":
