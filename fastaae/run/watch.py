@@ -18,17 +18,6 @@ CODES = 1000  # validation examples whose codes are compared with the prior
 TOLD_APART, COLLAPSED = 99.0, 0.1
 
 
-def told_apart(step: Step) -> dict[str, list[float]]:
-    """Percent of the last batch's prior samples and codes (of a GAN: images) that each discriminator tells apart, by
-    its name and replica."""
-    real, percent = torch.arange(2 * step.batch, dtype=torch.int64, device=step.device) < step.batch, {}
-    for name, network in step.discriminators.items():
-        rows = step.judging[name].x[0]
-        logits = torch.stack([network.replica(r)(x) for r, x in enumerate(rows)])  # [R, 2B, 1]
-        percent[name] = (100 * ((logits[..., 0] > 0) == real).double().mean(1)).tolist()
-    return percent
-
-
 class Watch:
     """The game of one step, and of its models' codes of the first examples x [N, D]."""
 
@@ -39,8 +28,12 @@ class Watch:
 
     def measure(self) -> dict[str, list[float]]:
         """The numbers, [R] each: see Run.history."""
-        step, cfg = self.step, self.step.cfg
-        game = {f"told_apart_{name}": percent for name, percent in told_apart(step).items()}
+        step, cfg, game = self.step, self.step.cfg, {}
+        real = torch.arange(2 * step.batch, dtype=torch.int64, device=step.device) < step.batch
+        for name, network in step.discriminators.items():
+            rows = step.judging[name].x[0]  # of the last batch: the prior's samples, then codes (of a GAN: images)
+            logits = torch.stack([network.replica(r)(x) for r, x in enumerate(rows)])  # [R, 2B, 1]
+            game[f"told_apart_{name}"] = (100 * ((logits[..., 0] > 0) == real).double().mean(1)).tolist()
         if cfg.task == "gan":
             return game
         if self.prior_std is None:
