@@ -146,11 +146,9 @@ def _read_idx(path: Path, file: _IdxFile) -> np.ndarray:
             content = zlib.decompressobj(31).decompress(content, size + 1)  # the gzip module is slow at empty members
     except (OSError, ValueError, zlib.error) as error:
         raise DataError(f"{path}: corrupt or unreadable file ({error}), expected a file of MNIST") from error
-    if len(content) != size:
-        amount = f"only {len(content)}" if len(content) < size else "more"
-        raise DataError(f"{path}: wrong size, expected {size} bytes of (uncompressed) content and found {amount}")
     if hashlib.sha256(content).hexdigest() != file.sha256:
-        raise DataError(f"{path}: wrong checksum, expected SHA-256 {file.sha256} of the (uncompressed) content")
+        expected = f"expected SHA-256 {file.sha256} of {size} (uncompressed) bytes"
+        raise DataError(f"{path}: wrong checksum of the {len(content)} bytes read, {expected}")
     return np.frombuffer(content, np.uint8, offset=header).reshape(file.shape)
 
 
