@@ -47,7 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
-            return _run(*((sys.argv[1:] if arguments is None else arguments) or ["--help"]))
+            _run(*((sys.argv[1:] if arguments is None else arguments) or ["--help"]))
+            return 0
     except KeyboardInterrupt as error:
         _say(str(error) or "interrupted")
         return 128 + getattr(error, "signum", 2)
@@ -59,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1 if broken or isinstance(error, WriteError | RuntimeError | MemoryError) else 2
 
 
-def _run(command: str, *arguments: str) -> int:
+def _run(command: str, *arguments: str) -> None:
     if command in ("-h", "--help") or (command == "presets" and {"-h", "--help"} & {*arguments}):
         _print(*USAGE.splitlines())
     elif command == "--version":
@@ -70,11 +71,8 @@ def _run(command: str, *arguments: str) -> int:
         directory, flags = _directory(command, *arguments)
         _parsed(ON_RUNS[command], flags, prog=f"fastaae {command} DIR")(directory)
     else:
-        hint = suggestion(command, [*COMMANDS, *ON_RUNS])
-        _say(f"unknown command {command!r}{hint}")
-        _print(*([] if hint else USAGE.splitlines()), error=True)
-        return 2
-    return 0
+        names = [*COMMANDS, *ON_RUNS]
+        raise ValueError(f"unknown command {command!r}: expected one of {', '.join(names)}{suggestion(command, names)}")
 
 
 def _print(*lines: object, error: bool = False) -> None:
@@ -207,8 +205,8 @@ class OnData:
         run = RunDirectory(directory)
         tensors, info = run.load()
         models = [from_tensors(tensors, info, run.newest, replica or 0)]
-        others = range(1, models[0].config.replicas if replica is None else 1)
-        models += [from_tensors(tensors, info, run.newest, r) for r in others]
+        if replica is None:
+            models += [from_tensors(tensors, info, run.newest, r) for r in range(1, models[0].config.replicas)]
         moved = {k: v for k, v in (("data_dir", self.data_dir), ("dataset", self.dataset)) if v is not None}
         cfg = dataclasses.replace(models[0].config, **moved)
         return models, _same_data(cfg, info.get("data_sha256"), directory, recorded=self.data_dir is None)
