@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from .files import brief, check_names, read_json, suggestion
+from .files import brief, read_json, suggestion
 from .scalars import scalar
 
 
@@ -43,8 +43,7 @@ class Config:
     n_validation: int | None = None
     """Training examples held out for validation; None: one in six (10,000 of MNIST's 60,000), or TFD's own."""
     n_labeled: int | None = None
-    """Labelled training examples, balanced over classes, drawn per replica; None: all. semi_supervised and label_prior
-    only."""
+    """Labelled training examples, balanced over classes, drawn per replica; None: all."""
 
     regularizer: Literal["adversarial", "kl", "mmd"] = "adversarial"
     """What draws codes to the prior. adversarial: discriminators; kl: the divergence of a Gaussian posterior, which
@@ -72,8 +71,7 @@ class Config:
     """Distribution that the aggregated posterior of z is matched to. mixture: of 2-D Gaussians, the petals of a flower;
     swiss_roll: 2-D, with noise around a spiral; custom: what the function given to train(prior=...) draws."""
     prior_std: float = 5.0
-    """Scale of the prior: the standard deviation of a Gaussian or uniform one, the factor on the lengths of a mixture
-    or swiss roll (priors.py has them)."""
+    """Standard deviation of a Gaussian or uniform prior, factor on lengths (priors.py) of a mixture or swiss roll."""
     components: int = 10
     """Gaussians of a mixture, pieces of a swiss roll."""
     label_prior: bool = False
@@ -114,8 +112,7 @@ class Config:
     lr_decay_epochs: tuple[int, ...] = (50, 1000)
 
     epochs: int = 100
-    """Passes over the (unlabelled) training set, shuffled each time; the examples after the last whole batch
-    wait for another epoch."""
+    """Passes over the (unlabelled) training set, shuffled each time; what fills no whole batch waits for another."""
     batch_size: int = 100
     """Unlabelled and labelled examples per step."""
     seed: int = 0
@@ -141,8 +138,7 @@ class Config:
     """What follows a loss or weight that is NaN or infinite. stop: an error that names it. restart: back to the last
     checkpoint and on with all learning rates (of all replicas) halved, three times at most."""
     profile: str | None = None
-    """"FIRST:LAST": run these steps, counted from 1, eagerly under a profiler and write trace.json to the run
-    directory."""
+    """"FIRST:LAST": run these steps, counted from 1, eagerly under a profiler, which writes the run's trace.json."""
 
     def __post_init__(self) -> None:
         for name, kind in TYPES.items():
@@ -177,8 +173,7 @@ class Config:
         """
         if not isinstance(values, dict):
             raise ValueError(f"config: got {type(values).__name__}, expected an object of Config's fields")
-        check_names(values, TYPES)
-        return Config(**values)
+        return Config(**{str(name): value for name, value in values.items()})
 
     @staticmethod
     def from_json(path: str | Path) -> Config:
@@ -263,8 +258,7 @@ FIELDS: tuple[tuple[str, Test, str], ...] = (  # names, what their values must p
     ("data_dir out_dir profile", lambda v: isinstance(v, str), "a string"),
     ("seed noise_layer", *_integer(0)),
     ("components", lambda v: type(v) is int and 1 <= v <= 10_000, "an integer from 1 to 10000"),  # as classes of data
-    ("noise_dim style_dim epochs batch_size replicas checkpoint_every log_every", *_integer(1)),
-    ("n_validation n_labeled", *_integer(1)),
+    ("noise_dim style_dim epochs batch_size replicas checkpoint_every log_every n_validation n_labeled", *_integer(1)),
     ("n_clusters", *_integer(2)),
     ("label_prior standardize graph", lambda v: type(v) is bool, "True or False"),
     ("hidden lr_decay_epochs", lambda v: isinstance(v, tuple), "a tuple of integers"),
@@ -303,8 +297,7 @@ RULES: tuple[Rule, ...] = (  # a name, what must hold of the config, what is exp
 )
 
 UNUSED: tuple[Rule, ...] = (  # names, when they have a use, why they must keep their default elsewhere
-    ("regularizer posterior batch_norm", lambda c: c.task != "gan", " in the task 'gan', which has no encoder"),
-    ("input_noise input_dropout", lambda c: c.task != "gan", " in the task 'gan', which has no encoder"),
+    ("regularizer posterior batch_norm input_noise input_dropout", lambda c: c.task != "gan", ": a gan has no encoder"),
     ("regularizer_weight", lambda c: c.regularizer != "adversarial", " with discriminators: see lr_adversarial"),
     ("n_clusters", lambda c: c.task in ("clustering", "embedding"), " in the task {c.task!r}"),
     ("label_prior", lambda c: c.task == "unsupervised", ": in the task {c.task!r} y is for that"),
@@ -321,7 +314,10 @@ _set = Config.__init__
 
 @functools.wraps(_set)
 def _init(self: Config, *values: Any, **fields: Any) -> None:
-    check_names(fields, TYPES)
+    for name in fields:
+        if name not in TYPES:
+            hint = suggestion(name, TYPES) or ": expected the name of one of Config's"
+            raise ValueError(f"config: unknown field {brief(name)}{hint}")
     _set(self, *values, **fields)
 
 

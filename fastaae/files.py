@@ -101,14 +101,6 @@ def suggestion(word: Any, choices: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
-def check_names(names: Iterable[Any], fields: Iterable[str]) -> None:
-    """Raise ValueError where one of the names is no field of a config."""
-    for name in names:
-        if name not in fields:
-            hint = suggestion(name, fields) or ": expected the name of one of Config's"
-            raise ValueError(f"config: unknown field {brief(name)}{hint}")
-
-
 class DataError(ValueError):
     """Data that cannot be used; the message names the value and what was expected."""
 
