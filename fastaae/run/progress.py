@@ -15,16 +15,13 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         wanted = wanted and sys.stderr is not None  # it is None in a process without a terminal
         self.screen = Screen()
         self.bar = tqdm(total=total, initial=done, unit="step", disable=None if wanted else True, file=self.screen)
+        self.advance = self.bar.update  # by so many steps that were launched
         self.lines = wanted and self.bar.disable
         self.total, self.first = total, done
         self.started = self.printed = time.monotonic()
 
     def __exit__(self, *_: Any) -> None:
         self.bar.close()
-
-    def advance(self, steps: int) -> None:
-        """So many more steps were launched."""
-        self.bar.update(steps)
 
     def show(self, done: int, epoch: int, losses: dict[str, float]) -> None:
         """The mean losses of the last steps, by phase."""
