@@ -119,9 +119,8 @@ def _parsed(flags: type, arguments: list[str], **options: Any) -> Any:
 def chosen(arguments: list[str], default: str, **changes: Any) -> Config:
     """The config of the arguments `[PRESET] [--FIELD VALUE ...]` of a script: what is changed of its preset, if not by
     a flag."""
-    name, flags = default, arguments
-    if arguments and not arguments[0].startswith("-"):
-        name, *flags = arguments
+    given = arguments and not arguments[0].startswith("-")
+    name, *flags = arguments if given else [default, *arguments]
     return _parsed(Config, flags, default=preset(name, **changes))
 
 
@@ -183,8 +182,7 @@ def _same_data(cfg: Config, sha256: str | None, source: str, recorded: bool) -> 
 
     loaded = data.load(cfg.dataset, cfg.data_dir, cfg.n_validation, recorded)
     if sha256 is not None and loaded.sha256 != sha256:
-        other = f"{cfg.dataset} is not the data of that run"
-        raise ValueError(f"{source}: {other}, expected SHA-256 {sha256}, not {loaded.sha256}")
+        raise ValueError(f"{source}: {cfg.dataset} is not its data, expected SHA-256 {sha256}, not {loaded.sha256}")
     return loaded
 
 

@@ -12,7 +12,6 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -20,7 +19,7 @@ from .files import brief, read_json, suggestion
 from .scalars import scalar
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Config:
     """One training run. Rates, errors and shapes follow the paper (Makhzani et al. 2016, arXiv 1511.05644).
 

@@ -218,8 +218,7 @@ def svhn(data_dir: str | None) -> tuple[str, Arrays]:
                 continue
             if missing := [name for name in names[:2] if name not in present]:
                 raise DataError(f"{folder}: holds a part of SVHN, but not {', '.join(missing)}: put the rest there")
-            paths = [folder / name for name in names if name in present]
-            train, test, *extra = (_mat(path, ("X", "y"), _svhn_arrays) for path in paths)
+            train, test, *extra = (_mat(folder / name, ("X", "y"), _svhn_arrays) for name in names if name in present)
             x, y = (np.concatenate([train[key], extra[0][key]]) if extra else train[key] for key in "xy")
             return f"svhn{' subset' if prefix else ''}", (x, y, test["x"], test["y"])
     raise DataUnavailable(
