@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from dataclasses import KW_ONLY, dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -62,6 +63,7 @@ TOLERANCE = 1e-10  # nats
 FARTHEST = 1e153  # length of a vector up to which squared distances do not overflow
 
 
+@dataclass(eq=False, repr=False)
 class ParzenWindow(BaseEstimator):
     """Kernel density estimate; the Gaussian one is exact, to 1e-10 nats and rounding.
 
@@ -80,28 +82,16 @@ class ParzenWindow(BaseEstimator):
         tree_: scikit-learn's tree or, where none is needed, what one has as `data` and `sample_weight`.
     """
 
-    def __init__(
-        self,
-        bandwidth: float | str = 1.0,
-        *,
-        algorithm: str = "auto",
-        kernel: str = "gaussian",
-        metric: str = "euclidean",
-        atol: float = 0,
-        rtol: float = 0,
-        breadth_first: bool = True,
-        leaf_size: int = 40,
-        metric_params: dict[str, Any] | None = None,
-    ):
-        self.bandwidth = bandwidth
-        self.algorithm = algorithm
-        self.kernel = kernel
-        self.metric = metric
-        self.atol = atol
-        self.rtol = rtol
-        self.breadth_first = breadth_first
-        self.leaf_size = leaf_size
-        self.metric_params = metric_params
+    bandwidth: float | str = 1.0
+    _: KW_ONLY
+    algorithm: str = "auto"
+    kernel: str = "gaussian"
+    metric: str = "euclidean"
+    atol: float = 0
+    rtol: float = 0
+    breadth_first: bool = True
+    leaf_size: int = 40
+    metric_params: dict[str, Any] | None = None
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> ParzenWindow:
         """Keep samples X and their weights [n], none below 0; y is ignored.
