@@ -157,17 +157,29 @@ def labeled_subset(labels: torch.Tensor, n_labeled: int | None, n_classes: int, 
 
 def _build(name: str, arrays: Arrays, n_validation: int | None, shuffle: bool = False) -> Data:
     """Check the arrays and split the training set: its last (after shuffling) `n_validation` examples are held out."""
-    x, y, x_test, y_test = _checked(arrays)
-    n = len(x)
+    x, y, x_test, y_test = arrays
+    if y_test is not None and (y is None or x_test is None):
+        raise DataError(f"y_test is given without {'y' if y is None else 'x_test'}: pass that as well")
+    x = examples("x", x)
+    n, shape = len(x), tuple(x.shape[1:])
+    y = None if y is None else _labels("y", y, n)
+    odd = span_warning("x", x)
+    if x_test is not None:
+        x_test = examples("x_test", x_test)
+        if (x_test.shape[1:], x_test.dtype) != (shape, x.dtype):
+            found, expected = (f"{a.dtype} examples of shape {tuple(a.shape[1:])}" for a in (x_test, x))
+            raise DataError(f"x_test has {found}, expected {expected} as in x")
+        y_test = None if y_test is None else _labels("y_test", y_test, len(x_test))
+        x_test, odd = x_test.flatten(1), odd or span_warning("x_test", x_test)
+    if odd:
+        warnings.warn(odd, stacklevel=3)
     held = n // 6 if n_validation is None else scalar(n_validation)
     if type(held) is not int or not 1 <= held < n:
         why = " (a sixth of them)" if n_validation is None else ""
-        raise DataError(
-            f"n_validation={brief(held)} of {n} training examples{why}, expected at least 1 and fewer than {n}"
-        )
+        given = f"n_validation={brief(held)} of {n} training examples{why}"
+        raise DataError(f"{given}, expected at least 1 and fewer than {n}")
     n_classes = 0 if y is None else _number_of_classes(y, y_test)
-    shape, x = tuple(x.shape[1:]), x.flatten(1)
-    x_test = None if x_test is None else x_test.flatten(1)
+    x = x.flatten(1)
     if shuffle:
         order = torch.from_numpy(np.random.default_rng(SPLIT_SEED).permutation(n))
         x, y = x[order], None if y is None else y[order]
@@ -178,24 +190,6 @@ def _build(name: str, arrays: Arrays, n_validation: int | None, shuffle: bool = 
         warnings.warn(f"{name}: {why}: pass more of them, or another n_validation", stacklevel=3)
     splits = (x[:-held], y_train, x[-held:], y_valid, x_test, y_test)
     return Data(name, shape, n_classes, _digest(splits), *splits)
-
-
-def _checked(arrays: Arrays) -> Arrays:
-    """The arrays as tensors: examples and labels that fit each other."""
-    x, y, x_test, y_test = arrays
-    if y_test is not None and (y is None or x_test is None):
-        raise DataError(f"y_test is given without {'y' if y is None else 'x_test'}: pass that as well")
-    x = examples("x", x)
-    y = None if y is None else _labels("y", y, len(x))
-    if x_test is not None:
-        x_test = examples("x_test", x_test)
-        if (x_test.shape[1:], x_test.dtype) != (x.shape[1:], x.dtype):
-            found, expected = (f"{a.dtype} examples of shape {tuple(a.shape[1:])}" for a in (x_test, x))
-            raise DataError(f"x_test has {found}, expected {expected} as in x")
-        y_test = None if y_test is None else _labels("y_test", y_test, len(x_test))
-    if odd := span_warning("x", x) or (None if x_test is None else span_warning("x_test", x_test)):
-        warnings.warn(odd, stacklevel=4)
-    return x, y, x_test, y_test
 
 
 def span_warning(name: str, x: torch.Tensor) -> str | None:
