@@ -301,9 +301,7 @@ def _bandwidths(sigma: Any, sigmas: Grid | None, validation: Array | None, d: in
     """The bandwidths to score, ascending: sigma, or those to choose from."""
     if sigma is not None:
         if sigmas is not None or validation is not None:
-            raise ValueError(
-                f"sigma={brief(sigma)} is given, expected neither validation nor sigmas, which would choose it"
-            )
+            raise ValueError(f"sigma={brief(sigma)} is given, expected neither validation nor sigmas, which choose it")
         values = [sigma]
     elif validation is None:
         raise ValueError(f"{sigma=}: expected a bandwidth, or validation data to choose it on")
@@ -400,8 +398,6 @@ def _free_memory(device: torch.device) -> float:
     """Bytes, where the system tells."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return math.inf
+    with contextlib.suppress(OSError, StopIteration), open("/proc/meminfo", encoding="ascii") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    return math.inf
