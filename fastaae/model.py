@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -76,11 +77,8 @@ class Model:
         return self._batched(lambda b: represent(*self.code(b, g)), self._examples(x), x)
 
     def predict_proba(self, x: Rows) -> Rows:
-        """Class probabilities q(y|x) [N, n_classes] of examples x [N, ...].
-
-        Raises:
-            DataError: as encode. ValueError: the model was trained without labels.
-        """
+        """Class probabilities q(y|x) [N, n_classes] of examples x [N, ...]. Raises as encode, and ValueError if the
+        model was trained without labels."""
         if not self.label_head:
             raise ValueError(f"task {self.config.task!r} has no label head, expected one of {', '.join(WITH_Y)}")
         return self._batched(lambda b: self.code(b)[1], self._examples(x), x)
@@ -115,28 +113,16 @@ class Model:
         return self._batched(self.decoded, self.join(code, y), z).reshape(-1, *self.shape)
 
     def reconstruct(self, x: Rows, labels: Any = None) -> Rows:
-        """Examples [N, *shape] decoded from the codes of x [N, ...].
-
-        Args:
-            labels: of a supervised autoencoder, as in decode.
-
-        Raises:
-            DataError: as encode. ValueError: as decode.
-        """
+        """Examples [N, *shape] decoded from the codes of x [N, ...] and, of a supervised autoencoder, from labels as in
+        decode. Raises as encode and decode."""
         if self.config.task == "supervised" or labels is not None:
             return self.decode(self.encode(x), labels)
         decoded = self._batched(lambda b: self.decoded(self.join(*self.code(b))), self._examples(x), x)
         return decoded.reshape(-1, *self.shape)
 
     def sample(self, n: int, seed: int = 0, labels: Any = None) -> np.ndarray:
-        """Decoded draws from the prior, [n, *shape], the same for the same seed on the same device.
-
-        Args:
-            labels: as in decode; None draws classes uniformly.
-
-        Raises:
-            ValueError: as decode.
-        """
+        """Decoded draws from the prior, [n, *shape], the same for the same seed on the same device. Labels are as in
+        decode; None draws classes uniformly. Raises as decode."""
         return torch.cat(list(self.stream(n, seed, labels))).reshape(-1, *self.shape).cpu().numpy()
 
     def stream(
@@ -173,10 +159,7 @@ class Model:
             k, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
         n_samples, seed = integer("n_samples", n_samples, 1), integer("seed", seed, 0)
         n = sum(min(DRAWN, n_samples - start) for start in range(k * DRAWN, n_samples, ranks * DRAWN))
-
-        def samples(skip: int) -> Iterator[Tensor]:
-            return self.stream(n_samples, seed, share=(k, ranks), skip=skip)
-
+        samples = partial(self.stream, n_samples, seed, None, (k, ranks))  # of how many to skip
         options = {"device": str(self.device), **options}
         if options.get("validation") is not None:
             options["validation"] = self._examples(options["validation"], "validation")
