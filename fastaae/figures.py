@@ -265,13 +265,12 @@ def cluster_heads(model: Model, x: Any, path: str | Path, n: int = 16, seed: int
         seed: draws the images, as in the paper; None: those with the highest q(y|x), in order. Places stay grey where a
             cluster has fewer.
     """
-    assigned = array("x", model.predict(x))
-    k = min(model.n_classes, SHOWN)
+    x = array("x", x)
+    assigned, images = model.predict(x), _unit(x).reshape(-1, *model.shape)
+    k, rng = min(model.n_classes, SHOWN), np.random.default_rng(seed)
     rows = np.full((k, 1 + n, *model.shape), EMPTY, np.float32)
     rows[:, 0] = model.decode(np.zeros((k, model.config.style_dim)), np.arange(k))
-    images = _unit(x).reshape(-1, *model.shape)
-    sure = -array("x", model.log_q(x)) if seed is None else None
-    rng = np.random.default_rng(seed)
+    sure = -model.log_q(x) if seed is None else None
     for cluster in range(k):
         members = np.flatnonzero(assigned == cluster)
         order = rng.permutation(len(members)) if sure is None else np.argsort(sure[members, cluster], kind="stable")
