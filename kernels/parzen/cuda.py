@@ -15,17 +15,8 @@ What they need, in one pass over the samples each: project and quantize; what fo
 More precision is a matter of columns: with x = xh + xl and s = sh + sl in fp16, rows [xh, xh, xl] and [sh, sl, sh] give
 the product to 2^-22.
 
-Tiles: chosen by what the compiler reports (bench/kernels.py); that of wide on sm_90 by time. Instructions are those of
-the loop, in SASS, per pair; Triton 3.6.0 and 3.7.1.
-  near, sm_90   128x128, 4 warps: 5.0 instructions, 1.6 of them on the integer pipe, of half the rate, and two programs
-                fit. With compare, select and add 6.7 and 4.0. 128x256, 8 warps: 4.8, but one program. 128x64: 6.3.
-                With the threshold as the accumulator's start 4.0, but added in the tensor core's rounding.
-  near, sm_100  128x128 spills with 4 warps; with 8 one program fits, of 128x64 with 4 three.
-  project       64 rows, 32 coordinates, 4 warps: nothing spills. 128 rows or, on sm_80 and sm_100, 64 coordinates do.
-  wide, sm_100  Triton compiles int8 to the instructions of sm_80.
-  sums, sm_80   128x128 with 64 columns of K spills with 4 warps; with 8, or 32 columns and 4, it takes 255 registers.
-  sums, sm_100  128x128 with 4 warps spills in 3.6.0. A reduction of the row minima along an axis kills 3.7.1; one of
-                the flattened minima does not.
+Tiles are chosen by what the compiler reports, of wide on sm_90 by time: bench/LOG.md, "Tiles of the pair kernels".
+In the sums a reduction of the row minima along an axis kills Triton 3.7.1; one of the flattened minima does not.
 Descriptors are for TMA: on sm_80 Triton turns them into 16-bit loads, so there pointers are passed.
 """
 
