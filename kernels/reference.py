@@ -227,15 +227,8 @@ def finish(terms: Tensor, losses: Tensor, slot: Tensor, count: Tensor, scale: Te
 
 
 def kl(mean: Tensor, log_variance: Tensor, std: float, mean_grad: Tensor, log_variance_grad: Tensor) -> Tensor:
-    """KL divergence of N(mean, exp(log_variance)) from N(0, std²), sum over D, mean over B. In nats.
-
-    Args:
-        mean, log_variance: [R, B, D].
-        mean_grad, log_variance_grad: [R, B, D]; receive the gradients with respect to the two.
-
-    Returns:
-        Loss [R].
-    """
+    """KL divergence [R] of N(mean, exp(log_variance)) from N(0, std²), sum over D, mean over B. In nats. The last two
+    receive the gradients with respect to the first two. All [R, B, D]."""
     b = mean.shape[1]
     ratio = log_variance - 2 * math.log(std)  # log of the two variances' ratio
     excess = torch.expm1(ratio)
@@ -256,16 +249,13 @@ def reparameterize_backward(grad: Tensor, log_variance: Tensor, noise: Tensor, o
 
 
 def mmd(codes: Tensor, prior: Tensor, scales: Sequence[float], grad: Tensor) -> Tensor:
-    """Squared maximum mean discrepancy of codes and prior samples under a sum of Gaussian kernels, as in GMMN: means
-    over all pairs of two sets, also of a point with itself, so that it is never negative.
+    """Squared maximum mean discrepancy [R] of codes and prior samples under a sum of Gaussian kernels, as in GMMN:
+    means over all pairs of two sets, also of a point with itself, so that it is never negative.
 
     Args:
         codes, prior: [R, B, D], [R, M, D].
         scales: a kernel exp(-d² / (2 s²)) of the distance d for each s.
         grad: [R, B, D]; receives the gradient with respect to the codes.
-
-    Returns:
-        Loss [R].
     """
     b, m = codes.shape[1], prior.shape[1]
     loss = 0
@@ -289,14 +279,11 @@ def mmd(codes: Tensor, prior: Tensor, scales: Sequence[float], grad: Tensor) -> 
 
 
 def head_separation(heads: Tensor, eta: float, grad: Tensor) -> Tensor:
-    """Sum over pairs of cluster heads of max(0, eta - distance).
+    """Sum [R] over pairs of cluster heads of max(0, eta - distance).
 
     Args:
         heads: [R, K, D], the rows of W_C.
         grad: [R, K, D]; receives the gradient, zero between heads at one point, which has no direction.
-
-    Returns:
-        Loss [R].
     """
     difference = heads.unsqueeze(2) - heads.unsqueeze(1)  # [R, K, K, D]
     distance = torch.linalg.vector_norm(difference, dim=-1)
@@ -363,12 +350,8 @@ def batch_norm_inference(
 
 
 def dropout(x: Tensor, mask: Tensor, p: float, out: Tensor) -> None:
-    """out = x * mask / (1 - p); with a gradient for x, the backward pass.
-
-    Args:
-        x, mask, out: [R, B, D]; out may be x. The mask is 1 where a value is kept, 0 where it is dropped.
-        p: probability of being dropped, in [0, 1).
-    """
+    """out = x * mask / (1 - p), where the mask is 1 if a value is kept, 0 if it is dropped, with probability p < 1; of
+    a gradient for x, the backward pass. All [R, B, D]; out may be x."""
     torch.mul(x, mask, out=out).mul_(1 / (1 - p))
 
 
