@@ -212,6 +212,4 @@ def pair_products(rows: Tensor, columns: Tensor, a: Tensor, b: Tensor) -> Tensor
 
 with warnings.catch_warnings():  # torch warns of sparse tensors once in a process: now, before there are threads
     warnings.simplefilter("ignore")
-    pair_products(
-        *torch.zeros(2, 0, dtype=torch.int64, device="cpu"), *torch.zeros(2, 1, 1, dtype=torch.float64, device="cpu")
-    )
+    torch.sparse_csr_tensor([0], [], [], (0, 0), dtype=torch.float64, device="cpu")
