@@ -178,7 +178,13 @@ def _build(name: str, arrays: Arrays, n_validation: int | None, shuffle: bool = 
         why = " (a sixth of them)" if n_validation is None else ""
         given = f"n_validation={brief(held)} of {n} training examples{why}"
         raise DataError(f"{given}, expected at least 1 and fewer than {n}")
-    n_classes = 0 if y is None else _number_of_classes(y, y_test)
+    n_classes = 0 if y is None else int(y.max()) + 1
+    if y is not None and (absent := absent_classes(y, n_classes)):
+        hint = "renumber them with np.unique(y, return_inverse=True)[1]"
+        found = f"y has labels up to {n_classes - 1} but none of {absent}"
+        raise DataError(f"{found}; expected every class from 0 on: {hint}")
+    if y_test is not None and y_test.max() >= n_classes:
+        raise DataError(f"y_test has label {int(y_test.max())}, expected 0 to {n_classes - 1}, the training labels")
     x = x.flatten(1)
     if shuffle:
         order = torch.from_numpy(np.random.default_rng(SPLIT_SEED).permutation(n))
@@ -199,17 +205,6 @@ def span_warning(name: str, x: torch.Tensor) -> str | None:
         return None
     hint = f"if {high:g} is as good as white, pass floats divided by {high:g}"
     return f"{name} has values from {low:g} to {high:g}, next to nothing of 0 to {most}: {hint}"
-
-
-def _number_of_classes(y: torch.Tensor, y_test: torch.Tensor | None) -> int:
-    """The largest training label + 1. Every class up to it has to occur, and no other one in the test set."""
-    last = int(y.max())
-    if absent := absent_classes(y, last):
-        hint = "renumber them with np.unique(y, return_inverse=True)[1]"
-        raise DataError(f"y has labels up to {last} but none of {absent}; expected every class from 0 on: {hint}")
-    if y_test is not None and y_test.max() > last:
-        raise DataError(f"y_test has label {int(y_test.max())}, expected 0 to {last}, the training labels")
-    return last + 1
 
 
 def absent_classes(y: torch.Tensor, n_classes: int) -> str:
