@@ -187,12 +187,7 @@ def softmax_backward_(grad: Tensor, y: Tensor) -> None:
 def softmax_cross_entropy(
     logits: Tensor, labels: Tensor, grad: Tensor, terms: Tensor, scale: Tensor | None = None
 ) -> None:
-    """-mean over B of log softmax(logits)[label].
-
-    Args:
-        logits, grad: [R, B, K].
-        labels: [R, B], int64 in [0, K).
-    """
+    """-mean over B of log softmax(logits)[label]. Logits and grad: [R, B, K]; labels: [R, B], int64 in [0, K)."""
     log_p = torch.log_softmax(logits, -1)
     index = labels.unsqueeze(-1)
     torch.div(log_p.gather(-1, index)[..., 0], -labels.shape[1], out=terms)
