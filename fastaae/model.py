@@ -145,14 +145,12 @@ class Model:
         self, queries: Any, n_samples: int = 10_000, sigma: float | None = None, *, seed: int = 0, **options: Any
     ) -> ParzenResult:
         """Parzen-window log-likelihood of queries [M, ...] under n_samples decoded draws from the prior, never stored.
+        Raises as encode and parzen_log_likelihood.
 
         Args:
             queries: uint8 or float in [0, 1].
             sigma, options: as in fastaae.parzen_log_likelihood: give sigma, or validation= to choose it. With
                 distributed=True every rank decodes its share of the same n_samples draws.
-
-        Raises:
-            DataError: as encode. ValueError, MemoryError: as parzen_log_likelihood.
         """
         k, ranks = 0, 1
         if options.get("distributed") and torch.distributed.is_initialized():
@@ -167,11 +165,8 @@ class Model:
         return parzen_log_likelihood(queries, samples, sigma, n_samples=n or None, **options)
 
     def save(self, path: str | Path) -> None:
-        """Write the model to one .safetensors file, atomically.
-
-        Raises:
-            OSError: it could not be written; a file that was there before is intact.
-        """
+        """Write the model to one .safetensors file, atomically. Raises OSError if it could not be written; a file that
+        was there before is intact."""
         networks = {"encoder": self.encoder, "decoder": self.decoder, "heads": self.heads, "standard": self.standard}
         tensors = {f"{name}.{k}": t for name, n in networks.items() if n is not None for k, t in n.state().items()}
         checkpoint.save(expanded(path), tensors, model_info(self.config, self.shape, self.n_classes))
