@@ -108,9 +108,8 @@ def grid(images: ArrayLike, path: str | Path, columns: int | None = None, divide
     images = _unit(images)
     shape = images.shape
     if images.ndim == 2:
-        side = int(np.sqrt(images.shape[1]))
-        height = side if side * side == images.shape[1] else 1
-        images = images.reshape(len(images), height, -1, 1)
+        side = math.isqrt(images.shape[1])
+        images = images.reshape(len(images), side if side**2 == images.shape[1] else 1, -1, 1)
     elif images.ndim == 3:
         images = images[..., None]
     elif images.ndim == 4 and images.shape[3] not in (1, 3):
