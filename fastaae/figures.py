@@ -281,10 +281,7 @@ def cluster_heads(model: Model, x: Any, path: str | Path, n: int = 16, seed: int
 def neighbours(samples: ArrayLike, train: Any, path: str | Path, columns: int = 9) -> None:
     """Write samples [N, ...], N a multiple of `columns`, in rows; after a white bar, each row ends with the nearest()
     of the training images [M, ...] to its last sample. Samples are shown, and compared, clipped to [0, 1].
-
-    Raises:
-        ValueError: another number of samples, or another size.
-    """
+    Raises ValueError for another number of samples, or another size."""
     samples, train = _unit(samples).clip(0, 1), array("train", train, lists=True)
     if len(samples) % columns or not len(samples):
         raise ValueError(f"{len(samples)} samples: expected a multiple of columns={columns}")
