@@ -42,10 +42,6 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message names the file and why."""
 
 
-class MissingError(CheckpointError):
-    """A checkpoint that is not there."""
-
-
 class DamagedError(CheckpointError):
     """A checkpoint whose bytes are not those that were written."""
 
@@ -106,8 +102,7 @@ def replaced(path: Path, previous: Path | None = None, size: int | None = None) 
             raise
         room = [] if size is None else [f"{size / 1e6:.2f} MB needed"]
         if error.errno == errno.ENOSPC:
-            with contextlib.suppress(OSError):
-                room.append(f"{shutil.disk_usage(path.parent).free / 1e6:.2f} MB free")
+            room.append(f"{shutil.disk_usage(path.parent).free / 1e6:.2f} MB free")
         why = f"{error.strerror or error}" + (f" ({', '.join(room)})" if room else "")
         if not path.parent.is_dir():
             why = f"no folder {str(path.parent)!r} to write to: make it first"
@@ -156,12 +151,10 @@ def load(path: str | Path) -> Checkpoint:
     """Read what save() wrote. Only its header is held until the digest has been checked.
 
     Raises:
-        MissingError: it is not there. DamagedError: it is damaged. CheckpointError: no regular file, not a fastaae
-            checkpoint, of another format, or beyond the limits above.
+        DamagedError: it is damaged. CheckpointError: it is not there, no regular file, not a fastaae checkpoint, of
+            another format, or beyond the limits above.
     """
     path = Path(path)
-    if not os.path.lexists(path):
-        raise MissingError(f"{path}: No such file or directory, expected a file")
     try:
         check_regular(path, MAX_BYTES)
         with path.open("rb") as file:
@@ -181,11 +174,7 @@ def load(path: str | Path) -> Checkpoint:
 
 
 def _read(file: BinaryIO) -> tuple[bytes, dict[str, Any]]:
-    """The bytes and the metadata of a file whose digest is right.
-
-    Raises:
-        DamagedError: it is not. ValueError: it is beyond the limits.
-    """
+    """The bytes and the metadata of a file whose digest is right. Raises DamagedError, or ValueError beyond limits."""
     size = os.fstat(file.fileno()).st_size
     start = file.read(8)
     length = int.from_bytes(start, "little")

@@ -116,7 +116,9 @@ class RunDirectory:
             raise checkpoint.CheckpointError(f"{self.path}: trained by several ranks: {hint}")
         try:
             found = checkpoint.load(self.newest)
-        except (checkpoint.MissingError, checkpoint.DamagedError) as error:
+        except checkpoint.CheckpointError as error:
+            if self.newest.exists() and not isinstance(error, checkpoint.DamagedError):
+                raise
             try:
                 found = checkpoint.load(self.previous)
             except checkpoint.CheckpointError:
