@@ -378,7 +378,7 @@ def around(step: Step, data: Data, rounds: int, whole: float) -> dict[str, float
     read, checked and written every 100 steps, weights checked and checkpoints written after epochs of 500, MNIST's."""
     with tempfile.TemporaryDirectory() as folder:
         cfg = replace(step.cfg, log_every=100, epochs=1_000)
-        checkpoints = Checkpoints(step, Start(cfg, data, step.device, RunDirectory(folder), None))
+        checkpoints = Checkpoints(step, Start(cfg, data, step.device, RunDirectory(folder), False))
         training = Training(checkpoints, Signals(), Progress(10**6, 0, False), None, None)
 
         def loop() -> None:

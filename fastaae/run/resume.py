@@ -5,12 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import shlex
 import sys
 import warnings
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -24,9 +22,8 @@ from ..config import Config
 from ..device import find_device
 from ..directory import RunDirectory
 from ..engine.step import Step
-from ..engine.wiring import wiring
 from ..files import WriteError, brief, expanded
-from ..model import model_info
+from ..model import from_tensors, model_info
 from . import provenance
 
 # Fields that may differ between a checkpoint and the config it is resumed with.
@@ -42,13 +39,13 @@ class NonFiniteError(RuntimeError):
 
 
 class Start(NamedTuple):
-    """What a run begins with; `saved` is None in a new directory."""
+    """What a run begins with, in a new directory or in that of one to resume."""
 
     cfg: Config
     data: datasets.Data
     device: torch.device
     directory: RunDirectory
-    saved: Checkpoint | None
+    resumed: bool
 
 
 def begin(cfg: Config | None, data: Any, resume: str | Path | None) -> Start:
@@ -73,22 +70,17 @@ def begin(cfg: Config | None, data: Any, resume: str | Path | None) -> Start:
     else:
         loaded = datasets.from_arrays(data, cfg.n_validation)
     _warn_of_labels(cfg, loaded)
-    start = Start(cfg, loaded, device, RunDirectory(cfg.out_dir or "runs"), saved)
-    if saved is None and cfg.out_dir is not None:
-        start.directory.check_empty()
+    start = Start(cfg, loaded, device, RunDirectory(cfg.out_dir or "runs"), saved is not None)
     if saved is None:
+        if cfg.out_dir is not None:
+            start.directory.check_empty()
         return start
-    if saved.info["data_sha256"] != loaded.sha256:
+    if saved.info["data_sha256"] != loaded.sha256 or saved.info["shape"] != list(loaded.shape):
         now = f"the {loaded.name} given now"
         raise ValueError(f"resume={cfg.out_dir!r}: its data had another SHA-256 than {now}, expected the same")
     if saved.info["device"] != device.type:
         began = f"{saved.info['device']!r}, where the run began and random numbers differ"
         raise ValueError(f"device={cfg.device!r}: expected {began}")
-    w, held = wiring(cfg, loaded.x_train.shape[1], loaded.n_classes), sum(t.numel() for t in saved.tensors.values())
-    weights = sum(a * b for sizes in w.sizes.values() for a, b in pairwise(sizes)) + math.prod(w.heads or (0,))
-    if cfg.replicas * (weights + w.noise[1]) > held:  # before they are made
-        asked = f"its config makes {cfg.replicas} times {weights} weights and noise for {w.noise[1]}"
-        raise CheckpointError(f"{start.directory.newest}: {held} numbers, but {asked}; expected what fits")
     return start
 
 
@@ -114,6 +106,7 @@ def config_of(path: str | Path) -> Config:
 
 
 def _newest(directory: RunDirectory) -> tuple[Checkpoint, Config]:
+    """The newest checkpoint of a run, and its config, which asks for no more weights than that holds."""
     path, given = directory.newest, directory.path
     if given.is_file():
         raise ValueError(f"resume={str(given)!r}: a file, expected the directory of a run: {str(given.parent)!r}")
@@ -122,10 +115,9 @@ def _newest(directory: RunDirectory) -> tuple[Checkpoint, Config]:
     saved = directory.load(warn=False)
     if not {"step", "data_sha256", "device"} <= saved.info.keys():
         raise CheckpointError(f"{path}: holds a model, expected the checkpoint of a run")
-    try:
-        return saved, Config.from_dict(saved.info.get("config"))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+    cfg = from_tensors(*saved, path, 0).config
+    from_tensors(*saved, path, cfg.replicas - 1)
+    return saved, cfg
 
 
 def _merged(cfg: Config | None, saved: Config, directory: str) -> Config:
@@ -141,31 +133,20 @@ def _merged(cfg: Config | None, saved: Config, directory: str) -> Config:
     return replace(cfg, out_dir=directory, data_dir=cfg.data_dir or saved.data_dir)
 
 
-def check_step(step: Step, start: Start) -> None:
-    """Raise ValueError where a step's state is more than a checkpoint holds, or not that of the one to go on from."""
-
-    def kinds(tensors: dict[str, torch.Tensor]) -> set[str]:
-        return {f"{name} {str(t.dtype)[6:]} {list(t.shape)}" for name, t in tensors.items()}
-
-    cfg, state = step.cfg, step.state()
-    if len(state) > MAX_TENSORS:
-        raise ValueError(f"replicas={cfg.replicas}: {len(state)} tensors, expected at most {MAX_TENSORS}")
-    if start.saved is None:
-        return
-    info, expected, found = start.saved.info, kinds(state), kinds(start.saved.tensors)
-    if info["step"] > cfg.epochs * step.steps_per_epoch:
-        begun = -(-info["step"] // step.steps_per_epoch)
-        raise ValueError(f"resume={cfg.out_dir!r}: epochs={cfg.epochs}, expected at least {begun}, begun already")
-    for what, odd in (("no", expected - found), ("unknown", found - expected)):
-        if odd:
-            tensor, by = f"{what} {min(odd)}", f"written by fastaae {info.get('fastaae')}, this is {__version__}"
-            raise CheckpointError(f"{start.directory.newest}: {tensor}, expected what its config makes; {by}")
+def _kinds(tensors: dict[str, torch.Tensor]) -> set[str]:
+    return {f"{name} {str(t.dtype)[6:]} {list(t.shape)}" for name, t in tensors.items()}
 
 
 class Checkpoints:
-    """Those that one process writes of its run: to go on from, and to go back to."""
+    """Those that one process writes of its run: to go on from, and to go back to.
+
+    Raises:
+        ValueError: a step's state is more than one holds.
+    """
 
     def __init__(self, step: Step, start: Start):
+        if (n := len(step.state())) > MAX_TENSORS:
+            raise ValueError(f"replicas={step.cfg.replicas}: {n} tensors, expected at most {MAX_TENSORS}")
         self.step, self.start, self.directory = step, start, start.directory
         self.restarts = 0
         self.newest: int | None = None  # step of the last one
@@ -182,14 +163,28 @@ class Checkpoints:
         self.directory.make()
 
     def begin(self) -> int:
-        """Start, or go on from the newest one, and record that, once the directory is held. Returns: steps done."""
-        saved = None
-        if self.start.saved is None:
+        """Start, or go on from the newest one, once the directory is held; say so in config.json, and let metrics.jsonl
+        end there. Returns: steps done.
+
+        Raises:
+            ValueError: either file is damaged, or config.json says that the checkpoint is of another run.
+        """
+        start, info, now = self.start, {"step": 0}, {"command": sys.argv, **provenance.describe(str(self.step.device))}
+        cfg: dict[str, Any] = json.loads(json.dumps(start.cfg.to_dict()))
+        content = {"config": cfg, "data": {"name": start.data.name, "sha256": start.data.sha256}, **now}
+        if not start.resumed:
             self.directory.check_empty()
         else:
             saved = self.directory.load(mend=True)
             self.restore(saved)
-        record(self.start, saved.info if saved else {"step": 0})
+            info, before = saved.info, self.directory.recorded() or content
+            for name, value in before.get("config", {}).items():
+                if name in cfg and name not in RESUMABLE and value != cfg[name]:
+                    differ = f"{name}={brief(value)}, the checkpoint's is {brief(cfg[name])}"
+                    raise ValueError(f"{self.directory.config}: {differ}; expected the checkpoint of that run")
+            content = {**before, "config": cfg, "resumed": [*before.get("resumed", []), {"step": info["step"], **now}]}
+        self.directory.truncate(info["step"], info.get("metrics_bytes"))
+        self.directory.write_json(self.directory.config, content)
         return self.newest or 0
 
     def save(self, done: int, stopped: bool = False) -> None:
@@ -234,9 +229,19 @@ class Checkpoints:
         return WriteError(f"{message}; last good checkpoint: {self.last_good()}")
 
     def restore(self, saved: Checkpoint) -> None:
-        """Go back, or on, to one."""
-        self.newest = saved.info["step"]
-        self.step.restore(saved.tensors, saved.info["step"])
+        """Go back, or on, to one. Raises ValueError where it is beyond the last epoch, or not of such a step."""
+        cfg, step, done = self.start.cfg, self.step, saved.info["step"]
+        if done > cfg.epochs * step.steps_per_epoch:
+            begun = -(-done // step.steps_per_epoch)
+            raise ValueError(f"resume={cfg.out_dir!r}: epochs={cfg.epochs}, expected at least {begun}, begun already")
+        expected, found = _kinds(step.state()), _kinds(saved.tensors)
+        for what, odd in (("no", expected - found), ("unknown", found - expected)):
+            if odd:
+                by = f"written by fastaae {saved.info.get('fastaae')}, this is {__version__}"
+                wrong = f"{what} {min(odd)}, expected what its config makes"
+                raise CheckpointError(f"{self.directory.newest}: {wrong}; {by}")
+        self.newest = done
+        step.restore(saved.tensors, done)
         self.restarts, self.stopped = saved.info.get("restarts", 0), saved.info.get("stopped", False)
 
     def go_back(self) -> int:
@@ -249,26 +254,6 @@ class Checkpoints:
         self.restarts += 1
         self.directory.truncate(saved.info["step"], saved.info.get("metrics_bytes"))
         return saved.info["step"]
-
-
-def record(start: Start, info: dict[str, Any]) -> None:
-    """Say in config.json where the run comes from, or that it goes on from the step of a checkpoint with this info, and
-    let metrics.jsonl end there.
-
-    Raises:
-        ValueError: either is damaged, or config.json says that the checkpoint is of another run.
-    """
-    directory, now = start.directory, {"command": sys.argv, **provenance.describe(str(start.device))}
-    cfg: dict[str, Any] = json.loads(json.dumps(start.cfg.to_dict()))
-    content = {"config": cfg, "data": {"name": start.data.name, "sha256": start.data.sha256}, **now}
-    if start.saved is not None and (before := directory.recorded()):
-        for name, value in before.get("config", {}).items():
-            if name in cfg and name not in RESUMABLE and value != cfg[name]:
-                differ = f"{name}={brief(value)}, the checkpoint's is {brief(cfg[name])}"
-                raise ValueError(f"{directory.config}: {differ}; expected the checkpoint of that run")
-        content = {**before, "config": cfg, "resumed": [*before.get("resumed", []), {"step": info["step"], **now}]}
-    directory.truncate(info["step"], info.get("metrics_bytes"))
-    directory.write_json(directory.config, content)
 
 
 def command(directory: Path, cfg: Config) -> str:

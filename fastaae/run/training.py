@@ -21,7 +21,7 @@ from ..liveness import Heartbeat
 from ..model import Model
 from . import Run, ranks
 from .progress import Progress
-from .resume import SLOWER, Checkpoints, NonFiniteError, Start, begin, check_step, command
+from .resume import SLOWER, Checkpoints, NonFiniteError, Start, begin, command
 from .signals import Interrupted, Signals
 from .watch import Watch
 
@@ -68,7 +68,6 @@ def train(
 def _train_replicas(start: Start, progress: bool, prior: priors.Custom | None, heartbeat: Heartbeat | None) -> Run:
     """As train(), of the replicas of this process."""
     step = Step(start.cfg, start.data, start.device, prior)
-    check_step(step, start)
     checkpoints = Checkpoints(step, start)
     try:
         checkpoints.make_directory()
