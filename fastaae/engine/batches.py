@@ -89,7 +89,7 @@ class Batches:
         source: what priors.draw() takes.
 
     Raises:
-        ValueError: the config asks for labels that the data do not have.
+        ValueError: the config asks for more labels than the data have.
     """
 
     y: Tensor  # [N], int64, where the data have labels
@@ -113,12 +113,15 @@ class Batches:
 
         self.feeds, self.noise = [self._feed(*each) for each in inputs], noise
         self.images = self.feeds[0]
-        if cfg.classifies:
-            self.labeled_rows = self._labeled(data, f"task={cfg.task!r}").to(device, torch.int32)
-            self.labeled = self.feeds[1]
-            self.labels = torch.empty(self.labeled.input.shape[:2], dtype=torch.int64, device=device)
-        if cfg.label_prior:
-            self._know_labels(data)
+        if cfg.classifies or cfg.label_prior:
+            subsets = [labeled_subset(self.y.cpu(), cfg.n_labeled, data.n_classes, s) for s in self.seeds]
+            rows = torch.stack(subsets).to(device)
+            if cfg.label_prior:
+                known = self.y.new_full((r, len(self.x)), data.n_classes)
+                self.known = known.scatter_(1, rows, self.y[rows])
+            else:
+                self.labeled_rows, self.labeled = rows.to(torch.int32), self.feeds[1]
+                self.labels = torch.empty(self.labeled.input.shape[:2], dtype=torch.int64, device=device)
         self.components = torch.zeros(r, cfg.batch_size, dtype=torch.int64, device=device)  # of the prior samples
         self.dropouts = self._dropouts()
         as_bytes = self.x.dtype == torch.uint8
@@ -141,21 +144,6 @@ class Batches:
         same = x.dtype == dtype and x.is_contiguous() and not (cfg.input_noise or cfg.input_dropout)
         target = x if same else torch.empty(x.shape, dtype=dtype, device=x.device)
         return Feed(order, target, x, further)
-
-    def _labeled(self, data: Data, reason: str) -> Tensor:
-        """The labelled rows of x, [R, L]."""
-        if data.y_train is None:
-            raise ValueError(f"{reason} needs labels with the training data, {data.name} has none: pass y")
-        n, classes = self.cfg.n_labeled, data.n_classes
-        return torch.stack([labeled_subset(data.y_train, n, classes, s) for s in self.seeds])
-
-    def _know_labels(self, data: Data) -> None:
-        labeled, classes = self._labeled(data, "label_prior=True"), data.n_classes
-        if self.cfg.components != classes:
-            raise ValueError(f"components={self.cfg.components}: expected {classes}, one for each class")
-        labeled = labeled.to(self.x.device)
-        known = self.y.new_full((self.cfg.replicas, len(self.x)), classes)
-        self.known = known.scatter_(1, labeled, self.y[labeled])
 
     def _dropouts(self) -> list[Dropout]:
         """The masks of networks' inputs and of hidden layers, each drawn together."""

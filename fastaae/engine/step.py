@@ -50,8 +50,11 @@ class Step:
         self.cfg, self.batch, self.device, r = cfg, cfg.batch_size, torch.device(device), cfg.replicas
         floats = torch.empty(0, device=device, dtype=torch.float64 if cfg.precision == "fp64" else torch.float32)
         source = priors.chosen(cfg.prior, prior, floats.new_empty(cfg.batch_size, cfg.style_dim))
-        if cfg.task == "supervised" and data.y_train is None:
-            raise ValueError(f"task='supervised' needs labels with the training data, {data.name} has none: pass y")
+        if data.y_train is None and (cfg.task == "supervised" or cfg.classifies or cfg.label_prior):
+            what = "label_prior=True" if cfg.label_prior else f"task={cfg.task!r}"
+            raise ValueError(f"{what} needs labels with the training data, {data.name} has none: pass y")
+        if cfg.label_prior and cfg.components != data.n_classes:
+            raise ValueError(f"components={cfg.components}: expected {data.n_classes}, one for each class")
         w = self.wiring = wiring(cfg, d, data.n_classes)
         self.steps_per_epoch = n // cfg.batch_size
         found = (getattr(phases, phase.name) for phase in w.phases)
