@@ -69,7 +69,14 @@ class RunDirectory:
             ValueError: another process holds it; the message says which. OSError: the directory cannot be written to.
         """
         with open(_open(self.path / LOCK, os.O_RDWR | os.O_CREAT), "r+b", buffering=0) as file:
-            self._lock(file)
+            try:
+                if fcntl is not None:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = file.read(200).decode(errors="replace")
+                raise ValueError(f"{self.path}: process {holder} trains there: wait for it, or stop it") from None
+            except OSError as error:
+                warnings.warn(f"{self.path}: not locked against other processes ({error.strerror})", stacklevel=4)
             _held.add(file)
             file.truncate(0)
             with contextlib.suppress(OSError):  # a full disk
@@ -92,17 +99,6 @@ class RunDirectory:
                 return
         gone = f"{self.path}: its {LOCK} is gone, or another run's"
         raise WriteError(f"{gone}: the directory was removed or replaced while a run wrote to it; start again")
-
-    def _lock(self, file: io.FileIO) -> None:
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = file.read(200).decode(errors="replace")
-            raise ValueError(f"{self.path}: process {holder} trains there: wait for it, or stop it") from None
-        except OSError as error:
-            warnings.warn(f"{self.path}: not locked against other processes ({error.strerror})", stacklevel=5)
 
     def load(self, mend: bool = False, warn: bool = True) -> checkpoint.Checkpoint:
         """The newest checkpoint; where that one is damaged, with a warning, the one before it, which with mend becomes

@@ -289,15 +289,11 @@ def load(path: str | Path, replica: int = 0, device: str = "cpu", prior: priors.
         CheckpointError: the file is missing, damaged, of another format, or its tensors do not fit its config.
         ValueError: no such device.
     """
-    where = find_device(device)
-    path = expanded(path)
-    if path.is_dir():
-        directory = RunDirectory(path)
-        tensors, info = directory.load()
-        path = directory.newest  # in messages
-    else:
-        tensors, info = checkpoint.load(path)
-    return from_tensors(tensors, info, path, replica, where, prior)
+    where, path = find_device(device), expanded(path)
+    if not path.is_dir():
+        return from_tensors(*checkpoint.load(path), path, replica, where, prior)
+    directory = RunDirectory(path)
+    return from_tensors(*directory.load(), directory.newest, replica, where, prior)
 
 
 def from_tensors(

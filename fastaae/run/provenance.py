@@ -78,8 +78,7 @@ def hardware(device: str = "cpu") -> dict[str, Any]:
 def _processor() -> str:
     """Its name with family and model, without which cloud machines are all called the same."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
-        fields = dict(line.split(":", 1) for line in lines if ":" in line)
-        found = {name.strip(): value.strip() for name, value in fields.items()}
+        found = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         if "model name" in found:
             return f"{found['model name']} (family {found.get('cpu family')}, model {found.get('model')})"
     return platform.processor() or platform.machine()
