@@ -105,8 +105,8 @@ class Batches:
         self.steps, r = len(data.x_train) // cfg.batch_size, cfg.replicas  # of an epoch
         self.seeds = [cfg.seed + k for k in range(r)]
         device, dtype = codes.buffer.device, codes.buffer.dtype
-        self.x = data.x_train.to(device)
-        self.x = self.x if self.x.dtype == torch.uint8 else self.x.to(dtype)
+        as_bytes = data.x_train.dtype == torch.uint8
+        self.x = data.x_train.to(device, torch.uint8 if as_bytes else dtype)
         if data.y_train is not None:
             self.y = data.y_train.to(device)
         self.standard = Standardization.fit(self.x, r, dtype) if cfg.standardize else None
@@ -124,7 +124,6 @@ class Batches:
                 self.labels = torch.empty(self.labeled.input.shape[:2], dtype=torch.int64, device=device)
         self.components = torch.zeros(r, cfg.batch_size, dtype=torch.int64, device=device)  # of the prior samples
         self.dropouts = self._dropouts()
-        as_bytes = self.x.dtype == torch.uint8
         self.staging = self.x.new_empty(r * cfg.batch_size, self.x.shape[1]) if as_bytes else None
 
         self.count = torch.zeros(2, dtype=torch.int64, device=device)  # steps done in this epoch, and in all

@@ -145,10 +145,8 @@ class Autoencoder:
         self.code, self.gradient, b = codes.code, codes.gradient, cfg.batch_size
         self.ops = kernels.choose_losses(codes.buffer)
         self.noise = torch.zeros_like(self.code["z"]) if cfg.posterior == "gaussian" else None
-        if self.noise is None:  # codes are what the encoder makes, in place
-            self.encoding = self.encoder.tape(b, last=codes.encoded, last_gradient=codes.encoded_gradient)
-        else:
-            self.encoding = self.encoder.tape(b)
+        ends = {"last": codes.encoded, "last_gradient": codes.encoded_gradient} if self.noise is None else {}
+        self.encoding = self.encoder.tape(b, **ends)  # codes that are no samples are what the encoder makes, in place
         if heads is None:
             self.decoding = self.decoder.tape(b, codes.decoded, first_gradient=codes.decoded_gradient)
         else:

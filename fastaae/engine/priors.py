@@ -65,15 +65,12 @@ def chosen(name: str, custom: Custom | None, like: Tensor) -> str | Custom:
     if name != "custom":
         raise ValueError(f"prior={custom!r}: expected None where the config has prior={name!r}, not 'custom'")
     if not callable(custom):
-        raise ValueError(
-            f"prior={custom!r}: the config's is 'custom', expected a function of (out, generator) from Python"
-        )
+        raise ValueError(f"prior={custom!r}: the config's is 'custom', expected a function of (out, generator)")
     out = torch.full_like(like, math.nan)
     draw(custom, out, 1.0, out, torch.Generator(like.device).manual_seed(0))
     if left := out.numel() - out.isfinite().sum().item():
-        raise ValueError(
-            f"prior={custom!r} left {left} of {out.numel()} numbers unset or not finite: fill all of {list(out.shape)}"
-        )
+        wrong = f"left {left} of {out.numel()} numbers unset or not finite"
+        raise ValueError(f"prior={custom!r} {wrong}: fill all of {list(out.shape)}")
     return custom
 
 

@@ -276,9 +276,7 @@ def _fits(*tensors: Tensor) -> None:
     """Offsets within a replica are 32-bit numbers."""
     for t in tensors:
         if t.shape[1] * t.stride(1) >= 2**31:
-            raise ValueError(
-                f"{t.shape[1]} rows of a batch, {t.stride(1)} apart: too many for 16 bits: ask for a smaller batch_size"
-            )
+            raise ValueError(f"{t.shape[1]} rows of a batch, {t.stride(1)} apart: ask for a smaller batch_size")
 
 
 def tiling(r: int, m: int, n: int, k: int, generation: int) -> dict[str, int]:
