@@ -267,6 +267,16 @@ def test_running_statistics_follow_the_reconstruction_pass_alone():
     assert not step.networks["decoder"].norms and not step.discriminators["z"].norms
 
 
+def test_input_noise_is_gaussian_around_the_image_and_dropped_for_the_target():
+    step = make(config("semi_supervised", input_noise=0.3, batch_size=60, n_labeled=60))
+    for feed in step.batches.feeds:
+        step.batches.draw()
+        noise = feed.input - feed.target
+        assert noise.numel() > 300 and abs(noise.mean()) < 5 * 0.3 / noise.numel() ** 0.5
+        assert abs(noise.std() / 0.3 - 1) < 5 / (2 * noise.numel()) ** 0.5
+    assert step.batches.staging.shape == (60, step.batches.x.shape[1])  # nothing is made in a step
+
+
 @pytest.mark.parametrize("task", PHASES)
 def test_no_gradient_is_taken_of_the_data(task):
     """It would cost the largest product there is, for nothing."""
