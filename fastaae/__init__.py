@@ -62,5 +62,15 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-if hasattr(os, "register_at_fork"):  # a fork has none of torch's threads, and would wait for them for ever
-    os.register_at_fork(after_in_child=lambda: sys.modules.get("torch") and sys.modules["torch"].set_num_threads(1))
+def _forked() -> None:
+    """A fork has none of the threads that its parent's torch may have, and would wait for them for ever."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+if os.path.exists("/proc/self/stat"):
+    with open("/proc/self/stat", "rb") as _stat:
+        if int(_stat.read().rsplit(b")", 1)[1].split()[6]) & 0x40:  # forked, with no other program since
+            _forked()

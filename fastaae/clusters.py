@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .data.arrays import array
+
 
 def cluster_labels(q: ArrayLike, y: ArrayLike) -> np.ndarray:
     """The paper's label of every cluster: that of the example with the highest q(y_i|x), int64 [K].
@@ -34,7 +36,7 @@ def cluster_error(q: ArrayLike, y: ArrayLike, labels: ArrayLike) -> float:
     """Percent of the test examples whose cluster has another label. labels: [K], from cluster_labels or majority_labels
     on the validation examples."""
     q, y = _checked(q, y)
-    if np.shape(labels) != (q.shape[1],):
+    if array("labels", labels, lists=True).shape != (q.shape[1],):
         raise ValueError(f"labels of shape {np.shape(labels)}: expected one for each of {q.shape[1]} clusters")
     return 100 * float(np.mean(np.asarray(labels)[q.argmax(1)] != y))
 
@@ -67,7 +69,7 @@ def score_clusters(q_valid: ArrayLike, y_valid: ArrayLike, q_test: ArrayLike, y_
 
 
 def _checked(q: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    q, y = np.asarray(q), np.asarray(y)
+    q, y = array("q", q, lists=True), array("y", y, lists=True)
     if q.ndim != 2 or not q.size or not np.isfinite(q).all():
         raise ValueError(f"q of shape {q.shape}: expected finite probabilities [N, K]")
     if y.shape != (len(q),) or not np.issubdtype(y.dtype, np.integer):

@@ -211,7 +211,11 @@ def _converted(value: Any, kind: Any) -> Any:
         return os.fspath(value)
     if type(value).__module__ == "torch" and type(value).__name__ == "device":
         return str(value)
-    if kind == tuple[int, ...] and not isinstance(value, str | Mapping) and hasattr(value, "__getitem__"):
+    if (
+        kind == tuple[int, ...]
+        and not isinstance(value, str | bytes | bytearray | memoryview | Mapping)
+        and hasattr(value, "__getitem__")
+    ):
         with contextlib.suppress(TypeError):  # none to go through after all
             return tuple(scalar(element) for element in value)
     value = tuple(value) if isinstance(value, list) else scalar(value)

@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import stat
-import warnings
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import checkpoint
-from .files import WriteError, brief, check_regular, expanded, parse_json, read_json
+from .files import WriteError, brief, check_regular, expanded, parse_json, read_json, warn_caller
 
 try:
     import fcntl
@@ -76,7 +75,7 @@ class RunDirectory:
                 holder = file.read(200).decode(errors="replace")
                 raise ValueError(f"{self.path}: process {holder} trains there: wait for it, or stop it") from None
             except OSError as error:
-                warnings.warn(f"{self.path}: not locked against other processes ({error.strerror})", stacklevel=4)
+                warn_caller(f"{self.path}: not locked against other processes ({error.strerror})")
             _held.add(file)
             file.truncate(0)
             with contextlib.suppress(OSError):  # a full disk
@@ -120,7 +119,7 @@ class RunDirectory:
             except checkpoint.CheckpointError:
                 raise error from None
             if warn:
-                warnings.warn(f"{error}; going on with the one before, of step {found.info.get('step')}", stacklevel=1)
+                warn_caller(f"{error}; going on with the one before, of step {found.info.get('step')}")
             if mend:
                 os.replace(self.previous, self.newest)
         checkpoint.check_info(self.newest, found.info)
@@ -165,7 +164,7 @@ class RunDirectory:
             kept = file.tell()
         if kept < counted:
             before = f"the checkpoint of step {step} counted {counted}"
-            warnings.warn(f"{self.metrics}: {kept} bytes, {before}: rows of its history are lost", stacklevel=2)
+            warn_caller(f"{self.metrics}: {kept} bytes, {before}: rows of its history are lost")
 
     def history(self) -> dict[str, np.ndarray]:
         """metrics.jsonl as arrays: "step" [L] and the losses [L, R] at those steps; "epoch" [E] and the validation

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from .config import Config
 from .data import Data
 from .data.arrays import array, flat, tensor
 from .engine import priors
-from .files import expanded
+from .files import expanded, warn_caller
 from .model import Model
 
 GAP = 2
@@ -53,7 +52,7 @@ def draw(model: Model, data: Data, folder: str | Path, seed: int = 0) -> dict[Pa
         except ValueError as error:
             failed.append(f"{name} ({error})")
     if failed:
-        warnings.warn(f"not drawn: {'; '.join(failed)}", stacklevel=2)
+        warn_caller(f"not drawn: {'; '.join(failed)}")
     return contents
 
 
@@ -140,6 +139,8 @@ def _write(path: str | Path, save: Callable[..., None]) -> None:
 def reconstructions(images: ArrayLike, decoded: ArrayLike, path: str | Path) -> None:
     """Write rows of ten images [N, H, W], each row above its reconstructions. N: a multiple of 10, or less than 10."""
     images, decoded = _unit(images), _unit(decoded)
+    if images.shape != decoded.shape:
+        raise ValueError(f"decoded of shape {decoded.shape}, expected that of the images, {images.shape}")
     shape, columns = images.shape[1:], min(10, len(images))
     rows = np.stack([images.reshape(-1, columns, *shape), decoded.reshape(-1, columns, *shape)], 1)
     grid(rows.reshape(-1, *shape), path, columns)

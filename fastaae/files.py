@@ -7,6 +7,8 @@ import difflib
 import json
 import os
 import stat
+import sys
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -99,6 +101,14 @@ def suggestion(word: Any, choices: Iterable[str]) -> str:
     word, choices = str(word)[:100], list(choices)
     close = difflib.get_close_matches(word, choices, n=1) or [c for c in choices if word and word in c][:5]
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def warn_caller(message: str) -> None:
+    """Warn whoever called the package, from wherever in it."""
+    level, frame = 1, sys._getframe()
+    while frame and frame.f_globals["__name__"].startswith(("fastaae.", "contextlib")):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
 
 
 class DataError(ValueError):

@@ -241,7 +241,7 @@ class Model:
         while blocks := list(islice(codes, TOGETHER if self.device.type == "cuda" else 1)):
             code = torch.cat(blocks)
             if skip < len(code):
-                with exact_arithmetic():
+                with exact_arithmetic(inference=False):
                     decoded = self.decoded(code)
                 yield decoded[skip:]
             skip = max(skip - len(code), 0)

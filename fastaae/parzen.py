@@ -13,7 +13,6 @@ import math
 import os
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,9 +24,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from . import checkpoint
+from .data import span_warning
 from .data.arrays import flat, tensor
 from .device import find_device
-from .files import brief, expanded
+from .files import brief, expanded, warn_caller
 from .kernels.parzen.bounds import double, some
 from .kernels.parzen.sums import PairSums, block_size
 from .liveness import Heartbeat
@@ -36,7 +36,7 @@ from .scalars import scalar, within
 LARGEST = 1e150  # magnitude whose square is far from overflow
 SAVE_EVERY = 60.0  # seconds between writes of the partial sums
 STATE = 2  # format of such a file
-UNLIKE = 50  # times as large as the others, and values are in other units
+UNLIKE = 8  # times as large as the others, and values are in other units
 Array = np.ndarray | Tensor
 Grid = Sequence[float] | Array
 Source = Iterable[Array] | Callable[[int], Iterable[Array]]
@@ -204,7 +204,7 @@ def _score(
             try:
                 state.write(sums)
             except OSError as error:  # the result is there
-                warnings.warn(f"state={str(state.path)!r}: the last sums were not saved ({error})", stacklevel=3)
+                warn_caller(f"state={str(state.path)!r}: the last sums were not saved ({error})")
     except BaseException as error:
         if add_note := getattr(error, "add_note", None):  # from Python 3.11 on
             add_note(f"{sums.n} samples had been scored")
@@ -233,7 +233,7 @@ def _summary(sums: PairSums, ranges: dict[str, Range]) -> ParzenResult:
         small, large = sorted((given.typical, seen.typical))
         if large >= UNLIKE * small > 0:
             hint = "give both in the same units (bytes mean k / 255: pass uint8, or divide by 255)"
-            warnings.warn(f"{name} lie in {given}, samples in {seen}: {hint}", stacklevel=3)
+            warn_caller(f"{name} lie in {given}, samples in {seen}: {hint}")
     value, bound = (t.cpu().numpy() for t in sums.result())
     sigmas, choosing, best, curve = sums.sigmas.cpu().numpy(), sums.choosing, 0, None
     if choosing:
@@ -241,7 +241,7 @@ def _summary(sums: PairSums, ranges: dict[str, Range]) -> ParzenResult:
         best = int(np.argmax(curve.mean))
         if best in (0, len(sigmas) - 1) and len(sigmas) > 1:
             end = "smallest" if best == 0 else "largest"
-            warnings.warn(f"best bandwidth {sigmas[best]:g} is the {end} tried: pass sigmas= beyond it", stacklevel=3)
+            warn_caller(f"best bandwidth {sigmas[best]:g} is the {end} tried: pass sigmas= beyond it")
     per_query, error_bound = value[best, choosing:].copy(), float(bound[best, choosing:].max())
     scale = max(np.abs(per_query).max(), 1.0)  # far queries are finite, their squares need not be
     with np.errstate(invalid="ignore"):  # a likelihood below every float is -inf
@@ -254,7 +254,8 @@ class _State:
     """A file of partial sums, and what tells that they belong to this evaluation."""
 
     def __init__(self, path: str | Path, sums: PairSums, n_samples: int | None, heartbeat: Heartbeat | None):
-        self.path, self.written = expanded(f"{path}.{heartbeat.rank}" if heartbeat else path), time.monotonic()
+        self.path = expanded(f"{path}.{heartbeat.rank}" if heartbeat else path).absolute()
+        self.written = time.monotonic()
         self.identity: dict[str, Any] = {"sigmas": sums.sigmas.tolist(), "validation": sums.choosing}
         self.identity |= {"tolerance": sums.tolerance, "method": sums.method, "block": sums.block}
         self.identity |= {"device": str(sums.totals.x.device), "n_samples": n_samples}
@@ -343,6 +344,8 @@ def _array(name: str, values: Any, shape: tuple[int, ...] | None = None, first: 
     t = t if shape is None else flat(name, t, shape)
     low, high = torch.stack(torch.aminmax(t)).tolist()  # NaN if there is one
     if -LARGEST < low and high < LARGEST:
+        if first is None and t.dtype == torch.uint8 and (odd := span_warning(name, t)):
+            warn_caller(odd)
         typical = 0.0 if first else some(t.flatten(1), 1024).double().abs().amax(1).cpu().median().item()
         unit = 255 if t.dtype == torch.uint8 else 1
         return t, Range(low / unit, high / unit, typical / unit)
@@ -364,6 +367,7 @@ def _blocks(parts: Iterable[Any], shape: tuple[int, ...], sums: PairSums, n: int
     for k, part in enumerate(parts):
         name = f"samples: block {k}"
         part = tensor(name, part) if isinstance(part, Tensor) else part
+        part = part if hasattr(part, "__len__") or not hasattr(part, "__array__") else tensor(name, part)
         if not getattr(part, "ndim", 1) or not hasattr(part, "__array__") and not isinstance(part, list | tuple):
             raise ValueError(f"{name} is {brief(part)}, expected an array or tensor [n, ...]")
         for start in range(0, len(part), size):

@@ -27,7 +27,7 @@ def integer(name: str, value: Any, least: int, most: int = 2**63 - 1) -> int:
     """Raises ValueError where the argument called `name` is none from `least` to `most`."""
     n = scalar(value)
     if type(n) is not int or not least <= n <= most:
-        upper = f" and at most {most}" if most < 2**63 - 1 else ""
+        upper = f" and at most {most}" if type(n) is int and n > most else ""
         raise ValueError(f"{name}={brief(value)}: expected an integer, at least {least}{upper}")
     return n
 

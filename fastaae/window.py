@@ -181,8 +181,8 @@ class ParzenWindow(BaseEstimator):
         for name, right, expected in (
             ("bandwidth", usable, "a positive number, 'scott' or 'silverman'"),
             ("algorithm", self.algorithm in ("auto", "kd_tree", "ball_tree"), "'auto', 'kd_tree' or 'ball_tree'"),
-            ("atol", within(-5e-324, atol, 1e300), "a number from 0"),
-            ("rtol", within(-5e-324, rtol, 1e300), "a number from 0"),
+            ("atol", type(atol) in (int, float) and 0 <= atol < 1e300, "a number from 0"),
+            ("rtol", type(rtol) in (int, float) and 0 <= rtol < 1e300, "a number from 0"),
             ("leaf_size", type(leaf_size) is int and leaf_size > 0, "an integer from 1"),
         ):
             if not right:
@@ -201,8 +201,8 @@ class KernelDensity(ParzenWindow):
 def _plain(name: str, values: Any) -> Any:
     """What a caller gave, for NumPy, which would drop a mask and take dates for numbers without a word."""
     kind = getattr(getattr(values, "dtype", None), "kind", "")
-    odd = isinstance(values, torch.Tensor | np.ma.MaskedArray) or kind in ("m", "M")
-    return array(name, values) if odd else values
+    odd = isinstance(values, torch.Tensor | np.ma.MaskedArray | list | tuple) or kind in ("m", "M")
+    return array(name, values, lists=True) if odd else values
 
 
 def _weights(values: Any, n: int) -> np.ndarray:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 
-_lock, _inside, _restore = threading.Lock(), [0], ExitStack()
+_lock, _inside = threading.Lock(), [0]
+_chosen: dict[Any, str] = {}  # by backend: the caller's precision, "none" where that comes from a wider setting
 
 
 @contextmanager
@@ -16,10 +18,12 @@ def exact_arithmetic(inference: bool = True) -> Iterator[None]:
     """Products in their operands' precision, without autocast, in inference mode or out of it. The precision is a
     setting of the whole process: the caller's is back when the last thread has left."""
     with _lock:
-        for backend in () if _inside[0] else (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul):
-            _restore.callback(setattr, backend, "fp32_precision", backend.fp32_precision)
-            backend.fp32_precision = "ieee"
         _inside[0] += 1
+        for backend in (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul):
+            if (before := backend.fp32_precision) != "ieee":
+                backend.fp32_precision = "none"
+                _chosen[backend] = "none" if backend.fp32_precision == before else before
+                backend.fp32_precision = "ieee"
     try:
         with torch.inference_mode(inference), torch.autocast("cpu", enabled=False):
             with torch.autocast("cuda", enabled=False):
@@ -27,5 +31,6 @@ def exact_arithmetic(inference: bool = True) -> Iterator[None]:
     finally:
         with _lock:
             _inside[0] -= 1
-            if not _inside[0]:
-                _restore.close()
+            while _chosen and not _inside[0]:
+                backend, before = _chosen.popitem()
+                backend.fp32_precision = before

@@ -96,7 +96,8 @@ SPANS = [  # x, x_test, what is said
     (torch.from_numpy(X / 65025).bfloat16(), None, "x has values from .* of 0 to 1:"),
     (X, X / 255, "x_test has values"),
     *((BINARY * np.uint8(k), None, None) for k in (0, 17, 255)),
-    *((BINARY * np.float32(k), None, None) for k in (0, 0.004, 0.5, 1)),
+    *((BINARY * np.float32(k), None, "x has values from 0 to 0.0") for k in (0.004, 0.0625)),
+    *((BINARY * np.float32(k), None, None) for k in (0, 0.07, 0.5, 1)),
     (np.eye(60, dtype=np.uint8) * 255, None, None),  # next to nothing is white
     (BINARY * 255, np.zeros_like(BINARY), None),
 ]

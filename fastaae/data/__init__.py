@@ -6,7 +6,6 @@ Every way in ends in a `Data`: flat uint8 or float32 examples on the CPU, split 
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..files import DataError, DataUnavailable, brief, expanded
+from ..files import DataError, DataUnavailable, brief, expanded, warn_caller
 from ..scalars import integer, scalar
 from . import sources
 from .arrays import array, plain
@@ -172,7 +171,7 @@ def _build(name: str, arrays: Arrays, n_validation: int | None, shuffle: bool = 
         y_test = None if y_test is None else _labels("y_test", y_test, len(x_test))
         x_test, odd = x_test.flatten(1), odd or span_warning("x_test", x_test)
     if odd:
-        warnings.warn(odd, stacklevel=3)
+        warn_caller(odd)
     held = n // 6 if n_validation is None else scalar(n_validation)
     if type(held) is not int or not 1 <= held < n:
         why = " (a sixth of them)" if n_validation is None else ""
@@ -193,7 +192,7 @@ def _build(name: str, arrays: Arrays, n_validation: int | None, shuffle: bool = 
     y_train, y_valid = (None, None) if y is None else (y[:-held], y[-held:])
     if y_train is not None and (absent := absent_classes(y_train, n_classes)):
         why = f"n_validation={held} of {n} examples leaves none of class {absent} to train on"
-        warnings.warn(f"{name}: {why}: pass more of them, or another n_validation", stacklevel=3)
+        warn_caller(f"{name}: {why}: pass more of them, or another n_validation")
     splits = (x[:-held], y_train, x[-held:], y_valid, x_test, y_test)
     return Data(name, shape, n_classes, _digest(splits), *splits)
 
@@ -201,7 +200,7 @@ def _build(name: str, arrays: Arrays, n_validation: int | None, shuffle: bool = 
 def span_warning(name: str, x: torch.Tensor) -> str | None:
     """What to warn of where examples, called `name`, fill next to nothing of their range, 0 to 255 or [0, 1]."""
     low, high, most = x.min().item(), x.max().item(), 255 if x.dtype == torch.uint8 else 1
-    if not 0 < high <= (DARK if most == 255 else 1.001 / 255):  # floats that were divided by 255 twice
+    if not 0 < high * 255 / most <= 1.001 * DARK:
         return None
     hint = f"if {high:g} is as good as white, pass floats divided by {high:g}"
     return f"{name} has values from {low:g} to {high:g}, next to nothing of 0 to {most}: {hint}"
@@ -232,7 +231,8 @@ def examples(name: str, value: Any) -> torch.Tensor:
         raise DataError(f"{name} has {wrong.sum()} NaN or infinite values, {where}: replace or drop them")
     low, high = x.min(), x.max()
     if low < 0 or high > 1:
-        hint = "divide by 255, or pass uint8" if 0 <= low and high <= 255 else "rescale it"
+        unit = "255, or pass uint8" if high > DARK else f"{high:g}"
+        hint = f"divide by {unit}" if 0 <= low and high <= 255 else "rescale it"
         hint = "clip it" if -0.01 < low and high < 1.01 else hint  # rounding, or the overshoot of a resize
         raise DataError(f"{name} has values from {low:.9g} to {high:.9g}, expected [0, 1]: {hint}")
     return torch.from_numpy(x)

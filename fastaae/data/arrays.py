@@ -23,17 +23,19 @@ def array(name: str, value: Any, lists: bool = False) -> np.ndarray:
     if isinstance(value, Tensor):
         t = tensor(name, value).cpu()
         return (t.float() if t.is_floating_point() and t.dtype != torch.float64 else t).numpy()  # it has no bfloat16
-    if isinstance(value, np.ma.MaskedArray):
+    if any(isinstance(v, np.ma.MaskedArray) for v in (value, *(value if isinstance(value, list | tuple) else ()))):
         raise DataError(f"{name} is a masked array, expected a plain one: fill it or leave rows out first")
     if not hasattr(value, "__array__") and not (lists and isinstance(value, list | tuple | Real)):
         raise DataError(f"{name} is a {type(value).__name__}, expected a numpy array or a torch tensor")
     try:
-        found = np.asarray(value)
+        found = np.asanyarray(value)
     except Exception as error:  # another library's array may raise anything
         raise DataError(f"{name} is no array of numbers: pass a numpy array ({brief(error)})") from None
+    if isinstance(found, np.ma.MaskedArray):  # as __array__ made it
+        return array(name, found)
     if found.dtype.kind not in "biuf":
         raise DataError(f"{name} has dtype {found.dtype}, expected real numbers")
-    return found.astype(found.dtype.newbyteorder("="), copy=False)
+    return np.asarray(found).astype(found.dtype.newbyteorder("="), copy=False)
 
 
 def tensor(name: str, value: Any) -> Tensor:
@@ -43,7 +45,9 @@ def tensor(name: str, value: Any) -> Tensor:
         if found.dtype.itemsize > 8:
             raise DataError(f"{name} has dtype {found.dtype}, expected floats of at most 8 bytes")
         return torch.from_numpy(plain(found))
-    if value.layout != torch.strided or value.is_meta or value.is_quantized or value.is_complex():
+    own, plain_own = (getattr(kind, "__torch_dispatch__", None) for kind in (type(value), Tensor))
+    wrapped = value.is_nested or own is not plain_own  # as MaskedTensor is
+    if wrapped or value.layout != torch.strided or value.is_meta or value.is_quantized or value.is_complex():
         kind = f"{value.layout} on {value.device.type}, {value.dtype} {list(value.shape)}"
         raise DataError(f"{name} is {kind}: expected a dense tensor of real numbers")
     return value.detach().resolve_neg()

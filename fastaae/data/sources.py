@@ -190,7 +190,7 @@ def _received(url: str) -> bytes:
 
     def receive() -> None:
         try:
-            with urllib.request.urlopen(url, timeout=PATIENCE) as response:
+            with urllib.request.urlopen(url, timeout=2 * PATIENCE) as response:
                 while len(content) < MAX_DOWNLOAD_BYTES and (block := response.read1(2**16)):
                     content.extend(block)
         except Exception as error:

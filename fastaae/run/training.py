@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from ..config import Config
 from ..engine import priors, profiling
 from ..engine.replay import Replay
 from ..engine.step import Step
+from ..files import warn_caller
 from ..kernels.exact import exact_arithmetic
 from ..liveness import Heartbeat
 from ..model import Model
@@ -193,7 +193,7 @@ class Training:
     def warn(self, message: str, epoch: int) -> None:
         """Say it, and write it beside the metrics."""
         self.directory.append({"step": self.done, "epoch": epoch, "warning": message})
-        warnings.warn(message, stacklevel=2)
+        warn_caller(message)
 
     def pause(self, epoch: int) -> None:
         """Between steps: save and stop where a signal says so, or another rank has failed."""
@@ -210,7 +210,7 @@ class Training:
 
     def finish(self) -> Run:
         if self.cfg.profile and not self.profiled:
-            warnings.warn(f"profile={self.cfg.profile!r}: no such step was trained, there is no trace", stacklevel=4)
+            warn_caller(f"profile={self.cfg.profile!r}: no such step was trained, there is no trace")
         valid = self.valid or evaluation.evaluate(self.models, self.data, "valid")  # resumed after the last epoch
         test = evaluation.evaluate(self.models, self.data, "test")
         metrics = {name: evaluation.summarize(v) for name, v in (valid | test).items()}
