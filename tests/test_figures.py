@@ -147,7 +147,7 @@ def test_codes_are_dots_in_the_colour_of_their_label(tmp_path):
 def test_codes_without_labels_have_one_colour_and_no_legend(tmp_path):
     from matplotlib import colormaps
 
-    z = np.concatenate([RNG.uniform(-2, 2, size=(48, 2)), [[-4, -2], [4, 2]]])  # wide, as then is the plot
+    z = np.concatenate([RNG.uniform(-3, 3, size=(48, 2)), [[-3.5, -3], [3.5, 3]]])  # as wide as its place
     figures.codes(z, None, tmp_path / "z.png")
     pixels = imread(tmp_path / "z.png")[..., :3]
     blue = rgb(pixels, colormaps["tab10"](0))
