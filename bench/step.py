@@ -44,7 +44,6 @@ from torch import nn
 
 from fastaae import preset
 from fastaae.data import Data, from_arrays
-from fastaae.directory import RunDirectory
 from fastaae.engine.replay import Replay
 from fastaae.engine.step import Step
 from fastaae.kernels import onednn
@@ -377,8 +376,8 @@ def around(step: Step, data: Data, rounds: int, whole: float) -> dict[str, float
     """Milliseconds per step that train() adds to steps of `whole` each, for reliability alone: its loop, the losses
     read, checked and written every 100 steps, weights checked and checkpoints written after epochs of 500, MNIST's."""
     with tempfile.TemporaryDirectory() as folder:
-        cfg = replace(step.cfg, log_every=100, epochs=1_000)
-        checkpoints = Checkpoints(step, Start(cfg, data, step.device, RunDirectory(folder), False))
+        cfg = replace(step.cfg, log_every=100, epochs=1_000, out_dir=folder)
+        checkpoints = Checkpoints(step, Start(cfg, data, step.device, False))
         training = Training(checkpoints, Signals(), Progress(10**6, 0, False), None, None)
 
         def loop() -> None:

@@ -16,7 +16,7 @@ import torch
 
 from .. import __version__, checkpoint
 from .. import data as datasets
-from ..checkpoint import MAX_TENSORS, Checkpoint, CheckpointError
+from ..checkpoint import Checkpoint, CheckpointError
 from ..config import Config
 from ..device import find_device
 from ..directory import RunDirectory
@@ -43,7 +43,6 @@ class Start(NamedTuple):
     cfg: Config
     data: datasets.Data
     device: torch.device
-    directory: RunDirectory
     resumed: bool
 
 
@@ -69,18 +68,16 @@ def begin(cfg: Config | None, data: Any, resume: str | Path | None) -> Start:
     else:
         loaded = datasets.from_arrays(data, cfg.n_validation)
     _warn_of_labels(cfg, loaded)
-    start = Start(cfg, loaded, device, RunDirectory(cfg.out_dir or "runs"), saved is not None)
     if saved is None:
         if cfg.out_dir is not None:
-            start.directory.check_empty()
-        return start
-    if saved.info["data_sha256"] != loaded.sha256 or saved.info["shape"] != list(loaded.shape):
+            RunDirectory(cfg.out_dir).check_empty()
+    elif saved.info["data_sha256"] != loaded.sha256 or saved.info["shape"] != list(loaded.shape):
         now = f"the {loaded.name} given now"
         raise ValueError(f"resume={cfg.out_dir!r}: its data had another SHA-256 than {now}, expected the same")
-    if saved.info["device"] != device.type:
+    elif saved.info["device"] != device.type:
         began = f"{saved.info['device']!r}, where the run began and random numbers differ"
         raise ValueError(f"device={cfg.device!r}: expected {began}")
-    return start
+    return Start(cfg, loaded, device, saved is not None)
 
 
 def _warn_of_labels(cfg: Config, data: datasets.Data) -> None:
@@ -137,16 +134,12 @@ def _kinds(tensors: dict[str, torch.Tensor]) -> set[str]:
 
 
 class Checkpoints:
-    """Those that one process writes of its run: to go on from, and to go back to.
-
-    Raises:
-        ValueError: a step's state is more than one holds.
-    """
+    """Those that one process writes of its run: to go on from, and to go back to. ValueError: a state beyond them."""
 
     def __init__(self, step: Step, start: Start):
-        if (n := len(step.state())) > MAX_TENSORS:
-            raise ValueError(f"replicas={step.cfg.replicas}: {n} tensors, expected at most {MAX_TENSORS}")
-        self.step, self.start, self.directory = step, start, start.directory
+        if (n := len(step.state())) > (most := checkpoint.MAX_TENSORS):
+            raise ValueError(f"replicas={step.cfg.replicas}: {n} tensors, expected at most {most}")
+        self.step, self.start, self.directory = step, start, RunDirectory(start.cfg.out_dir or "runs")
         self.restarts = 0
         self.newest: int | None = None  # step of the last one
         self.stopped = False  # whether that is one that a signal asked for
@@ -154,11 +147,9 @@ class Checkpoints:
 
     def make_directory(self) -> None:
         """Make that of the run, if it is not there, under a new name where the config has none."""
-        cfg = self.start.cfg
-        if cfg.out_dir is None:
-            cfg = replace(cfg, out_dir=provenance.new_directory(cfg.name))
-            self.directory = RunDirectory(cfg.out_dir)
-            self.start = self.start._replace(cfg=cfg, directory=self.directory)
+        if (cfg := self.start.cfg).out_dir is None:
+            path = provenance.new_directory(cfg.name)
+            self.start, self.directory = self.start._replace(cfg=replace(cfg, out_dir=path)), RunDirectory(path)
         self.directory.make()
 
     def begin(self) -> int:
@@ -192,10 +183,9 @@ class Checkpoints:
         cfg, data, state = self.start.cfg, self.start.data, self.step.state()
         self.check(state, done)
         info = model_info(cfg, data.shape, self.step.wiring.n_classes)
-        info |= {"step": done, "data_sha256": data.sha256, "device": self.step.device.type}
-        info |= {"restarts": self.restarts, "stopped": stopped, "fastaae": __version__}
+        info |= {"step": done, "data_sha256": data.sha256, "device": self.step.device.type, "fastaae": __version__}
         started = perf_counter()
-        info["metrics_bytes"] = self.directory.sync()
+        info |= {"restarts": self.restarts, "stopped": stopped, "metrics_bytes": self.directory.sync()}
         checkpoint.save(self.directory.newest, state, info, None if self.stopped else self.directory.previous)
         self.newest, self.stopped, self.saved_at = done, stopped, perf_counter()
         took, size = self.saved_at - started, sum(t.nbytes for t in state.values())
@@ -233,11 +223,9 @@ class Checkpoints:
         if done > cfg.epochs * step.steps_per_epoch:
             begun = -(-done // step.steps_per_epoch)
             raise ValueError(f"resume={cfg.out_dir!r}: epochs={cfg.epochs}, expected at least {begun}, begun already")
-        expected, found = _kinds(step.state()), _kinds(saved.tensors)
-        for what, odd in (("no", expected - found), ("unknown", found - expected)):
-            if odd:
-                by = f"written by fastaae {saved.info.get('fastaae')}, this is {__version__}"
-                raise CheckpointError(f"{self.directory.newest}: {what} {min(odd)}, expected its config's; {by}")
+        if odd := _kinds(step.state()) ^ _kinds(saved.tensors):
+            by = f"written by fastaae {brief(saved.info.get('fastaae'))}, this is {__version__}"
+            raise CheckpointError(f"{self.directory.newest}: {min(odd)} is in it or in its config, not in both; {by}")
         self.newest = done
         step.restore(saved.tensors, done)
         self.restarts, self.stopped = saved.info.get("restarts", 0), saved.info.get("stopped", False)

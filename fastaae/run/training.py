@@ -88,7 +88,7 @@ class Training:
     ):  # fmt: skip
         self.checkpoints, self.signals, self.progress, self.heartbeat = checkpoints, signals, bar, heartbeat
         start, step, networks = checkpoints.start, checkpoints.step, checkpoints.step.networks
-        self.cfg, self.data, self.directory, self.step = start.cfg, start.data, start.directory, step
+        self.cfg, self.data, self.directory, self.step = start.cfg, start.data, checkpoints.directory, step
         parts: tuple[Any, ...] = (networks.get("encoder"), networks["decoder"], step.heads, step.batches.standard)
         own = [[p and p.mapped(lambda t, r=r: t[r : r + 1]) for p in parts] for r in range(self.cfg.replicas)]
         self.models = [Model(self.cfg, self.data.shape, step.wiring.n_classes, *some, prior=prior) for some in own]
