@@ -139,7 +139,8 @@ def save(path: str | Path, tensors: dict[str, Tensor], info: dict[str, Any], pre
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     content = bytearray(safetensors.torch.save(copies, metadata))
     header = int.from_bytes(content[:8], "little")
-    if not _within_limits(len(content), header, [t.ndim for t in copies.values()]):
+    few = len(copies) <= MAX_TENSORS and max((t.ndim for t in copies.values()), default=0) <= MAX_DIMENSIONS
+    if not few or header > MAX_HEADER or len(content) > MAX_BYTES:
         raise ValueError(f"{path}: {len(copies)} tensors, {header} bytes of names and info; expected at most {_LIMITS}")
     field = b'"sha256":"'  # in info and names quotes are escaped, so this is the metadata's own
     start = content.index(field + _ZEROS.encode(), 8) + len(field)
@@ -184,16 +185,15 @@ def _read(file: BinaryIO) -> tuple[bytes, dict[str, Any]]:
     try:
         header = parse_json(start[8:])
         metadata = header.pop("__metadata__")
-        dimensions = [len(tensor["shape"]) for tensor in header.values()]
+        most = max((len(tensor["shape"]) for tensor in header.values()), default=0)
         end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
         digest, *_ = (metadata[name] for name in ("sha256", "format", "info"))
         at = start.index(digest.encode(), 8)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         why = f"not a fastaae checkpoint, or its header is damaged ({brief(error)})"
         raise DamagedError(f"{why}, expected a file that train() or Model.save() wrote") from None
-    if not _within_limits(size, length, dimensions):
-        held = f"{len(header)} tensors of up to {max(dimensions, default=0)} dimensions, {size} bytes"
-        raise ValueError(f"{held}, expected at most {_LIMITS}")
+    if len(header) > MAX_TENSORS or most > MAX_DIMENSIONS:
+        raise ValueError(f"{len(header)} tensors of up to {most} dimensions, {size} bytes, expected at most {_LIMITS}")
     if end != size - 8 - length:
         raise DamagedError(f"tensors that end at byte {end}, expected {size - 8 - length}: the file is damaged")
     sha = hashlib.sha256(start[:at] + _ZEROS.encode() + start[at + len(digest) :])
@@ -203,11 +203,6 @@ def _read(file: BinaryIO) -> tuple[bytes, dict[str, Any]]:
         raise DamagedError(f"SHA-256 differs from that written with it, expected {brief(digest)}: the file is damaged")
     file.seek(0)
     return file.read(), metadata
-
-
-def _within_limits(size: int, header: int, dimensions: list[int]) -> bool:
-    few = len(dimensions) <= MAX_TENSORS and max(dimensions, default=0) <= MAX_DIMENSIONS
-    return few and size <= MAX_BYTES and header <= MAX_HEADER
 
 
 def digest(tensors: dict[str, Tensor]) -> str:

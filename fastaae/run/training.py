@@ -156,9 +156,7 @@ class Training:
             return
         losses = step.losses[:n].cpu().double().numpy()  # [steps, phases, R]
         step.slot.zero_()
-        bad = np.argwhere(~np.isfinite(losses))
-        if len(bad):
-            k, phase, replica = bad[0]
+        for k, phase, replica in np.argwhere(~np.isfinite(losses)):
             what = f"the {step.phases[phase].__name__} loss of replica {replica} is {losses[k, phase, replica]}"
             kept = self.checkpoints.last_good()
             raise NonFiniteError(f"step {self.logged + k + 1}: {what}; last good checkpoint: {kept}")
@@ -214,7 +212,6 @@ class Training:
         valid = self.valid or evaluation.evaluate(self.models, self.data, "valid")  # resumed after the last epoch
         test = evaluation.evaluate(self.models, self.data, "test")
         metrics = {name: evaluation.summarize(v) for name, v in (valid | test).items()}
-        digest = checkpoint.digest(self.step.parameters())
-        summary = {"metrics": metrics, "steps": self.done, "weights_sha256": digest}
+        summary = {"metrics": metrics, "steps": self.done, "weights_sha256": checkpoint.digest(self.step.parameters())}
         self.directory.write_json(self.directory.summary, summary)
         return Run(self.cfg, self.directory.path, metrics, self.directory.history(), self.models)
