@@ -49,7 +49,7 @@ from fastaae.engine.step import Step
 from fastaae.kernels import onednn
 from fastaae.run import provenance
 from fastaae.run.progress import Progress
-from fastaae.run.resume import Checkpoints, Start
+from fastaae.run.resume import Checkpoints
 from fastaae.run.signals import Signals
 from fastaae.run.training import Training
 
@@ -377,7 +377,7 @@ def around(step: Step, data: Data, rounds: int, whole: float) -> dict[str, float
     read, checked and written every 100 steps, weights checked and checkpoints written after epochs of 500, MNIST's."""
     with tempfile.TemporaryDirectory() as folder:
         cfg = replace(step.cfg, log_every=100, epochs=1_000, out_dir=folder)
-        checkpoints = Checkpoints(step, Start(cfg, data, step.device, False))
+        checkpoints = Checkpoints(step, cfg, data, False)
         training = Training(checkpoints, Signals(), Progress(10**6, 0, False), None, None)
 
         def loop() -> None:

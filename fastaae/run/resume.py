@@ -10,7 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -37,18 +37,9 @@ class NonFiniteError(RuntimeError):
     """A loss became NaN or infinite; the message names step, phase, replica and the last good checkpoint."""
 
 
-class Start(NamedTuple):
-    """What a run begins with, in a new directory or in that of one to resume."""
-
-    cfg: Config
-    data: datasets.Data
-    device: torch.device
-    resumed: bool
-
-
-def begin(cfg: Config | None, data: Any, resume: str | Path | None) -> Start:
-    """A new run, or one to go on with. Its checkpoint has to be loaded again once the directory is held: another
-    process may train there until then. Raises as train()."""
+def begin(cfg: Config | None, data: Any, resume: str | Path | None) -> tuple[Config, datasets.Data, bool]:
+    """Config and data of a new run, or of one to go on with, and whether it is that. Its checkpoint has to be loaded
+    again once the directory is held: another process may train there until then. Raises as train()."""
     if cfg is not None and data is not None:
         cfg = replace(cfg, dataset="arrays")  # so that nobody takes the run for one on cfg.dataset
     elif cfg is not None and cfg.dataset.endswith(".npz"):
@@ -69,7 +60,7 @@ def begin(cfg: Config | None, data: Any, resume: str | Path | None) -> Start:
         loaded = datasets.from_arrays(data, cfg.n_validation)
     _warn_of_labels(cfg, loaded)
     if saved is None:
-        if cfg.out_dir is not None:
+        if cfg.out_dir:
             RunDirectory(cfg.out_dir).check_empty()
     elif saved.info["data_sha256"] != loaded.sha256 or saved.info["shape"] != list(loaded.shape):
         now = f"the {loaded.name} given now"
@@ -77,7 +68,7 @@ def begin(cfg: Config | None, data: Any, resume: str | Path | None) -> Start:
     elif saved.info["device"] != device.type:
         began = f"{saved.info['device']!r}, where the run began and random numbers differ"
         raise ValueError(f"device={cfg.device!r}: expected {began}")
-    return Start(cfg, loaded, device, saved is not None)
+    return cfg, loaded, saved is not None
 
 
 def _warn_of_labels(cfg: Config, data: datasets.Data) -> None:
@@ -136,10 +127,11 @@ def _kinds(tensors: dict[str, torch.Tensor]) -> set[str]:
 class Checkpoints:
     """Those that one process writes of its run: to go on from, and to go back to. ValueError: a state beyond them."""
 
-    def __init__(self, step: Step, start: Start):
+    def __init__(self, step: Step, cfg: Config, data: datasets.Data, resumed: bool):
         if (n := len(step.state())) > (most := checkpoint.MAX_TENSORS):
-            raise ValueError(f"replicas={step.cfg.replicas}: {n} tensors, expected at most {most}")
-        self.step, self.start, self.directory = step, start, RunDirectory(start.cfg.out_dir or "runs")
+            raise ValueError(f"replicas={cfg.replicas}: {n} tensors, expected at most {most}")
+        self.step, self.cfg, self.data, self.resumed = step, cfg, data, resumed
+        self.directory = RunDirectory(cfg.out_dir or "runs")
         self.restarts = 0
         self.newest: int | None = None  # step of the last one
         self.stopped = False  # whether that is one that a signal asked for
@@ -147,9 +139,8 @@ class Checkpoints:
 
     def make_directory(self) -> None:
         """Make that of the run, if it is not there, under a new name where the config has none."""
-        if (cfg := self.start.cfg).out_dir is None:
-            path = provenance.new_directory(cfg.name)
-            self.start, self.directory = self.start._replace(cfg=replace(cfg, out_dir=path)), RunDirectory(path)
+        path = self.cfg.out_dir or provenance.new_directory(self.cfg.name)
+        self.cfg, self.directory = replace(self.cfg, out_dir=path), RunDirectory(path)
         self.directory.make()
 
     def begin(self) -> int:
@@ -159,10 +150,10 @@ class Checkpoints:
         Raises:
             ValueError: either file is damaged, or config.json says that the checkpoint is of another run.
         """
-        start, info, now = self.start, {"step": 0}, {"command": sys.argv, **provenance.describe(str(self.step.device))}
-        cfg: dict[str, Any] = json.loads(json.dumps(start.cfg.to_dict()))
-        content = {"config": cfg, "data": {"name": start.data.name, "sha256": start.data.sha256}, **now}
-        if not start.resumed:
+        info, now = {"step": 0}, {"command": sys.argv, **provenance.describe(str(self.step.device))}
+        cfg: dict[str, Any] = json.loads(json.dumps(self.cfg.to_dict()))
+        content = {"config": cfg, "data": {"name": self.data.name, "sha256": self.data.sha256}, **now}
+        if not self.resumed:
             self.directory.check_empty()
         else:
             saved = self.directory.load(mend=True)
@@ -180,9 +171,9 @@ class Checkpoints:
     def save(self, done: int, stopped: bool = False) -> None:
         """Save one, unless a weight is not finite: then the one before stays the last good one. The one before the
         newest is kept, but not if a signal or another rank had it saved: then the one before that is."""
-        cfg, data, state = self.start.cfg, self.start.data, self.step.state()
+        data, state = self.data, self.step.state()
         self.check(state, done)
-        info = model_info(cfg, data.shape, self.step.wiring.n_classes)
+        info = model_info(self.cfg, data.shape, self.step.wiring.n_classes)
         info |= {"step": done, "data_sha256": data.sha256, "device": self.step.device.type, "fastaae": __version__}
         started = perf_counter()
         info |= {"restarts": self.restarts, "stopped": stopped, "metrics_bytes": self.directory.sync()}
@@ -193,7 +184,7 @@ class Checkpoints:
 
     def due(self, epoch: int) -> bool:
         """Whether to save one after an epoch."""
-        cfg, cheap = self.start.cfg, perf_counter() - self.saved_at >= 200 * self.seconds
+        cfg, cheap = self.cfg, perf_counter() - self.saved_at >= 200 * self.seconds
         # a run that goes back to them has to find the same ones the next time, however long it takes to save them
         due = (epoch + 1) % cfg.checkpoint_every == 0 and (cheap or cfg.on_divergence == "restart")
         return due or epoch + 1 == cfg.epochs
@@ -219,7 +210,7 @@ class Checkpoints:
 
     def restore(self, saved: Checkpoint) -> None:
         """Go back, or on, to one. Raises ValueError where it is beyond the last epoch, or not of such a step."""
-        cfg, step, done = self.start.cfg, self.step, saved.info["step"]
+        cfg, step, done = self.cfg, self.step, saved.info["step"]
         if done > cfg.epochs * step.steps_per_epoch:
             begun = -(-done // step.steps_per_epoch)
             raise ValueError(f"resume={cfg.out_dir!r}: epochs={cfg.epochs}, expected at least {begun}, begun already")

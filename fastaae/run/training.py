@@ -12,6 +12,8 @@ import numpy as np
 
 from .. import checkpoint, evaluation
 from ..config import Config
+from ..data import Data
+from ..device import find_device
 from ..engine import priors, profiling
 from ..engine.replay import Replay
 from ..engine.step import Step
@@ -21,7 +23,7 @@ from ..liveness import Heartbeat
 from ..model import Model
 from . import Run, ranks
 from .progress import Progress
-from .resume import SLOWER, Checkpoints, NonFiniteError, Start, begin, command
+from .resume import SLOWER, Checkpoints, NonFiniteError, begin, command
 from .signals import Interrupted, Signals
 from .watch import Watch
 
@@ -59,20 +61,22 @@ def train(
         raise ValueError(f"train: got a {type(cfg).__name__}, expected a Config, for instance fastaae.preset('digits')")
     with exact_arithmetic(inference=False):
         if not ranks.several():
-            return _train_replicas(begin(cfg, data, resume), progress, prior, None)
+            return _train_replicas(*begin(cfg, data, resume), progress, prior, None)
         with ranks.share(cfg, resume) as (cfg, resume, heartbeat):
-            run = _train_replicas(begin(cfg, data, resume), progress and heartbeat.rank == 0, prior, heartbeat)
+            run = _train_replicas(*begin(cfg, data, resume), progress and heartbeat.rank == 0, prior, heartbeat)
     return replace(run, directory=run.directory.parent, metrics=ranks.gathered(run.metrics, run.directory))
 
 
-def _train_replicas(start: Start, progress: bool, prior: priors.Custom | None, heartbeat: Heartbeat | None) -> Run:
+def _train_replicas(
+    cfg: Config, data: Data, resumed: bool, progress: bool, prior: priors.Custom | None, heartbeat: Heartbeat | None
+) -> Run:
     """As train(), of the replicas of this process."""
-    step = Step(start.cfg, start.data, start.device, prior)
-    checkpoints = Checkpoints(step, start)
+    step = Step(cfg, data, find_device(cfg.device), prior)
+    checkpoints = Checkpoints(step, cfg, data, resumed)
     try:
         checkpoints.make_directory()
         with checkpoints.directory.held():
-            done, total = checkpoints.begin(), start.cfg.epochs * step.steps_per_epoch
+            done, total = checkpoints.begin(), cfg.epochs * step.steps_per_epoch
             with Signals() as signals, Progress(total, done, progress) as bar:
                 return Training(checkpoints, signals, bar, prior, heartbeat).run()
     except OSError as error:
@@ -87,8 +91,8 @@ class Training:
         heartbeat: Heartbeat | None,
     ):  # fmt: skip
         self.checkpoints, self.signals, self.progress, self.heartbeat = checkpoints, signals, bar, heartbeat
-        start, step, networks = checkpoints.start, checkpoints.step, checkpoints.step.networks
-        self.cfg, self.data, self.directory, self.step = start.cfg, start.data, checkpoints.directory, step
+        step, networks = checkpoints.step, checkpoints.step.networks
+        self.cfg, self.data, self.directory, self.step = checkpoints.cfg, checkpoints.data, checkpoints.directory, step
         parts: tuple[Any, ...] = (networks.get("encoder"), networks["decoder"], step.heads, step.batches.standard)
         own = [[p and p.mapped(lambda t, r=r: t[r : r + 1]) for p in parts] for r in range(self.cfg.replicas)]
         self.models = [Model(self.cfg, self.data.shape, step.wiring.n_classes, *some, prior=prior) for some in own]
