@@ -174,8 +174,7 @@ class MLP:
             self.products[i].linear(tape.x[i], weight, offset, y, i < last and not self.norms)
             if self.norms:
                 n, t = self.norms[i], tape.normalized[i]
-                running = (n.mean, n.variance)
-                reference.batch_norm(y, n.scale, self.biases[i], running, momentum, t.x, t.inverse_std, y)
+                reference.batch_norm(y, n.scale, self.biases[i], (n.mean, n.variance), momentum, t.x, t.inverse_std, y)
                 if i < last:
                     y.relu_()
             if i < last and tape.masks:
