@@ -36,7 +36,7 @@ from .scalars import scalar, within
 LARGEST = 1e150  # magnitude whose square is far from overflow
 SAVE_EVERY = 60.0  # seconds between writes of the partial sums
 STATE = 2  # format of such a file
-UNLIKE = 8  # times as large as the others, and values are in other units
+UNLIKE = 8  # times as large as the others, in most rows and in all, and values are in other units
 Array = np.ndarray | Tensor
 Grid = Sequence[float] | Array
 Source = Iterable[Array] | Callable[[int], Iterable[Array]]
@@ -50,6 +50,10 @@ class Range(NamedTuple):
     low: float
     high: float
     typical: float  # median over rows (of a stream, of its first block) of the largest magnitude in a row
+
+    @property
+    def extent(self) -> float:
+        return max(-self.low, self.high)
 
     def __str__(self) -> str:
         return f"[{self.low:.6g}, {self.high:.6g}]"
@@ -230,8 +234,8 @@ def _summary(sums: PairSums, ranges: dict[str, Range]) -> ParzenResult:
     """The likelihoods under the given bandwidth, or under the best for the queries that choose it."""
     seen = Range(*sums.seen)
     for name, given in ranges.items():
-        small, large = sorted((given.typical, seen.typical))
-        if large >= UNLIKE * small > 0:
+        sizes = zip((given.typical, given.extent), (seen.typical, seen.extent), strict=True)
+        if all(max(pair) >= UNLIKE * min(pair) > 0 for pair in sizes):
             hint = "give both in the same units (bytes mean k / 255: pass uint8, or divide by 255)"
             warn_caller(f"{name} lie in {given}, samples in {seen}: {hint}")
     value, bound = (t.cpu().numpy() for t in sums.result())

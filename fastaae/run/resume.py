@@ -216,7 +216,7 @@ class Checkpoints:
             raise ValueError(f"resume={cfg.out_dir!r}: epochs={cfg.epochs}, expected at least {begun}, begun already")
         if odd := _kinds(step.state()) ^ _kinds(saved.tensors):
             by = f"written by fastaae {brief(saved.info.get('fastaae'))}, this is {__version__}"
-            raise CheckpointError(f"{self.directory.newest}: {min(odd)} is in it or in its config, not in both; {by}")
+            raise CheckpointError(f"{self.directory.newest}: {min(odd)} is in it or in its config, expected in both; {by}")
         self.newest = done
         step.restore(saved.tensors, done)
         self.restarts, self.stopped = saved.info.get("restarts", 0), saved.info.get("stopped", False)
