@@ -286,3 +286,17 @@ def test_a_state_of_another_kind_is_refused(tmp_path, spoil):
     checkpoint.save(tmp_path / "s", spoil(tensors["sums"]), info)
     with pytest.raises(ValueError, match="state=.*: its sums are of another kind, expected torch.float64"):
         parzen_log_likelihood(X[:5], X, 0.3, state=tmp_path / "s")
+
+
+LIMITS = {"step": 2**53, "metrics_bytes": 2**53, "restarts": checkpoint.RESTARTS, "n_classes": 2**31}
+
+
+@pytest.mark.parametrize("name", [*LIMITS, "shape", "axes"])
+def test_what_a_file_says_is_taken_up_to_its_limit(name):
+    most, beyond = {"shape": ([2**31 - 1], [2**31]), "axes": ([1] * 31, [1] * 32)}.get(
+        name, (LIMITS.get(name), LIMITS.get(name, 0) + 1)
+    )
+    field = "shape" if name == "axes" else name
+    checkpoint.check_info(Path("file"), {field: most})
+    with pytest.raises(checkpoint.CheckpointError, match=f"file: {field}="):
+        checkpoint.check_info(Path("file"), {field: beyond})
