@@ -17,6 +17,7 @@ from faults import processes
 import fastaae
 from fastaae import checkpoint, evaluation
 from fastaae.data import from_arrays
+from fastaae.kernels.exact import exact_arithmetic
 from fastaae.window import ParzenWindow
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -181,21 +182,47 @@ def test_threads_that_score_at_once_share_no_setting():
     assert len(found) == 4 and all(np.array_equal(f, expected) for f in found)
 
 
+def test_a_precision_that_is_chosen_meanwhile_is_not_computed_in_and_comes_back():
+    every, own = torch.backends, torch.backends.mkldnn.matmul
+    before = every.fp32_precision, own.fp32_precision
+    try:
+        with exact_arithmetic():
+            own.fp32_precision = "bf16"
+            with exact_arithmetic():
+                assert own.fp32_precision == "ieee"
+        assert own.fp32_precision == "bf16"
+        own.fp32_precision, every.fp32_precision = "none", "tf32"
+        with exact_arithmetic():
+            assert own.fp32_precision == "ieee"
+        every.fp32_precision = "ieee"
+        assert own.fp32_precision == "ieee"  # still that of the wider setting
+    finally:
+        every.fp32_precision, own.fp32_precision = before
+
+
 FORK = """
-import os, sys, numpy as np, torch, fastaae
+import os, sys, numpy as np, torch
 torch.set_num_threads(2)
 x = np.random.default_rng(0).random((300, 400)).astype(np.float32)
-cfg = fastaae.Config(hidden=(256, 256), batch_size=64, epochs=1)
 (torch.ones(2000, 2000) @ torch.ones(2000, 2000)).sum()
-if fastaae.train(cfg, data=x, progress=False) and os.fork() == 0:
-    fastaae.train(cfg, data=x, progress=False)
+
+def work():
+    import fastaae
+    fastaae.train(fastaae.Config(hidden=(256, 256), batch_size=64, epochs=1), data=x, progress=False)
     fastaae.parzen_log_likelihood(x, x, 0.3)
+
+if sys.argv[1] == "known":
+    work()
+if os.fork() == 0:
+    work()
     os._exit(7)
 sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-def test_a_fork_of_a_process_with_threads_trains(tmp_path):
-    done = processes.python("-c", FORK, cwd=tmp_path, timeout=60, OMP_NUM_THREADS="2")
+@pytest.mark.parametrize("parent", ["known", "new"])
+def test_a_fork_of_a_process_with_threads_trains(tmp_path, parent):
+    """Whether fastaae was known before the fork, or torch alone."""
+    done = processes.python("-c", FORK, parent, cwd=tmp_path, timeout=60, OMP_NUM_THREADS="2")
     assert done.returncode == 7, done.stderr

@@ -166,6 +166,16 @@ class InAFile:
         return np.array(self.array, dtype)
 
 
+class Masked(InAFile):
+    """As a netCDF variable."""
+
+    def __getitem__(self, key):
+        return np.ma.masked_array(self.array[key], mask=True)
+
+    def __array__(self, dtype=None, copy=None):
+        return np.ma.masked_array(self.array, mask=True)
+
+
 def reversed_twice(a):
     return a[::-1].copy()[::-1]
 
@@ -190,6 +200,8 @@ GOOD = {
 BAD = {
     "masked": lambda a: np.ma.masked_array(a, mask=third(a)),
     "masked beyond": lambda a: np.ma.masked_array(np.where(third(a), 10**9, a).astype(a.dtype), mask=third(a)),
+    "masked rows": lambda a: [np.ma.masked_array(row, mask=True) for row in a],
+    "masked by itself": lambda a: Masked(a),
     "sparse": lambda a: torch.from_numpy(a.reshape(len(a), -1).copy()).to_sparse(),
     "csr": lambda a: torch.eye(len(a), dtype=torch.float32).to_sparse_csr(),
     "scipy": lambda a: __import__("scipy.sparse").sparse.csr_matrix(a.reshape(len(a), -1)),
