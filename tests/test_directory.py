@@ -225,6 +225,23 @@ def test_networks_larger_than_the_file_are_refused_before_they_are_made(trained,
             fastaae.load(tmp_path)
 
 
+@pytest.mark.parametrize("how", ["dropped", "added", "of another shape", "of another dtype"])
+def test_optimizers_that_are_not_its_configs_are_refused(trained, tmp_path, how):
+    tensors, info = checkpoint.load(trained / NEWEST)
+    name = next(name for name in tensors if name.startswith("optimizer."))
+    odd = tensors.pop(name)
+    if how != "dropped":
+        made = {"added": odd, "of another shape": odd[..., :1], "of another dtype": odd.double()}[how]
+        tensors |= {name: odd if how == "added" else made, **({"optimizer.more": odd} if how == "added" else {})}
+    checkpoint.save(tmp_path / NEWEST, tensors, info)
+    before = (tmp_path / NEWEST).read_bytes()
+    with pytest.raises(
+        CheckpointError, match=rf"{NEWEST}: optimizer\.\S+ .* is in it or in its config, expected in both"
+    ):
+        fit(tmp_path, resume=True)
+    assert (tmp_path / NEWEST).read_bytes() == before
+
+
 # Where they lie
 
 
