@@ -47,8 +47,16 @@ class DamagedError(CheckpointError):
 
 
 RESTARTS = 3  # of a diverged run from its last checkpoint
+UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS, errno.EPERM, errno.EACCES)
 MOST = {"step": 2**53, "metrics_bytes": 2**53, "restarts": RESTARTS, "n_classes": 2**31}
-KINDS = {"config": dict, "shape": list, "stopped": bool, "data_sha256": str, "device": str} | dict.fromkeys(MOST, int)
+KINDS = {
+    "fastaae": str,
+    "config": dict,
+    "shape": list,
+    "stopped": bool,
+    "data_sha256": str,
+    "device": str,
+} | dict.fromkeys(MOST, int)
 
 
 def check_info(path: Path, info: dict[str, Any]) -> None:
@@ -119,14 +127,15 @@ def remove_unfinished(path: Path) -> None:
 def sync_folder(path: Path) -> None:
     """Let the names in a folder outlive a power cut, where its file system has a way to ask for that."""
     if os.name == "posix":
-        folder = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            folder = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            if error.errno not in UNSYNCED:
                 raise
-        finally:
-            os.close(folder)
 
 
 def save(path: str | Path, tensors: dict[str, Tensor], info: dict[str, Any], previous: Path | None = None) -> None:

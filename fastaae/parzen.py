@@ -284,8 +284,10 @@ class _State:
         for name, value in self.identity.items():
             if info.get(name) != value:
                 raise ValueError(f"{given}: of an evaluation with other {name}, expected the same or another file")
-        packed, like = tensors.get("sums"), sums.packed()
-        if packed is None or (packed.shape, packed.dtype) != (like.shape, like.dtype) or not 0 < packed[0] < 2**53:
+        like = sums.packed()
+        packed = tensors.get("sums", like[:0])
+        same = (packed.shape, packed.dtype) == (like.shape, like.dtype)
+        if not same or packed.isnan().any() or packed[:4].isinf().any() or not 0 < packed[0] < 2**53:
             raise ValueError(f"{given}: its sums are of another kind, expected {like.dtype} {list(like.shape)}")
         sums.restore(packed, first)
         if seeks:

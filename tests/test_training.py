@@ -1005,7 +1005,7 @@ def test_one_process_is_no_rank(monkeypatch, changes):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"WORLD_SIZE": v} for v in ("auto", "-1", "2.0", " 2")]
+    [{"WORLD_SIZE": v} for v in ("auto", "-1", "2.0", " 2", "٢", "9" * 26)]
     + [{name: v} for name in LAUNCHED if name != "WORLD_SIZE" for v in ("", None)]
     + [{"RANK": "2"}, {"RANK": "x"}, {"LOCAL_RANK": "-1"}, {"MASTER_PORT": "http"}],
     ids=str,

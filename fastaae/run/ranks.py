@@ -37,7 +37,11 @@ def launched() -> bool:
     *numbers, address = said = [os.environ.get(name, "") for name in names]
     if numbers[0] in ("", "0", "1"):
         return False
-    if not address or not all(n.isdecimal() for n in numbers) or int(numbers[1]) >= int(numbers[0]):
+    if (
+        not address
+        or not all(n.isascii() and n.isdecimal() and int(n) < 2**16 for n in numbers)
+        or int(numbers[1]) >= int(numbers[0])
+    ):
         found = " ".join(f"{name}={value!r}" for name, value in zip(names, said, strict=True))
         raise ValueError(f"{found}: start it by torchrun, which sets all of these, or unset WORLD_SIZE")
     if torch.cuda.is_available():
@@ -61,6 +65,16 @@ def share(cfg: Config | None, resume: str | Path | None) -> Iterator[tuple[Confi
         named = [provenance.new_directory(cfg.name) if distributed.get_rank() == 0 else ""]  # by the clock of the first
         distributed.broadcast_object_list(named)
         where = named[0]
+    elif resume is None and cfg is not None:  # before any rank makes its own directory there
+        message = [""]
+        if distributed.get_rank() == 0:
+            try:
+                RunDirectory(cfg.out_dir or ".").check_empty()
+            except ValueError as error:
+                message[0] = str(error)
+        distributed.broadcast_object_list(message)
+        if message[0]:
+            raise ValueError(f"{message[0]}")
     directory, heartbeat = RunDirectory(where or "."), Heartbeat("steps", SILENCE)
     rank, world, own = heartbeat.rank, heartbeat.world, directory.of_rank(heartbeat.rank)
     try:

@@ -150,7 +150,10 @@ class Checkpoints:
         Raises:
             ValueError: either file is damaged, or config.json says that the checkpoint is of another run.
         """
-        info, now = {"step": 0}, {"command": sys.argv, **provenance.describe(str(self.step.device))}
+        info, now = (
+            {"step": 0},
+            {"command": [word[:1000] for word in sys.argv[:100]], **provenance.describe(str(self.step.device))},
+        )
         cfg: dict[str, Any] = json.loads(json.dumps(self.cfg.to_dict()))
         content = {"config": cfg, "data": {"name": self.data.name, "sha256": self.data.sha256}, **now}
         if not self.resumed:
@@ -163,7 +166,11 @@ class Checkpoints:
                 if name in cfg and name not in RESUMABLE and value != cfg[name]:
                     differ = f"{name}={brief(value)}, the checkpoint's is {brief(cfg[name])}"
                     raise ValueError(f"{self.directory.config}: {differ}; expected the checkpoint of that run")
-            content = {**before, "config": cfg, "resumed": [*before.get("resumed", []), {"step": info["step"], **now}]}
+            content = {
+                **before,
+                "config": cfg,
+                "resumed": [*before.get("resumed", [])[-99:], {"step": info["step"], **now}],
+            }
         self.directory.truncate(info["step"], info.get("metrics_bytes"))
         self.directory.write_json(self.directory.config, content)
         return self.newest or 0
@@ -215,8 +222,9 @@ class Checkpoints:
             begun = -(-done // step.steps_per_epoch)
             raise ValueError(f"resume={cfg.out_dir!r}: epochs={cfg.epochs}, expected at least {begun}, begun already")
         if odd := _kinds(step.state()) ^ _kinds(saved.tensors):
-            by = f"written by fastaae {brief(saved.info.get('fastaae'))}, this is {__version__}"
-            raise CheckpointError(f"{self.directory.newest}: {min(odd)} is in it or in its config, expected in both; {by}")
+            wrong = f"{min(odd)} is in it alone, or in its config alone"
+            by = f"fastaae {saved.info.get('fastaae')} wrote it, this is {__version__}"
+            raise CheckpointError(f"{self.directory.newest}: {wrong}, expected what that makes ({by})")
         self.newest = done
         step.restore(saved.tensors, done)
         self.restarts, self.stopped = saved.info.get("restarts", 0), saved.info.get("stopped", False)
