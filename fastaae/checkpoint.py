@@ -47,7 +47,7 @@ class DamagedError(CheckpointError):
 
 
 RESTARTS = 3  # of a diverged run from its last checkpoint
-UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS, errno.EPERM, errno.EACCES)
+UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS, errno.EPERM)
 MOST = {"step": 2**53, "metrics_bytes": 2**53, "restarts": RESTARTS, "n_classes": 2**31}
 KINDS = {
     "fastaae": str,

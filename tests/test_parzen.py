@@ -340,6 +340,16 @@ def test_whatever_precision_the_caller_has_set():
     assert np.array_equal(plain, other)
 
 
+@pytest.mark.parametrize(("d", "steps"), [(1, 1), (3, 1), (62, 4), (784, 12)])
+@pytest.mark.filterwarnings("ignore:best bandwidth")
+def test_the_default_grid_is_finer_in_more_dimensions(d, steps):
+    """Neighbours differ by less than 0.1 nats near the best: D (ln of their ratio / 2)² <= 0.1."""
+    result = parzen_log_likelihood(images(3, d, 1), images(20, d), validation=images(5, d, 2))
+    sigmas = result.sigma_curve.sigma
+    assert len(sigmas) == 9 * steps + 1 and (sigmas[0], sigmas[-1]) == (0.1, 1.0)
+    assert d * (math.log(sigmas[1] / sigmas[0]) / 2) ** 2 <= 0.1 or steps == 1
+
+
 def test_result():
     result = parzen_log_likelihood(images(50, 30, 1), images(500, 30), 0.2)
     assert result.per_query.shape == (50,) and result.per_query.dtype == np.float64
