@@ -70,7 +70,7 @@ def _forked() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
-if os.path.exists("/proc/self/stat"):
+if "torch" in sys.modules and os.path.exists("/proc/self/stat"):
     with open("/proc/self/stat", "rb") as _stat:
         if int(_stat.read().rsplit(b")", 1)[1].split()[6]) & 0x40:  # forked, with no other program since
             _forked()

@@ -294,7 +294,7 @@ class Figures(OnData):
         from . import figures
 
         (model,), data = self.models_and_data(directory, self.replica)
-        for path, shows in figures.draw(model, data, expanded(self.out or directory), self.seed).items():
+        for path, shows in figures.draw(model, data, self.out or directory, self.seed).items():
             _print(f"{path}: {shows}")
 
 

@@ -36,9 +36,10 @@ def cluster_error(q: ArrayLike, y: ArrayLike, labels: ArrayLike) -> float:
     """Percent of the test examples whose cluster has another label. labels: [K], from cluster_labels or majority_labels
     on the validation examples."""
     q, y = _checked(q, y)
-    if array("labels", labels, lists=True).shape != (q.shape[1],):
-        raise ValueError(f"labels of shape {np.shape(labels)}: expected one for each of {q.shape[1]} clusters")
-    return 100 * float(np.mean(np.asarray(labels)[q.argmax(1)] != y))
+    labels = array("labels", labels, lists=True)
+    if labels.shape != (q.shape[1],):
+        raise ValueError(f"labels of shape {labels.shape}: expected one for each of {q.shape[1]} clusters")
+    return 100 * float(np.mean(labels[q.argmax(1)] != y))
 
 
 def normalized_mutual_information(a: ArrayLike, b: ArrayLike) -> float:

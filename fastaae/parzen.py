@@ -350,7 +350,7 @@ def _array(name: str, values: Any, shape: tuple[int, ...] | None = None, first: 
     t = t if shape is None else flat(name, t, shape)
     low, high = torch.stack(torch.aminmax(t)).tolist()  # NaN if there is one
     if -LARGEST < low and high < LARGEST:
-        if first is None and t.dtype == torch.uint8 and (odd := span_warning(name, t)):
+        if first is None and t.dtype == torch.uint8 and (odd := span_warning(name, low, high, t.dtype)):
             warn_caller(odd)
         typical = 0.0 if first else some(t.flatten(1), 1024).double().abs().amax(1).cpu().median().item()
         unit = 255 if t.dtype == torch.uint8 else 1

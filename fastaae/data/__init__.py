@@ -162,14 +162,14 @@ def _build(name: str, arrays: Arrays, n_validation: int | None, shuffle: bool = 
     x = examples("x", x)
     n, shape = len(x), tuple(x.shape[1:])
     y = None if y is None else _labels("y", y, n)
-    odd = span_warning("x", x)
+    odd = span_warning("x", *x.aminmax(), x.dtype)
     if x_test is not None:
         x_test = examples("x_test", x_test)
         if (x_test.shape[1:], x_test.dtype) != (shape, x.dtype):
             found, expected = (f"{a.dtype} examples of shape {tuple(a.shape[1:])}" for a in (x_test, x))
             raise DataError(f"x_test has {found}, expected {expected} as in x")
         y_test = None if y_test is None else _labels("y_test", y_test, len(x_test))
-        x_test, odd = x_test.flatten(1), odd or span_warning("x_test", x_test)
+        x_test, odd = x_test.flatten(1), odd or span_warning("x_test", *x_test.aminmax(), x.dtype)
     if odd:
         warn_caller(odd)
     held = n // 6 if n_validation is None else scalar(n_validation)
@@ -197,9 +197,9 @@ def _build(name: str, arrays: Arrays, n_validation: int | None, shuffle: bool = 
     return Data(name, shape, n_classes, _digest(splits), *splits)
 
 
-def span_warning(name: str, x: torch.Tensor) -> str | None:
-    """What to warn of where examples, called `name`, fill next to nothing of their range, 0 to 255 or [0, 1]."""
-    low, high, most = x.min().item(), x.max().item(), 255 if x.dtype == torch.uint8 else 1
+def span_warning(name: str, low: Any, high: Any, dtype: torch.dtype) -> str | None:
+    """What to warn of where examples, called `name`, from `low` to `high`, fill next to nothing of 0 to 255 or 1."""
+    low, high, most = float(low), float(high), 255 if dtype == torch.uint8 else 1
     if not 0 < high * 255 / most <= 1.001 * DARK:
         return None
     hint = f"if {high:g} is as good as white, pass floats divided by {high:g}"

@@ -114,8 +114,8 @@ class Batches:
         self.feeds, self.noise = [self._feed(*each) for each in inputs], noise
         self.images = self.feeds[0]
         if cfg.classifies or cfg.label_prior:
-            subsets = [labeled_subset(self.y.cpu(), cfg.n_labeled, data.n_classes, s) for s in self.seeds]
-            rows = torch.stack(subsets).to(device)
+            y, classes = self.y.cpu(), data.n_classes
+            rows = torch.stack([labeled_subset(y, cfg.n_labeled, classes, s) for s in self.seeds]).to(device)
             if cfg.label_prior:
                 known = self.y.new_full((r, len(self.x)), data.n_classes)
                 self.known = known.scatter_(1, rows, self.y[rows])

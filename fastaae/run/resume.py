@@ -150,10 +150,9 @@ class Checkpoints:
         Raises:
             ValueError: either file is damaged, or config.json says that the checkpoint is of another run.
         """
-        info, now = (
-            {"step": 0},
-            {"command": [word[:1000] for word in sys.argv[:100]], **provenance.describe(str(self.step.device))},
-        )
+        info: dict[str, Any] = {"step": 0}
+        words = [word[:1000] for word in sys.argv[:100]]  # of a command of any length
+        now = {"command": words, **provenance.describe(str(self.step.device))}
         cfg: dict[str, Any] = json.loads(json.dumps(self.cfg.to_dict()))
         content = {"config": cfg, "data": {"name": self.data.name, "sha256": self.data.sha256}, **now}
         if not self.resumed:
@@ -166,11 +165,8 @@ class Checkpoints:
                 if name in cfg and name not in RESUMABLE and value != cfg[name]:
                     differ = f"{name}={brief(value)}, the checkpoint's is {brief(cfg[name])}"
                     raise ValueError(f"{self.directory.config}: {differ}; expected the checkpoint of that run")
-            content = {
-                **before,
-                "config": cfg,
-                "resumed": [*before.get("resumed", [])[-99:], {"step": info["step"], **now}],
-            }
+            again = [*before.get("resumed", [])[-99:], {"step": info["step"], **now}]
+            content = {**before, "config": cfg, "resumed": again}
         self.directory.truncate(info["step"], info.get("metrics_bytes"))
         self.directory.write_json(self.directory.config, content)
         return self.newest or 0
