@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..checkpoint import remove_unfinished, replaced
 from ..files import DataError, check_regular, private, unpacked
 
 MAX_BYTES = 2**35  # of a file; what its arrays may declare is for the caller to say
@@ -54,13 +55,10 @@ def converted(path: Path, names: Sequence[str], limit_bytes: int, convert: Conve
     with suppress(OSError):  # without a cache the next time takes as long as this one
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         if private(cache):
-            new = kept.with_suffix(".new.npz")  # which a killed process leaves, and the next one writes over
-            try:
+            remove_unfinished(kept)
+            with replaced(kept) as new:
                 np.savez(new, **arrays)  # pyright: ignore[reportArgumentType]  # none has its names
                 new.chmod(0o600)
-                os.replace(new, kept)
-            finally:
-                new.unlink(missing_ok=True)
     return arrays
 
 
