@@ -2,10 +2,13 @@
 
 Throughout, q [N, K] holds q(y|x) of N examples, or its logarithm, which keeps the order where q rounds to 1, each
 assigned to the cluster where it is highest, the first of equals, and y [N] their labels, integers. A ValueError says
-that they are not finite, or not of such shapes and types.
+that they are not finite, or not of such shapes and types. Instead of q, what assigned() makes of its rows will do.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,33 +16,56 @@ from numpy.typing import ArrayLike
 from .data.arrays import array
 
 
-def cluster_labels(q: ArrayLike, y: ArrayLike) -> np.ndarray:
+class Assigned(NamedTuple):
+    """Of all of q, what labels of clusters and errors need."""
+
+    clusters: np.ndarray  # int64 [N], of each example: its cluster
+    examples: np.ndarray  # int64 [K], of each cluster: the example with the highest q(y_i|x), the first of equals
+
+
+Q = ArrayLike | Assigned
+
+
+def assigned(blocks: Iterable[ArrayLike]) -> Assigned:
+    """What is needed of q, from blocks of its rows: of many examples and clusters it would fill the memory."""
+    clusters, best, examples = [np.zeros(0, np.int64)], np.array(-np.inf), np.array(0)
+    for block in blocks:
+        q, done = array("q", block, lists=True), sum(map(len, clusters))
+        if q.ndim != 2 or not q.size or not np.isfinite(q).all():
+            raise ValueError(f"q of shape {q.shape}: expected finite probabilities [N, K]")
+        examples = np.where(q.max(0) > best, q.argmax(0) + done, examples)
+        best = np.maximum(q.max(0), best)
+        clusters.append(q.argmax(1))
+    return Assigned(np.concatenate(clusters), examples)
+
+
+def cluster_labels(q: Q, y: ArrayLike) -> np.ndarray:
     """The paper's label of every cluster: that of the example with the highest q(y_i|x), int64 [K].
 
     A cluster gets one even if no example is assigned to it.
     """
     q, y = _checked(q, y)
-    return y[q.argmax(0)]
+    return y[q.examples]
 
 
-def majority_labels(q: ArrayLike, y: ArrayLike) -> np.ndarray:
+def majority_labels(q: Q, y: ArrayLike) -> np.ndarray:
     """The label that most of the examples assigned to a cluster have, int64 [K], the smallest of equals; -1 without any
     examples, so that whatever else comes there counts as wrong."""
     q, y = _checked(q, y)
     names, labels = np.unique(y, return_inverse=True)
-    counts = np.zeros((q.shape[1], len(names)), np.int64)
-    np.add.at(counts, (q.argmax(1), labels), 1)
+    counts = np.zeros((len(q.examples), len(names)), np.int64)
+    np.add.at(counts, (q.clusters, labels), 1)
     return np.where(counts.any(1), names[counts.argmax(1)], -1)
 
 
-def cluster_error(q: ArrayLike, y: ArrayLike, labels: ArrayLike) -> float:
+def cluster_error(q: Q, y: ArrayLike, labels: ArrayLike) -> float:
     """Percent of the test examples whose cluster has another label. labels: [K], from cluster_labels or majority_labels
     on the validation examples."""
     q, y = _checked(q, y)
     labels = array("labels", labels, lists=True)
-    if labels.shape != (q.shape[1],):
-        raise ValueError(f"labels of shape {labels.shape}: expected one for each of {q.shape[1]} clusters")
-    return 100 * float(np.mean(labels[q.argmax(1)] != y))
+    if labels.shape != q.examples.shape:
+        raise ValueError(f"labels of shape {labels.shape}: expected one for each of {len(q.examples)} clusters")
+    return 100 * float(np.mean(labels[q.clusters] != y))
 
 
 def normalized_mutual_information(a: ArrayLike, b: ArrayLike) -> float:
@@ -53,28 +79,26 @@ def normalized_mutual_information(a: ArrayLike, b: ArrayLike) -> float:
     return float(np.clip((in_a + in_b - in_both) / mean, 0, 1)) if mean else 1.0
 
 
-def score_clusters(q_valid: ArrayLike, y_valid: ArrayLike, q_test: ArrayLike, y_test: ArrayLike) -> dict[str, float]:
+def score_clusters(q_valid: Q, y_valid: ArrayLike, q_test: Q, y_test: ArrayLike) -> dict[str, float]:
     """How well clusters agree with labels, where the labels of clusters come from the validation examples.
 
     Returns:
         {"cluster_error": percent, by the paper's protocol, "majority_error": percent, by majority vote, "nmi": in
         [0, 1], of test labels and clusters, "clusters": number of clusters with test examples}.
     """
-    clusters = _checked(q_test, y_test)[0].argmax(1)
+    q_test, y_test = _checked(q_test, y_test)
     return {
         "cluster_error": cluster_error(q_test, y_test, cluster_labels(q_valid, y_valid)),
         "majority_error": cluster_error(q_test, y_test, majority_labels(q_valid, y_valid)),
-        "nmi": normalized_mutual_information(y_test, clusters),
-        "clusters": float(len(np.unique(clusters))),
+        "nmi": normalized_mutual_information(y_test, q_test.clusters),
+        "clusters": float(len(np.unique(q_test.clusters))),
     }
 
 
-def _checked(q: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    q, y = array("q", q, lists=True), array("y", y, lists=True)
-    if q.ndim != 2 or not q.size or not np.isfinite(q).all():
-        raise ValueError(f"q of shape {q.shape}: expected finite probabilities [N, K]")
-    if y.shape != (len(q),) or not np.issubdtype(y.dtype, np.integer):
-        raise ValueError(f"y of shape {y.shape} and type {y.dtype}: expected {len(q)} integers")
+def _checked(q: Q, y: ArrayLike) -> tuple[Assigned, np.ndarray]:
+    q, y = q if isinstance(q, Assigned) else assigned([q]), array("y", y, lists=True)
+    if y.shape != q.clusters.shape or not np.issubdtype(y.dtype, np.integer):
+        raise ValueError(f"y of shape {y.shape} and type {y.dtype}: expected {len(q.clusters)} integers")
     return q, y.astype(np.int64)
 
 

@@ -234,8 +234,9 @@ Test = Callable[[Any], object]
 Rule = tuple[str, Callable[[Config], object], str]
 
 
-def _integer(least: int) -> tuple[Test, str]:
-    return lambda v: type(v) is int and least <= v < 2**31, f"an integer from {least} to 2**31 - 1"
+def _integer(least: int, most: int = 2**31 - 1) -> tuple[Test, str]:
+    words = most if most < 2**31 - 1 else "2**31 - 1"
+    return lambda v: type(v) is int and least <= v <= most, f"an integer from {least} to {words}"
 
 
 def _number(valid: Test, words: str) -> tuple[Test, str]:
@@ -260,9 +261,9 @@ FIELDS: tuple[tuple[str, Test, str], ...] = (  # names, what their values must p
     ("name", re.compile(r"[\w.-]+").fullmatch, "letters, digits, '.', '_' and '-': it begins a directory's name"),
     ("data_dir out_dir profile", lambda v: isinstance(v, str), "a string"),
     ("seed noise_layer", *_integer(0)),
-    ("components", lambda v: type(v) is int and 1 <= v <= 10_000, "an integer from 1 to 10000"),  # as classes of data
+    ("components", *_integer(1, 10_000)),  # as classes of data
     ("noise_dim style_dim epochs batch_size replicas checkpoint_every log_every n_validation n_labeled", *_integer(1)),
-    ("n_clusters", *_integer(2)),
+    ("n_clusters", *_integer(2, 10_000)),
     ("label_prior standardize graph", lambda v: type(v) is bool, "True or False"),
     ("hidden lr_decay_epochs", lambda v: isinstance(v, tuple), "a tuple of integers"),
     ("lr_reconstruction lr_adversarial lr_classification lr_decay", *POSITIVE),

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from .clusters import score_clusters
+from .clusters import assigned, score_clusters
 from .data import Data
 from .engine.priors import component_of
 from .kernels import reference
 from .kernels.exact import exact_arithmetic
-from .model import BATCH, Model
+from .model import Model
 
 
 def score(model: Model, x: Tensor, y: Tensor | None = None) -> dict[str, float]:
@@ -33,8 +33,8 @@ def score(model: Model, x: Tensor, y: Tensor | None = None) -> dict[str, float]:
         return {}
     sums: dict[str, float] = defaultdict(float)
     with exact_arithmetic():
-        for k, block in enumerate(x.split(BATCH)):
-            labels = None if y is None else y[k * BATCH : k * BATCH + len(block)].to(model.device)
+        for k, block in enumerate(x.split(n := model.batch)):
+            labels = None if y is None else y[k * n : k * n + len(block)].to(model.device)
             target = model.scaled(block)
             code = model.code(target)
             if supervised and labels is not None:
@@ -77,9 +77,9 @@ def evaluate(models: Sequence[Model], data: Data, split: str) -> dict[str, list[
     scores = [score(model, x, y) for model in models]
     if models[0].config.n_clusters and y is not None and data.y_valid is not None:
         for model, metrics in zip(models, scores, strict=True):
-            q = model.log_q(x.numpy())
-            q_valid = q if split == "valid" else model.log_q(data.x_valid.numpy())
-            metrics |= score_clusters(q_valid, data.y_valid.numpy(), q, y.numpy())
+            q = assigned(map(model.log_q, x.split(model.batch)))
+            q_valid = q if split == "valid" else assigned(map(model.log_q, data.x_valid.split(model.batch)))
+            metrics |= score_clusters(q_valid, data.y_valid, q, y)
     return {f"{split}_{name}": [s[name] for s in scores] for name in scores[0]}
 
 

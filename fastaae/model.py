@@ -28,7 +28,7 @@ from .parzen import ParzenResult, parzen_log_likelihood
 from .scalars import integer, scalar
 
 Rows = TypeVar("Rows", np.ndarray, Tensor)  # NumPy in, NumPy out; torch in, torch out
-BATCH = 4096
+BATCH, WIDE = 4096, 2**24  # examples at a time, and numbers that a layer makes of them then
 DRAWN = 4096  # samples per block of a stream; part of what a seed means
 TOGETHER = 64  # such blocks are decoded at once on a GPU, or launching kernels would take most of the time
 
@@ -58,6 +58,18 @@ class Model:
         return self.decoder.weights[0].device
 
     @property
+    def batch(self) -> int:
+        """How many examples at a time go through the networks."""
+        widest = max(
+            n
+            for network in (self.encoder, self.decoder)
+            if network is not None
+            for w in network.weights
+            for n in w.shape
+        )
+        return min(BATCH, max(1, WIDE // widest))
+
+    @property
     def label_head(self) -> bool:
         """Whether the encoder has an output y; in a supervised autoencoder the label is given."""
         return self.n_classes > 0 and self.config.task != "supervised"
@@ -79,14 +91,11 @@ class Model:
     def predict_proba(self, x: Rows) -> Rows:
         """Class probabilities q(y|x) [N, n_classes] of examples x [N, ...]. Raises as encode, and ValueError if the
         model was trained without labels."""
-        if not self.label_head:
-            raise ValueError(f"task {self.config.task!r} has no label head, expected one of {', '.join(WITH_Y)}")
-        return self._batched(lambda b: self.code(b)[1], self._examples(x), x)
+        return self._labelled(lambda q: q, x)
 
     def predict(self, x: Rows) -> Rows:
         """Classes int64 [N], the largest of predict_proba. Raises as predict_proba."""
-        q: Any = self.predict_proba(x)
-        return q.argmax(-1)
+        return self._labelled(lambda q: q.argmax(-1), x)
 
     @overload
     def decode(self, z: np.ndarray | Sequence[Any], labels: Any = None) -> np.ndarray: ...
@@ -191,8 +200,9 @@ class Model:
 
         def logs(block: Tensor) -> Tensor:
             logits = self.code(block, logits=True)[1].double()
-            below, top = logits - logits.amax(1, keepdim=True), logits.argmax(1, keepdim=True)
-            return below - torch.log1p(below.exp().scatter(1, top, 0).sum(1, keepdim=True))
+            top = logits.argmax(1, keepdim=True)
+            below = logits.sub_(logits.gather(1, top))
+            return below.sub_(torch.log1p(below.exp().scatter_(1, top, 0).sum(1, keepdim=True)))
 
         return self._batched(logs, self._examples(x), x)
 
@@ -238,13 +248,14 @@ class Model:
 
     def _stream(self, codes: Iterator[Tensor], skip: int) -> Iterator[Tensor]:
         """Examples decoded from codes, without the first `skip`."""
-        while blocks := list(islice(codes, TOGETHER if self.device.type == "cuda" else 1)):
-            code = torch.cat(blocks)
-            if skip < len(code):
-                with exact_arithmetic(inference=False):
-                    decoded = self.decoded(code)
-                yield decoded[skip:]
-            skip = max(skip - len(code), 0)
+        together = TOGETHER if self.device.type == "cuda" else 1
+        while blocks := list(islice(codes, together)):
+            for code in torch.cat(blocks).split(together * self.batch):
+                if skip < len(code):
+                    with exact_arithmetic(inference=False):
+                        decoded = self.decoded(code)
+                    yield decoded[skip:]
+                skip = max(skip - len(code), 0)
 
     def _examples(self, x: Any, name: str = "x") -> Tensor:
         return flat(name, examples(name, x), self.shape)
@@ -266,10 +277,16 @@ class Model:
             raise ValueError(f"label {wrong[0]}: {expected}")
         return torch.nn.functional.one_hot(y, self.n_classes).to(dtype)
 
+    def _labelled(self, f: Callable[[Tensor], Tensor], x: Any) -> Any:
+        """f of the probabilities q(y|x), a few thousand examples at a time."""
+        if not self.label_head:
+            raise ValueError(f"task {self.config.task!r} has no label head, expected one of {', '.join(WITH_Y)}")
+        return self._batched(lambda b: f(self.code(b)[1]), self._examples(x), x)
+
     def _batched(self, f: Callable[[Tensor], Tensor], rows: Tensor, like: Any) -> Any:
         """f over rows, a few thousand at a time, on the model's device. NumPy unless `like` is a tensor."""
         with exact_arithmetic():
-            out = [f(self.scaled(block)) for block in rows.split(BATCH)]
+            out = [f(self.scaled(block)) for block in rows.split(self.batch)]
         result = torch.cat(out)
         return result if isinstance(like, Tensor) else result.cpu().numpy()
 

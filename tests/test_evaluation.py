@@ -12,6 +12,7 @@ from sklearn.metrics import normalized_mutual_info_score
 import fastaae
 import fastaae.evaluation
 from fastaae.clusters import (
+    assigned,
     cluster_error,
     cluster_labels,
     majority_labels,
@@ -81,7 +82,7 @@ LOSSES = {
 @pytest.mark.parametrize("batch", [3, 4096])
 def test_reconstruction_error_is_the_loss_worked_by_hand(monkeypatch, x, name, batch):
     fields, logits, expected = LOSSES[name]
-    monkeypatch.setattr(fastaae.evaluation, "BATCH", batch)
+    monkeypatch.setattr(fastaae.model, "BATCH", batch)
     before = x.clone()
     error = reconstruction_error(model(logits, **fields), x)
     assert type(error) is float and error == pytest.approx(expected, rel=1e-6)
@@ -237,6 +238,14 @@ def test_the_two_protocols_differ_where_a_head_is_unlike_its_cluster():
 def test_labels_of_clusters_come_from_the_validation_examples_alone():
     scores = score_clusters(np.eye(3), np.array([5, 6, 7]), np.eye(3)[[0, 1, 2, 2]], np.array([5, 5, 7, 6]))
     assert scores["cluster_error"] == scores["majority_error"] == 50 and scores["clusters"] == 3
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4, 6])
+def test_clusters_of_blocks_are_those_of_the_whole(rows):
+    q = np.round(np.random.default_rng(rows).random((6, 4)), 1)  # with equals
+    found = assigned(q[k : k + rows] for k in range(0, 6, rows))
+    assert np.array_equal(found.clusters, q.argmax(1)) and np.array_equal(found.examples, q.argmax(0))
+    assert score_clusters(found, Y, found, Y) == score_clusters(q, Y, q, Y)
 
 
 def test_cluster_scores_of_torch_tensors_are_the_same():

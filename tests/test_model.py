@@ -139,11 +139,12 @@ def test_bytes_and_floats_agree(dtype):
 
 
 @pytest.mark.parametrize("classes", [0, CLASSES], ids=["unsupervised", "semi_supervised"])
-@pytest.mark.parametrize("batch", [1, 3, 7])
-def test_batches_do_not_matter(monkeypatch, classes, batch):
+@pytest.mark.parametrize(("limit", "most"), [("BATCH", 1), ("BATCH", 3), ("BATCH", 7), ("WIDE", 1), ("WIDE", 20)])
+def test_batches_do_not_matter(monkeypatch, classes, limit, most):
     m = model(classes)
     expected = methods(m)
-    monkeypatch.setattr(fastaae.model, "BATCH", batch)
+    monkeypatch.setattr(fastaae.model, limit, most)
+    assert m.batch <= 7
     for name, value in methods(m).items():
         np.testing.assert_allclose(value, expected[name], rtol=0, atol=1e-6, err_msg=name)
 
