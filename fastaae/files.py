@@ -4,6 +4,7 @@ them; errors of files."""
 from __future__ import annotations
 
 import difflib
+import errno
 import json
 import os
 import stat
@@ -13,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+BROKEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # errors of a disk, not of what is on it
 MAX_JSON = 2**20  # bytes of a config.json
 SMALL_UNPACKED, MAX_RATIO = 64 * 2**20, 20  # see unpacked()
 

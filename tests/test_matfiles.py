@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -316,6 +317,17 @@ def test_cache_that_cannot_be_written(tmp_path, fast_reader):
     for _ in range(2):
         assert matfiles.converted(path, ("X", "y"), LIMIT, convert, tmp_path / "c")["n"] == 7
     assert len(fast_reader) == 2
+
+
+def test_a_full_disk_is_not_the_files_fault(tmp_path, monkeypatch):
+    path = saved(tmp_path / "a.mat")
+    reader = tmp_path / "reader.py"
+    no_room = "import numpy as np\ndef save(*_, **__): raise OSError('1 requested and 0 written')\nnp.save = save\n"
+    reader.write_text(Path(matfiles.READER).read_text().replace("\n\nROOM", f"\n\n{no_room}\nROOM"))
+    monkeypatch.setattr(matfiles, "READER", str(reader))
+    with pytest.raises(OSError, match="no room for the arrays of .*a.mat: name a larger folder in TMPDIR") as error:
+        matfiles.converted(path, ("X", "y"), LIMIT, convert, tmp_path / "c")
+    assert error.value.errno == errno.ENOSPC and not isinstance(error.value, DataError)
 
 
 def test_errors_are_not_cached_and_name_the_file(tmp_path, fast_reader):

@@ -6,6 +6,7 @@ cache, since SciPy takes a minute for SVHN.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import struct
@@ -19,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from ..checkpoint import remove_unfinished, replaced
-from ..files import DataError, check_regular, private, unpacked
+from ..files import BROKEN, DataError, check_regular, private, unpacked
 
 MAX_BYTES = 2**35  # of a file; what its arrays may declare is for the caller to say
 TIME_LIMIT = 60  # seconds for one file, and one more for each of its MB
@@ -36,7 +37,7 @@ def converted(path: Path, names: Sequence[str], limit_bytes: int, convert: Conve
     Raises:
         DataError: not such a file, a variable is missing or not a full array of real numbers, they declare more than
             `limit_bytes` together or than such a file may unpack to, `convert` refuses them, the file is damaged, or
-            SciPy is missing. The message names the file.
+            SciPy is missing. The message names the file. OSError: the disk is full, or fails.
     """
     path, digest = path.absolute(), hashlib.sha256()
     try:
@@ -51,6 +52,8 @@ def converted(path: Path, names: Sequence[str], limit_bytes: int, convert: Conve
                     return dict(arrays)
         arrays = convert(_read(path, names, unpacked(size, limit_bytes), TIME_LIMIT + size // 2**20))
     except (OSError, ValueError, EOFError, MemoryError) as error:  # np.load of what a broken process left, and above
+        if getattr(error, "errno", None) in BROKEN:
+            raise
         raise DataError(f"{path}: {error}") from None
     with suppress(OSError):  # without a cache the next time takes as long as this one
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -79,6 +82,10 @@ def _read(path: Path, names: Sequence[str], limit_bytes: int, seconds: float) ->
         finally:
             for end in alive:
                 os.close(end)
+        if done.returncode == errno.ENOSPC:
+            room = f"no room for the arrays of {path}: name a larger folder in TMPDIR"
+            full = OSError(errno.ENOSPC, room, folder)
+            raise full
         if done.returncode < 0:
             raise DataError(f"the process reading it died of signal {-done.returncode}: a damaged file? get it again")
         if done.returncode:

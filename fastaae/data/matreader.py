@@ -5,6 +5,7 @@ Run by its path, so that it needs no torch: it imports nothing of fastaae.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import sys
@@ -40,7 +41,10 @@ def main(path: str, limit: str, *names: str) -> None:
         for k, name in enumerate(names):
             if not isinstance(arrays[name], np.ndarray) or arrays[name].dtype.kind not in "biuf":
                 sys.exit(f"{name!r} cannot be read as real numbers: save it as an array of them")
-            np.save(f"{k}.npy", arrays[name], allow_pickle=False)
+            try:
+                np.save(f"{k}.npy", arrays[name], allow_pickle=False)
+            except OSError:  # of which NumPy does not say why
+                os._exit(errno.ENOSPC)
     except Exception as error:  # a damaged file can raise nearly anything
         said = " ".join(str(error)[:1000].split())
         sys.exit(f"not readable ({type(error).__name__}: {said}), expected a MATLAB file")
