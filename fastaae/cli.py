@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import io
 import json
 import os
@@ -19,7 +18,7 @@ import tyro
 from . import __version__
 from .config import Config
 from .experiments import PRESETS, preset
-from .files import WriteError, expanded, read_json, suggestion
+from .files import BROKEN, WriteError, expanded, read_json, suggestion
 
 if TYPE_CHECKING:
     from .data import Data
@@ -55,9 +54,13 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # as in `fastaae presets | head -1`
         return 141
     except (ValueError, OSError, RuntimeError, MemoryError, ImportError) as error:
-        _say(f"{error}: pip install 'fastaae[demo]'" if isinstance(error, ImportError) else error)
-        broken = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
-        return 1 if broken or isinstance(error, WriteError | RuntimeError | MemoryError) else 2
+        text = f"{error}: pip install 'fastaae[demo]'" if isinstance(error, ImportError) else str(error)
+        _say(f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else text)
+        return (
+            1
+            if getattr(error, "errno", None) in BROKEN or isinstance(error, WriteError | RuntimeError | MemoryError)
+            else 2
+        )
 
 
 def _run(command: str, *arguments: str) -> None:
@@ -140,9 +143,8 @@ def _train(arguments: list[str]) -> None:
     if path and cfg.dataset == base.dataset and cfg.n_validation == base.n_validation:
         data = read_json(path).get("data")
         if sha256 := data.get("sha256") if isinstance(data, dict) else None:
-            _same_data(cfg, sha256, path, recorded=cfg.data_dir == base.data_dir)
-            if cfg.data_dir is not None and not expanded(cfg.data_dir).is_dir():  # gone, and not needed
-                cfg = dataclasses.replace(cfg, data_dir=None)
+            _, where = _same_data(cfg, sha256, path, recorded=cfg.data_dir == base.data_dir)
+            cfg = dataclasses.replace(cfg, data_dir=where)
     _train_and_report(cfg, None)
 
 
@@ -173,17 +175,17 @@ def _train_and_report(cfg: Config | None, resume: str | None) -> None:
     for name, metric in run.metrics.items():
         spread = f" +- {metric['std']:.2g}" if len(metric["replicas"]) > 1 else ""
         _print(f"{name:24} {metric['mean']:.4g}{spread}")
-    _print(f"run directory: {run.directory}")
+    _print(f"run directory: {run.directory if several else run.config.out_dir}")
 
 
-def _same_data(cfg: Config, sha256: str | None, source: str, recorded: bool) -> Data:
-    """The data of a config, which has to be what the run recorded; whether its data_dir is that of the run, too."""
+def _same_data(cfg: Config, sha256: str | None, source: str, recorded: bool) -> tuple[Data, str | None]:
+    """The data of a config, and their data_dir; they have to be what the run recorded, as maybe it is, too."""
     from . import data
 
-    loaded = data.load(cfg.dataset, cfg.data_dir, cfg.n_validation, recorded)
+    loaded, where = data.recorded(cfg.dataset, cfg.data_dir, cfg.n_validation, sha256 if recorded else None)
     if sha256 is not None and loaded.sha256 != sha256:
         raise ValueError(f"{source}: {cfg.dataset} is not its data, expected SHA-256 {sha256}, not {loaded.sha256}")
-    return loaded
+    return loaded, where
 
 
 @dataclasses.dataclass
@@ -207,7 +209,7 @@ class OnData:
             models += [from_tensors(tensors, info, run.newest, r) for r in range(1, models[0].config.replicas)]
         moved = {k: v for k, v in (("data_dir", self.data_dir), ("dataset", self.dataset)) if v is not None}
         cfg = dataclasses.replace(models[0].config, **moved)
-        return models, _same_data(cfg, info.get("data_sha256"), directory, recorded=self.data_dir is None)
+        return models, _same_data(cfg, info.get("data_sha256"), directory, recorded=self.data_dir is None)[0]
 
 
 @dataclasses.dataclass

@@ -46,7 +46,7 @@ class Data:
     y_test: torch.Tensor | None
 
 
-def load(dataset: str, data_dir: str | None = None, n_validation: int | None = None, recorded: bool = False) -> Data:
+def load(dataset: str, data_dir: str | None = None, n_validation: int | None = None) -> Data:
     """Load "mnist", "svhn", "tfd", "digits" or a .npz file.
 
     MNIST (uint8 [N, 784]) is looked for in `data_dir`, then in $FASTAAE_DATA, then in the user's cache, and
@@ -60,13 +60,13 @@ def load(dataset: str, data_dir: str | None = None, n_validation: int | None = N
 
     `n_validation` examples of the training set (None: a sixth) become the validation set: the last ones for MNIST,
     SVHN and digits, random ones as in `from_arrays` for a .npz file. For TFD it must be None. A `data_dir` has to be
-    there, unless a run has `recorded` it.
+    there.
 
     Raises:
         DataUnavailable: the data set is nowhere on disk and could not be downloaded.
         DataError: anything else about the data or the arguments is wrong.
     """
-    if data_dir is not None and not recorded and not expanded(data_dir).is_dir():
+    if data_dir is not None and not expanded(data_dir).is_dir():
         raise DataError(f"data_dir={data_dir!r} is not a folder: name the one that holds the data, or leave it out")
     if dataset == "mnist":
         return _build("mnist", sources.mnist(data_dir), n_validation)
@@ -87,6 +87,25 @@ def load(dataset: str, data_dir: str | None = None, n_validation: int | None = N
     if dataset == "arrays":
         raise DataError(f"{dataset=}: trained on the caller's own arrays, in Python: pass them again as data=")
     raise DataError(f"dataset={dataset!r}: expected 'mnist', 'svhn', 'tfd', 'digits' or the path of a .npz file")
+
+
+def recorded(
+    dataset: str, data_dir: str | None, n_validation: int | None, sha256: str | None
+) -> tuple[Data, str | None]:
+    """Data as a run recorded them, and its data_dir, or None where that one has none of this SHA-256 and they were
+    looked for elsewhere. Raises as load()."""
+    lost = ""
+    if data_dir is not None and sha256 is not None:
+        try:
+            if (data := load(dataset, data_dir, n_validation)).sha256 == sha256:
+                return data, data_dir
+        except DataError as error:
+            lost = f"{error}; and elsewhere: "
+        data_dir = None
+    try:
+        return load(dataset, data_dir, n_validation), data_dir
+    except DataError as error:
+        raise type(error)(f"{lost}{error}") from None
 
 
 def from_arrays(data: Any, n_validation: int | None = None, name: str = "arrays") -> Data:

@@ -46,16 +46,16 @@ def begin(cfg: Config | None, data: Any, resume: str | Path | None) -> tuple[Con
         cfg = replace(cfg, dataset=str(expanded(cfg.dataset).absolute()))  # a run may be resumed from another folder
     if cfg is not None and cfg.data_dir is not None:
         cfg = replace(cfg, data_dir=str(expanded(cfg.data_dir).absolute()))
-    saved, recorded = None, False
+    saved = recorded = None
     if resume is not None:
         saved, before = _newest(RunDirectory(resume))
         cfg = _merged(cfg, before, str(resume))
-        recorded = cfg.data_dir == before.data_dir
+        recorded = saved.info["data_sha256"] if cfg.data_dir == before.data_dir else None
     elif cfg is None:
         raise ValueError(f"train: {cfg=}, expected a Config, or resume=DIR")
     device = find_device(cfg.device)
     if data is None:
-        loaded = datasets.load(cfg.dataset, cfg.data_dir, cfg.n_validation, recorded)
+        loaded, _ = datasets.recorded(cfg.dataset, cfg.data_dir, cfg.n_validation, recorded)
     else:
         loaded = datasets.from_arrays(data, cfg.n_validation)
     _warn_of_labels(cfg, loaded)
@@ -140,7 +140,7 @@ class Checkpoints:
     def make_directory(self) -> None:
         """Make that of the run, if it is not there, under a new name where the config has none."""
         path = self.cfg.out_dir or provenance.new_directory(self.cfg.name)
-        self.cfg, self.directory = replace(self.cfg, out_dir=path), RunDirectory(path)
+        self.cfg, self.directory = replace(self.cfg, out_dir=path), RunDirectory(expanded(path).absolute())
         self.directory.make()
 
     def begin(self) -> int:
@@ -202,7 +202,8 @@ class Checkpoints:
 
     def last_good(self) -> str:
         """The one that is kept, for messages."""
-        return "none" if self.newest is None else f"{self.directory.newest} (step {self.newest})"
+        of = "" if self.newest is None else f" (step {self.newest})"  # else of a run that has not been gone on with
+        return f"{self.directory.newest}{of}" if of or self.directory.newest.exists() else "none"
 
     def write_error(self, error: OSError) -> WriteError:
         """What became of a file of the run, which, and what is kept."""
@@ -237,8 +238,8 @@ class Checkpoints:
         return saved.info["step"]
 
 
-def command(directory: Path, cfg: Config) -> str:
-    """What to type to go on with a run."""
+def command(cfg: Config) -> str:
+    """What to type, where it was begun, to go on with a run."""
     passed = {"data": cfg.dataset == "arrays", "prior": cfg.prior == "custom"}  # which the command line does not have
     again = "".join(f", {name}=..." for name, was in passed.items() if was)
-    return f"train(resume={str(directory)!r}{again})" if again else f"fastaae resume {shlex.quote(str(directory))}"
+    return f"train(resume={cfg.out_dir!r}{again})" if again else f"fastaae resume {shlex.quote(cfg.out_dir or '')}"
