@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -38,6 +39,7 @@ class RunDirectory:
         )
         self.lock: io.FileIO | None = None  # while this process holds it
         self.made: list[Path] = []  # folders that have not been synced since
+        self.logged: int | None = None  # bytes of metrics.jsonl, as this process left it
 
     def make(self, new: bool = False) -> None:
         """Make the directory, with those that it is in. Raises FileExistsError where it is to be new, and is not."""
@@ -142,7 +144,12 @@ class RunDirectory:
         """Add a row to metrics.jsonl."""
         self.check_held()
         with open(self.metrics, "a", encoding="utf-8", opener=_open) as lines:
+            if self.logged not in (None, found := lines.tell()):
+                warn_caller(
+                    f"{self.metrics}: {found} bytes, {self.logged} were written: its history is another's in part"
+                )
             lines.write(json.dumps(row) + "\n")
+            self.logged = lines.tell()
 
     def sync(self) -> int:
         """Let the rows so far outlive a power cut, before the checkpoint that refers to them. Returns: their bytes."""
@@ -157,6 +164,7 @@ class RunDirectory:
         """Drop from metrics.jsonl what a killed or diverged run logged after its checkpoint, which was saved after so
         many steps, and counted so many bytes. Warns where fewer are left. Raises ValueError where history() could not
         read what is left."""
+        self.logged = None
         counted, most = (0, MAX_METRICS) if counted is None else (counted, counted)
         with _damage(self.metrics), checkpoint.replaced(self.metrics, size=counted) as new, open(new, "xb") as file:
             rows = ((row, file.write(line)) for row, line in self._rows(most) if row["step"] <= step)
@@ -223,11 +231,17 @@ def _damage(path: Path) -> Iterator[None]:
 
 def _open(path: str | Path, flags: int) -> int:
     """As os.open(), of a plain file that has no other name elsewhere. Raises OSError: it is another, or a link."""
-    handle = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
-    found = os.fstat(handle)
-    if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
-        return handle
-    os.close(handle)
+    try:
+        handle = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):  # a link, a folder, a pipe
+            raise
+        found = os.lstat(path)
+    else:
+        found = os.fstat(handle)
+        if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+            return handle
+        os.close(handle)
     kind = f"{os.path.basename(path)} is {stat.filemode(found.st_mode)} with {found.st_nlink} names"
     raise OSError(f"{kind}, expected a plain file with one: delete it")
 

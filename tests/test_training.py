@@ -414,7 +414,7 @@ def test_metrics_that_cannot_be_written_end_the_run(tmp_path, monkeypatch):
         (tmp_path / "metrics.jsonl").unlink()
         (tmp_path / "metrics.jsonl").mkdir()
 
-    with during_step(8, unlink), pytest.raises(WriteError, match=r"metrics.jsonl: Is a directory; last good .*step 5"):
+    with during_step(8, unlink), pytest.raises(WriteError, match=r"metrics.jsonl is d.*; last good .*step 5"):
         fit(tmp_path)
 
 
@@ -580,7 +580,9 @@ def test_default_directories_are_new_even_within_a_second(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(provenance, "now", lambda: "DATE-TIME")
     runs = [train(replace(CFG, name="mine", epochs=1, seed=s), data=DATA, progress=False) for s in range(3)]
-    assert [str(run.directory) for run in runs] == [f"runs/mine-DATE-TIME{end}" for end in ("", "-2", "-3")]
+    names = [f"runs/mine-DATE-TIME{end}" for end in ("", "-2", "-3")]
+    assert [run.config.out_dir for run in runs] == names
+    assert [run.directory for run in runs] == [tmp_path / name for name in names]
     assert len({weights(run.directory) for run in runs}) == 3
 
 
@@ -1018,6 +1020,19 @@ def test_half_a_launch_is_refused_in_one_line(monkeypatch, changes):
     with pytest.raises(ValueError, match="^WORLD_SIZE=.*: start it by torchrun, .* or unset WORLD_SIZE$") as error:
         ranks.launched()
     assert f"{name}={value or ''!r}" in str(error.value)
+
+
+def test_a_rank_that_waits_for_the_others_says_so(monkeypatch):
+    for name, value in LAUNCHED.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(ranks, "PATIENCE", 0.01)
+    said = threading.Event()
+    monkeypatch.setattr(ranks, "warn_caller", lambda message: (said.set(), words.append(message)))
+    words = []
+    monkeypatch.setattr(ranks.distributed, "init_process_group", lambda *_, **__: said.wait(10))
+    assert ranks.launched()
+    (message,) = words
+    assert message.startswith("rank 0 of 2 waits for the others at 127.0.0.1:29500: ") and "WORLD_SIZE" in message
 
 
 def test_replicas_spread_over_ranks(tmp_path, two_ranks):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -17,11 +18,12 @@ from torch import distributed
 from .. import evaluation
 from ..config import Config
 from ..directory import RunDirectory
-from ..files import read_json
+from ..files import read_json, warn_caller
 from ..liveness import Heartbeat
 from . import provenance
 from .signals import Interrupted
 
+PATIENCE = 10.0  # seconds until a rank says that it waits for the others
 SILENCE = 1800.0  # seconds without a step, such as an evaluation may take, after which a rank is taken for dead
 
 
@@ -46,7 +48,13 @@ def launched() -> bool:
         raise ValueError(f"{found}: start it by torchrun, which sets all of these, or unset WORLD_SIZE")
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("gloo", timeout=timedelta(seconds=SILENCE))
+    where = f"rank {numbers[1]} of {numbers[0]} waits for the others at {address}:{numbers[3]}"
+    late = threading.Timer(PATIENCE, warn_caller, [f"{where}: start all by torchrun, or unset WORLD_SIZE"])
+    late.start()
+    try:
+        distributed.init_process_group("gloo", timeout=timedelta(seconds=SILENCE))
+    finally:
+        late.cancel()
     return True
 
 

@@ -201,7 +201,7 @@ class Training:
         """Between steps: save and stop where a signal says so, or another rank has failed."""
         try:
             if self.signals.received is not None:
-                again = command(self.directory.path, self.cfg)
+                again = command(self.cfg)
                 raise Interrupted(f"stopped after step {self.done}; go on with: {again}", self.signals.received)
             if self.heartbeat is not None:
                 self.heartbeat.beat(self.done)
