@@ -114,7 +114,8 @@ def replaced(path: Path, previous: Path | None = None, size: int | None = None) 
         why = f"{error.strerror or error}" + (f" ({', '.join(room)})" if room else "")
         if not path.parent.is_dir():
             why = f"no folder {str(path.parent)!r} to write to: make it first"
-        raise OSError(error.errno, why, str(path)) from None
+        at = path if str(error.filename) in ("None", str(new)) else error.filename
+        raise OSError(error.errno, why, str(at)) from None
 
 
 def remove_unfinished(path: Path) -> None:
@@ -146,8 +147,12 @@ def save(path: str | Path, tensors: dict[str, Tensor], info: dict[str, Any], pre
     """
     metadata = {"format": str(FORMAT), "info": json.dumps(info), "sha256": _ZEROS}
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    content = bytearray(safetensors.torch.save(copies, metadata))
-    header = int.from_bytes(content[:8], "little")
+    packed = memoryview(safetensors.torch.save(copies, metadata))
+    end = 8 + int.from_bytes(packed[:8], "little")
+    text = json.dumps(json.loads(bytes(packed[8:end])) | {"__metadata__": metadata}, separators=(",", ":"))  # in order
+    header = -(-len(text) // 8) * 8
+    content = bytearray(header.to_bytes(8, "little") + text.ljust(header).encode())
+    content += packed[end:]
     few = len(copies) <= MAX_TENSORS and max((t.ndim for t in copies.values()), default=0) <= MAX_DIMENSIONS
     if not few or header > MAX_HEADER or len(content) > MAX_BYTES:
         raise ValueError(f"{path}: {len(copies)} tensors, {header} bytes of names and info; expected at most {_LIMITS}")
