@@ -138,6 +138,13 @@ def test_bytes_and_floats_agree(dtype):
     np.testing.assert_allclose(m.reconstruct((x / 255).astype(dtype)), m.reconstruct(x), rtol=0, atol=atol)
 
 
+def test_the_same_model_makes_the_same_bytes(tmp_path):
+    m = model(CLASSES)
+    for k in range(8):
+        m.save(tmp_path / str(k))
+    assert len({(tmp_path / str(k)).read_bytes() for k in range(8)}) == 1
+
+
 @pytest.mark.parametrize("classes", [0, CLASSES], ids=["unsupervised", "semi_supervised"])
 @pytest.mark.parametrize(("limit", "most"), [("BATCH", 1), ("BATCH", 3), ("BATCH", 7), ("WIDE", 1), ("WIDE", 20)])
 def test_batches_do_not_matter(monkeypatch, classes, limit, most):

@@ -23,6 +23,7 @@ TRIED = {  # how a sentence or a clause begins: the checks of the campaign and t
     "metrics.jsonl 1 GiB": "R44 test_directory.py::test_rows_of_other_types_are_refused",
     "a checkpoint has at most": "R21 R44 test_checkpoint.py::test_headers_beyond_the_limits "
     "test_directory.py::test_networks_larger_than_the_file_are_refused_before_they_are_made",
+    "using a model takes": "R44 test_model.py::test_batches_do_not_matter",
     "all that the command line prints": "test_cli.py::test_a_config_of_others_prints_no_control_characters "
     "test_cli.py::test_what_is_printed_is_printable_and_fits_the_stream",
     "What is made of .mat files": "R46 test_matfiles.py::test_cache_that_others_may_change_is_not_used "
@@ -32,7 +33,7 @@ TRIED = {  # how a sentence or a clause begins: the checks of the campaign and t
     "what it says has the types": "test_directory.py::test_what_a_file_says_is_not_converted",
     "A run stops before": "R41",
 }
-NO_CLAIM = ("A config's own", "A file that was made", "If that matters", "Not covered", "Report a", "torch.distributed",
+NO_CLAIM = ("A config's own", "Training takes what", "A file that was made", "If that matters", "Not covered", "Report a", "torch.distributed",
             "Python packages", "please do not", "its digest is right", "read it before")  # fmt: skip
 
 

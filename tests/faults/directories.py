@@ -23,6 +23,8 @@ import torch
 
 import fastaae
 from fastaae import Config, WriteError, cli, figures
+from fastaae.data import from_arrays
+from fastaae.evaluation import evaluate
 
 from . import inside
 from .case import Check, Outcome, require
@@ -369,6 +371,27 @@ ASKED: dict[str, dict[str, Any]] = {  # what a small checkpoint's info or config
 }  # fmt: skip
 
 
+HUNGRY: dict[str, dict[str, Any]] = {  # runs as they should be whose layers are wide beside their files
+    "10,000 clusters": {"hidden": (1,), "task": "clustering", "n_clusters": 10_000},
+    "1,000 heads": {"hidden": (1,), "task": "embedding", "n_clusters": 1000, "style_dim": 10},
+    "100,000 units": {"hidden": (10**5,), "style_dim": 1},
+    "10,000 petals": {"hidden": (8,), "prior": "mixture", "components": 10_000, "style_dim": 2},
+}
+RNG = np.random.default_rng(0)
+LINES = {
+    "x": RNG.integers(0, 256, (300, 1), np.uint8), "y": RNG.integers(0, 4, 300),
+    "x_test": RNG.integers(0, 256, (10_000, 1), np.uint8), "y_test": RNG.integers(0, 4, 10_000),
+}  # fmt: skip
+
+
+@functools.cache
+def hungry_run(name: str) -> Path:
+    folder = Path(tempfile.mkdtemp())
+    cfg = fastaae.Config(batch_size=20, epochs=1, out_dir=str(folder), **HUNGRY[name])
+    fastaae.train(cfg, data=LINES, progress=False)
+    return folder
+
+
 @functools.cache
 def small_run() -> Path:
     folder = Path(tempfile.mkdtemp())
@@ -379,6 +402,12 @@ def small_run() -> Path:
 
 def reading(kind: str, name: str, folder: Path) -> Iterator[tuple[Path, Callable[[], Any]]]:
     """Each a file, and what reads it."""
+    if kind == "model":
+        made, data = hungry_run(name), from_arrays(LINES)
+        yield made / NEWEST, lambda: evaluate([fastaae.load(made)], data, "test")
+        yield made / NEWEST, lambda: figures.draw(fastaae.load(made), data, folder)
+        yield made / NEWEST, lambda: fastaae.load(made).log_likelihood(data.x_test[:9], 20_000, 0.3)
+        return
     run = Path(shutil.copytree(small_run() / "run", folder / "run"))
     if kind == "metrics":
         (run / "metrics.jsonl").write_bytes(METRICS[name]())
@@ -422,7 +451,7 @@ STATES: dict[str, tuple] = {
     "other queries": ("sums", lambda t: t, {"queries": ["0"] * 10_000}),
 }
 FILES = [(kind, name) for kind, names in (("metrics", METRICS), ("config", CONFIGS), ("checkpoint", ASKED),
-                                           ("state", STATES)) for name in names]  # fmt: skip
+                                           ("model", HUNGRY), ("state", STATES)) for name in names]  # fmt: skip
 
 
 def little_memory(rng: np.random.Generator, case: int, folder: Path) -> str | Outcome | None:
