@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -87,7 +88,8 @@ def replaced(path: Path, previous: Path | None = None, size: int | None = None) 
     replaced is kept as the file `previous`.
 
     Raises:
-        OSError: it could not be written; the new file is gone and the old one intact. Only where the folder cannot be
+        OSError: it could not be written, or is a folder, a pipe or a device; the new file is gone and the old one
+            intact. Only where the folder cannot be
             synced is the new one already in place, though a power cut may still undo that.
     """
     new = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp{path.suffix}")
@@ -95,6 +97,9 @@ def replaced(path: Path, previous: Path | None = None, size: int | None = None) 
         yield new
         with open(new, "rb+") as file:
             os.fsync(file.fileno())
+        if os.path.lexists(path) and stat.S_IFMT(path.lstat().st_mode) not in (stat.S_IFREG, stat.S_IFLNK):
+            error = OSError(errno.EEXIST, f"{stat.filemode(path.lstat().st_mode)}, expected a plain file", str(path))
+            raise error
         if previous is not None and path.is_file():
             previous.unlink(missing_ok=True)
             try:

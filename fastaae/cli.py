@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 import sys
 import time
 import warnings
@@ -45,6 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     user's error, 129, 130 or 143 when stopped by a signal, 141 where the reader of its output has gone."""
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("default", UserWarning)  # also where all others are errors
             warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
             _run(*((sys.argv[1:] if arguments is None else arguments) or ["--help"]))
             return 0
@@ -55,7 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 141
     except (ValueError, OSError, RuntimeError, MemoryError, ImportError) as error:
         text = f"{error}: pip install 'fastaae[demo]'" if isinstance(error, ImportError) else str(error)
-        _say(f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else text)
+        text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else text
+        _say(text or "out of memory")
         return (
             1
             if getattr(error, "errno", None) in BROKEN or isinstance(error, WriteError | RuntimeError | MemoryError)
@@ -111,6 +114,7 @@ def _presets(arguments: list[str]) -> None:
 def _parsed(flags: type, arguments: list[str], **options: Any) -> Any:
     """What tyro makes of the arguments; its help and errors go where all goes."""
     said = io.StringIO()
+    os.environ["COLUMNS"] = str(max(40, shutil.get_terminal_size().columns))  # of fewer tyro never comes back
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             return tyro.cli(flags, args=arguments, **options)
@@ -275,7 +279,7 @@ class Sample:
         from . import figures
         from .model import load
 
-        path = Path(self.out or Path(directory) / "samples.png")
+        path = expanded(self.out or Path(directory) / "samples.png")
         figures.grid(load(directory, self.replica).sample(self.n, self.seed), path)
         _print(path)
 

@@ -63,18 +63,20 @@ def cluster_error(q: Q, y: ArrayLike, labels: ArrayLike) -> float:
     on the validation examples."""
     q, y = _checked(q, y)
     labels = array("labels", labels, lists=True)
-    if labels.shape != q.examples.shape:
-        raise ValueError(f"labels of shape {labels.shape}: expected one for each of {len(q.examples)} clusters")
+    if labels.shape != q.examples.shape or not np.issubdtype(labels.dtype, np.integer):
+        found = f"labels of shape {labels.shape} and type {labels.dtype}"
+        raise ValueError(f"{found}: expected an integer for each of {len(q.examples)} clusters")
     return 100 * float(np.mean(labels[q.clusters] != y))
 
 
 def normalized_mutual_information(a: ArrayLike, b: ArrayLike) -> float:
     """Mutual information of two labelings [N] over the mean of their entropies: 1 where they are the same up to names,
     also if both are a single cluster; 0 where they are independent."""
-    i, j = (np.unique(np.asarray(v), return_inverse=True)[1] for v in (a, b))
-    joint = np.zeros((i.max() + 1, j.max() + 1))
-    np.add.at(joint, (i, j), 1 / len(i))
-    in_a, in_b, in_both = (_entropy(p) for p in (joint.sum(1), joint.sum(0), joint))
+    words = [np.unique(v, return_inverse=True)[1] if np.asarray(v).dtype.kind in "US" else v for v in (a, b)]
+    i, j = (np.unique(array("labels", v, lists=True), return_inverse=True)[1] for v in words)
+    if i.shape != j.shape or i.ndim != 1 or not len(i):
+        raise ValueError(f"labels of shapes {i.shape} and {j.shape}: expected two lists of one length")
+    in_a, in_b, in_both = (_entropy(labels) for labels in (i, j, i * (j.max() + 1) + j))
     mean = (in_a + in_b) / 2
     return float(np.clip((in_a + in_b - in_both) / mean, 0, 1)) if mean else 1.0
 
@@ -97,11 +99,11 @@ def score_clusters(q_valid: Q, y_valid: ArrayLike, q_test: Q, y_test: ArrayLike)
 
 def _checked(q: Q, y: ArrayLike) -> tuple[Assigned, np.ndarray]:
     q, y = q if isinstance(q, Assigned) else assigned([q]), array("y", y, lists=True)
-    if y.shape != q.clusters.shape or not np.issubdtype(y.dtype, np.integer):
+    if y.shape != q.clusters.shape or not np.issubdtype(y.dtype, np.integer) or y.max() >= 2**63:
         raise ValueError(f"y of shape {y.shape} and type {y.dtype}: expected {len(q.clusters)} integers")
     return q, y.astype(np.int64)
 
 
-def _entropy(p: np.ndarray) -> float:
-    p = p[p > 0]
+def _entropy(labels: np.ndarray) -> float:
+    p = np.unique(labels, return_counts=True)[1] / len(labels)
     return max(0.0, float(-(p * np.log(p)).sum()))

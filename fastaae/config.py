@@ -256,16 +256,23 @@ CHOICES = {name: get_args(kind) for name, kind in TYPES.items() if get_origin(ki
 OPTIONAL = {name for name, kind in TYPES.items() if type(None) in get_args(kind)}
 POSITIVE = _number(lambda v: v > 0, "a finite number > 0")
 FIELDS: tuple[tuple[str, Test, str], ...] = (  # names, what their values must pass, what is expected
-    *((name, choices.__contains__, f"one of {', '.join(choices)}") for name, choices in CHOICES.items()),
+    *(
+        (name, lambda v, choices=choices: isinstance(v, str) and v in choices, f"one of {', '.join(choices)}")
+        for name, choices in CHOICES.items()
+    ),
     ("name dataset device", lambda v: isinstance(v, str) and v, "a non-empty string"),
-    ("name", re.compile(r"[\w.-]+").fullmatch, "letters, digits, '.', '_' and '-': it begins a directory's name"),
+    (
+        "name",
+        re.compile(r"[\w.-]{1,200}").fullmatch,
+        "at most 200 letters, digits, '.', '_' and '-': a directory's name begins so",
+    ),
     ("data_dir out_dir profile", lambda v: isinstance(v, str), "a string"),
     ("seed noise_layer", *_integer(0)),
     ("components", *_integer(1, 10_000)),  # as classes of data
     ("noise_dim style_dim epochs batch_size replicas checkpoint_every log_every n_validation n_labeled", *_integer(1)),
     ("n_clusters", *_integer(2, 10_000)),
     ("label_prior standardize graph", lambda v: type(v) is bool, "True or False"),
-    ("hidden lr_decay_epochs", lambda v: isinstance(v, tuple), "a tuple of integers"),
+    ("hidden lr_decay_epochs", lambda v: isinstance(v, tuple) and len(v) <= 1000, "a tuple of at most 1000 integers"),
     ("lr_reconstruction lr_adversarial lr_classification lr_decay", *POSITIVE),
     ("prior_std init_std separation regularizer_weight fixed_heads", *POSITIVE),
     ("input_noise", *_number(lambda v: v >= 0, "a finite number >= 0")),

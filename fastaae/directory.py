@@ -52,7 +52,7 @@ class RunDirectory:
 
     def ranks(self) -> int:
         """How many ranks trained the run, 0 if it was a process by itself."""
-        return len(list(self.path.glob("rank-*")))
+        return sum(path.is_dir() and path.name[5:].isdecimal() for path in self.path.glob("rank-*"))
 
     def check_empty(self) -> None:
         """Raise ValueError where there is anything but a lock."""

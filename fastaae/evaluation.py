@@ -12,6 +12,7 @@ from torch.nn.functional import one_hot
 
 from .clusters import assigned, score_clusters
 from .data import Data
+from .data.arrays import flat
 from .engine.priors import component_of
 from .kernels import reference
 from .kernels.exact import exact_arithmetic
@@ -31,6 +32,9 @@ def score(model: Model, x: Tensor, y: Tensor | None = None) -> dict[str, float]:
     cfg, supervised = model.config, model.config.task == "supervised"
     if model.encoder is None or (supervised and y is None):
         return {}
+    if x.ndim != 2 or not len(x) or (y is not None and y.shape != x.shape[:1]):
+        found = f"x of shape {tuple(x.shape)}" + ("" if y is None else f", y of shape {tuple(y.shape)}")
+        raise ValueError(f"{found}: expected examples [N, D], and a label of each")
     sums: dict[str, float] = defaultdict(float)
     with exact_arithmetic():
         for k, block in enumerate(x.split(n := model.batch)):
@@ -74,6 +78,7 @@ def evaluate(models: Sequence[Model], data: Data, split: str) -> dict[str, list[
     x, y = (data.x_valid, data.y_valid) if split == "valid" else (data.x_test, data.y_test)
     if x is None:
         return {}
+    x = flat(split, x.view(-1, *data.shape), models[0].shape)
     scores = [score(model, x, y) for model in models]
     if models[0].config.n_clusters and y is not None and data.y_valid is not None:
         for model, metrics in zip(models, scores, strict=True):

@@ -153,7 +153,7 @@ def presets() -> list[str]:
     return list(PRESETS)
 
 
-def preset(name: str, **changes: Any) -> Config:
+def preset(name: str, /, **changes: Any) -> Config:
     """The Config of one experiment, with any field changed by keyword.
 
     Raises:

@@ -16,11 +16,12 @@ from numpy.typing import ArrayLike
 
 from .checkpoint import write_atomic
 from .config import Config
-from .data import Data
+from .data import Data, span_warning
 from .data.arrays import array, flat, tensor
 from .engine import priors
-from .files import expanded, warn_caller
+from .files import brief, expanded, warn_caller
 from .model import Model
+from .scalars import integer
 
 GAP = 2
 BLOCK = 4096  # rows of a search for neighbours that are float64 at a time
@@ -62,7 +63,7 @@ def _pictures(model: Model, data: Data, seed: int) -> Iterator[tuple[str, str, C
     split, tensor, y = "test", data.x_test, data.y_test
     if tensor is None:
         split, tensor, y = "validation", data.x_valid, data.y_valid
-    x = tensor.numpy().reshape(-1, *model.shape)
+    x = flat(split, tensor.view(-1, *data.shape), model.shape).view(-1, *model.shape).numpy()
 
     def scatter(name: str, z: Callable[[], np.ndarray], curves: Sequence[np.ndarray], title: str):
         coloured = "" if y is None else ", coloured by label"
@@ -115,7 +116,8 @@ def grid(images: ArrayLike, path: str | Path, columns: int | None = None, divide
         images = np.moveaxis(images, 1, 3)
     if images.ndim != 4 or images.shape[3] not in (1, 3) or not images.size:
         raise ValueError(f"images of shape {shape}: expected [N, H, W], [N, H, W, 3], [N, 3, H, W] or [N, D]")
-    columns = columns or int(np.ceil(np.sqrt(len(images))))
+    columns = int(np.ceil(np.sqrt(len(images)))) if columns is None else integer("columns", columns, 1)
+    dividers = [integer("dividers", k, 0, columns) for k in dividers]
     rows = -(-len(images) // columns)
     height, width, channels = images.shape[1:]
     padded = np.zeros((rows * columns, height, width, channels), np.uint8)
@@ -132,7 +134,12 @@ def grid(images: ArrayLike, path: str | Path, columns: int | None = None, divide
 def _write(path: str | Path, save: Callable[..., None]) -> None:
     """Replace what is at path, be it a link, by the picture that save(file, format=...) makes, or leave it as it is."""
     path, picture = expanded(path), io.BytesIO()
-    save(picture, format=path.suffix[1:] or "png")
+    try:
+        save(picture, format=path.suffix[1:] or "png")
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"{path}: no picture of this kind ({brief(error)}); give it a name that ends in .png"
+        ) from None
     write_atomic(path, picture.getvalue())
 
 
@@ -162,7 +169,9 @@ def codes(
         raise ValueError(f"codes of shape {points.shape}: expected [N, 2]")
     given = np.zeros(len(points), int) if labels is None else labels
     given = array("labels", given) if isinstance(given, torch.Tensor | np.ma.MaskedArray) else np.asarray(given)
-    names, index = np.unique(given.astype(str) if given.dtype == object else given, return_inverse=True)
+    if given.size != len(points):
+        raise ValueError(f"labels of shape {given.shape}: expected one for each of {len(points)} codes")
+    names, index = np.unique((given.astype(str) if given.dtype == object else given).ravel(), return_inverse=True)
     kept = names.dtype.kind in "iu" and names[0] >= 0 and names[-1] < 20  # a label keeps its colour
     places = names if kept else np.arange(len(names))
     if places.max() < 20:
@@ -171,7 +180,7 @@ def codes(
         colours = colormaps["turbo"](np.linspace(0, 1, len(names)))
     axes.scatter(*points.T, c=colours[index], s=min(16, max(4, 4000 / len(points))), linewidths=0)
     for curve in curves:
-        axes.plot(*np.asarray(curve).T, color="0.2", linewidth=0.8, linestyle="--")
+        axes.plot(*_floats(curve).T, color="0.2", linewidth=0.8, linestyle="--")
     axes.set_aspect("equal")
     axes.set_title(title, fontsize="small")
     dot = partial(Line2D, [], [], marker="o", linestyle="")
@@ -243,6 +252,8 @@ def manifold(model: Model, panels: ArrayLike, path: str | Path) -> None:
     """Write the images decoded from codes z [panels, rows, columns, 2], panels side by side with a white bar between.
     Raises as Model.decode, so if the code is not 2-D, or the decoder takes labels."""
     panels = _floats(panels)
+    if panels.ndim != 4:
+        raise ValueError(f"panels of shape {panels.shape}: expected [panels, rows, columns, 2]")
     count, rows, columns, _ = panels.shape
     images = model.decode(panels.swapaxes(0, 1).reshape(-1, 2))
     grid(images, path, count * columns, dividers=range(columns, count * columns, columns))
@@ -265,7 +276,7 @@ def cluster_heads(model: Model, x: Any, path: str | Path, n: int = 16, seed: int
         seed: draws the images, as in the paper; None: those with the highest q(y|x), in order. Places stay grey where a
             cluster has fewer.
     """
-    x = array("x", x)
+    x, n = array("x", x), integer("n", n, 0)
     assigned, images = model.predict(x), _unit(x).reshape(-1, *model.shape)
     k, rng = min(model.n_classes, SHOWN), np.random.default_rng(seed)
     rows = np.full((k, 1 + n, *model.shape), EMPTY, np.float32)
@@ -284,7 +295,7 @@ def neighbours(samples: ArrayLike, train: Any, path: str | Path, columns: int = 
     of the training images [M, ...] to its last sample. Samples are shown, and compared, clipped to [0, 1].
     Raises ValueError for another number of samples, or another size."""
     samples, train = _unit(samples).clip(0, 1), array("train", train, lists=True)
-    if len(samples) % columns or not len(samples):
+    if len(samples) % integer("columns", columns, 1) or not len(samples):
         raise ValueError(f"{len(samples)} samples: expected a multiple of columns={columns}")
     rows = samples.reshape(-1, columns, *samples.shape[1:])
     index = nearest(rows[:, -1], train)
@@ -341,4 +352,6 @@ def _floats(x: Any, kinds: str = "biuf") -> np.ndarray:
 def _unit(x: Any) -> np.ndarray:
     """Images as floats in NumPy, bytes scaled to [0, 1]."""
     x = array("images", x, lists=True)
+    if x.size and (odd := span_warning("images", x.min(), x.max(), x.dtype)):
+        warn_caller(odd)
     return x / np.float32(255) if x.dtype == np.uint8 else _floats(x, "bf")

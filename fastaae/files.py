@@ -14,7 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-BROKEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # errors of a disk, not of what is on it
+BROKEN = [getattr(errno, name) for name in "ENOSPC EDQUOT EIO EROFS EFBIG EMFILE ENFILE ENOMEM ESTALE".split()
+          if hasattr(errno, name)]  # errors of a disk or a system, not of what is on it  # fmt: skip
 MAX_JSON = 2**20  # bytes of a config.json
 SMALL_UNPACKED, MAX_RATIO = 64 * 2**20, 20  # see unpacked()
 
@@ -23,12 +24,13 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     """The path that a caller or a variable names, where ~ is a home directory.
 
     Raises:
-        ValueError: it begins with the ~ of nobody.
+        ValueError: it is no path, empty, or begins with the ~ of nobody.
     """
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise ValueError(f"{path}: {brief(error).rstrip('.')}; write the whole path") from None
+    if not isinstance(path, str | os.PathLike) or not (text := os.fspath(path)) or "\0" in str(text):
+        raise ValueError(f"path {brief(path)}: expected the name of a file or folder")
+    if (whole := os.path.expanduser(text)).startswith("~"):
+        raise ValueError(f"{path}: there is no such home directory; write the whole path")
+    return Path(whole).absolute() if str(Path(whole)).startswith("~") else Path(whole)  # of ./~name
 
 
 def check_regular(path: Path, most: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice, pairwise
@@ -15,14 +16,14 @@ from torch import Tensor
 
 from . import checkpoint
 from .config import WITH_Y, Config
-from .data import examples
+from .data import examples, span_warning
 from .data.arrays import flat, tensor
 from .device import find_device
 from .directory import RunDirectory
 from .engine import priors
 from .engine.networks import MLP, Heads, Norm, Standardization
 from .engine.wiring import Wiring, wiring
-from .files import brief, expanded
+from .files import brief, expanded, warn_caller
 from .kernels.exact import exact_arithmetic
 from .parzen import ParzenResult, parzen_log_likelihood
 from .scalars import integer, scalar
@@ -157,7 +158,7 @@ class Model:
         Raises as encode and parzen_log_likelihood.
 
         Args:
-            queries: uint8 or float in [0, 1].
+            queries: uint8 or float in [0, 1]; float64 in full precision.
             sigma, options: as in fastaae.parzen_log_likelihood: give sigma, or validation= to choose it. With
                 distributed=True every rank decodes its share of the same n_samples draws.
         """
@@ -168,10 +169,11 @@ class Model:
         n = sum(min(DRAWN, n_samples - start) for start in range(k * DRAWN, n_samples, ranks * DRAWN))
         samples = partial(self.stream, n_samples, seed, None, (k, ranks))  # of how many to skip
         options = {"device": str(self.device), **options}
-        if options.get("validation") is not None:
-            options["validation"] = self._examples(options["validation"], "validation")
-        queries = self._examples(queries, "queries")
-        return parzen_log_likelihood(queries, samples, sigma, n_samples=n or None, **options)
+        given = {"queries": queries, "validation": options.pop("validation", None)}
+        for name in [name for name, x in given.items() if x is not None]:
+            self._examples(given[name], name)  # which checks it
+            given[name] = flat(name, tensor(name, given[name]), self.shape)
+        return parzen_log_likelihood(samples=samples, sigma=sigma, n_samples=n or None, **given, **options)
 
     def save(self, path: str | Path) -> None:
         """Write the model to one .safetensors file, atomically. Raises OSError if it could not be written; a file that
@@ -258,7 +260,10 @@ class Model:
                 skip = max(skip - len(code), 0)
 
     def _examples(self, x: Any, name: str = "x") -> Tensor:
-        return flat(name, examples(name, x), self.shape)
+        found = flat(name, examples(name, x), self.shape)
+        if odd := span_warning(name, *found.aminmax(), found.dtype):
+            warn_caller(odd)
+        return found
 
     def _labels(self, labels: Any, n: int) -> Tensor | None:
         """Probabilities [n, n_classes] of what a caller gave as labels."""
@@ -307,7 +312,7 @@ def load(path: str | Path, replica: int = 0, device: str = "cpu", prior: priors.
         ValueError: no such device.
     """
     where, path = find_device(device), expanded(path)
-    if not path.is_dir():
+    if not os.path.isdir(path):  # which, unlike Path's, takes any name
         return from_tensors(*checkpoint.load(path), path, replica, where, prior)
     directory = RunDirectory(path)
     return from_tensors(*directory.load(), directory.newest, replica, where, prior)
@@ -323,9 +328,11 @@ def from_tensors(
         """The replica's copy of a tensor of this shape, whose replicas and dtype are those of the others."""
         t, other = tensors[name], tensors["decoder.0.weight"]
         expected = (*other.shape[:1], *shape)
-        if t.shape != expected or t.dtype != other.dtype or not t.is_floating_point():
+        if t.shape != expected or t.dtype != other.dtype or t.dtype not in (torch.float32, torch.float64):
             found = f"{tuple(t.shape)} and dtype {t.dtype}"
-            raise ValueError(f"{name} has shape {found}, its config needs {expected}, and floats of one dtype")
+            raise ValueError(
+                f"{name} has shape {found}, its config needs {expected}, and float32 or float64 throughout"
+            )
         return t[replica : replica + 1].to(device, copy=True)
 
     if type(replica := scalar(replica)) is not int:

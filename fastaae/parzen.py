@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -49,7 +49,7 @@ class Range(NamedTuple):
 
     low: float
     high: float
-    typical: float  # median over rows (of a stream, of its first block) of the largest magnitude in a row
+    typical: float  # median over rows (the largest of a stream's blocks) of the largest magnitude in a row
 
     @property
     def extent(self) -> float:
@@ -265,10 +265,12 @@ class _State:
         self.identity |= {"device": str(sums.totals.x.device), "n_samples": n_samples}
         self.identity |= {"queries": checkpoint.digest({"": sums.totals.queries})}
         self.identity |= {"ranks": [heartbeat.rank, heartbeat.world] if heartbeat else None, "format": STATE}
-        if not os.access(self.path.parent, os.W_OK):  # before, not after, the work
-            where = f"a directory that can be written to, not in {self.path.parent}"
-            raise ValueError(f"state={str(path)!r}: expected a file in {where}")
-        checkpoint.remove_unfinished(self.path)
+        try:  # before, not after, the work
+            with tempfile.NamedTemporaryFile(dir=self.path.parent, prefix=f".{self.path.name}.", suffix=".tmp-trial"):
+                checkpoint.remove_unfinished(self.path)
+        except OSError as error:
+            where = f"a directory that can be written to, not in {self.path.parent} ({error.strerror})"
+            raise ValueError(f"state={str(path)!r}: expected a file in {where}") from None
 
     def resumed(self, blocks: Callable[..., Iterator[Tensor]], sums: PairSums, seeks: bool) -> Iterator[Tensor]:
         """The blocks that `sums` has not counted yet, once the file's sums, if there is one, are in it. blocks(n) makes
@@ -352,7 +354,7 @@ def _array(name: str, values: Any, shape: tuple[int, ...] | None = None, first: 
     if -LARGEST < low and high < LARGEST:
         if first is None and t.dtype == torch.uint8 and (odd := span_warning(name, low, high, t.dtype)):
             warn_caller(odd)
-        typical = 0.0 if first else some(t.flatten(1), 1024).double().abs().amax(1).cpu().median().item()
+        typical = some(t.flatten(1), 64 if first else 1024).double().abs().amax(1).cpu().median().item()
         unit = 255 if t.dtype == torch.uint8 else 1
         return t, Range(low / unit, high / unit, typical / unit)
     row = int((~(t.flatten(1).double().abs() < LARGEST)).any(1).nonzero()[0])

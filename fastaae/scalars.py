@@ -14,6 +14,8 @@ def scalar(value: Any) -> Any:
     """A number or a word of any kind (NumPy's, torch's, a fraction, an enumeration's, an array without axes) as bool,
     int, float or str. What is neither comes back as it is, for whoever checks it to refuse."""
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item") and not hasattr(value, "mask"):
+        if getattr(value.dtype, "kind", "?") in "mM":  # a date
+            return value
         with contextlib.suppress(RuntimeError, ValueError):  # of a meta tensor
             value = value.item()
     for kind, own in ((bool, bool), (str, str.__str__), (Integral, int), (Real | Decimal, float)):

@@ -704,3 +704,67 @@ def test_error_in_a_real_process_has_no_traceback(tmp_path):
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (2, "")
     assert re.fullmatch(r"fastaae: unknown preset 'digit': .*\n", err)
+
+
+# Surroundings
+
+
+def test_warnings_are_no_errors_of_a_command(trained, tmp_path):
+    shutil.copytree(trained, "damaged")
+    assert status("resume", "damaged", "--epochs", 2) == 0
+    with open("damaged/checkpoint.safetensors", "r+b") as file:
+        file.seek(5000)
+        file.write(b"x")
+    flags = [sys.executable, "-W", "error", "-m", "fastaae.cli"]
+    done = subprocess.run([*flags, "evaluate", "damaged"], capture_output=True, text=True)
+    assert done.returncode == 0 and re.fullmatch("fastaae: warning: .*SHA-256 differs.*\n", done.stderr), done.stderr
+
+
+def test_a_run_whose_last_warning_is_an_error_has_its_summary(tmp_path):
+    with warnings.catch_warnings(), pytest.raises(UserWarning, match="no such step was trained"):
+        warnings.simplefilter("error")
+        fastaae.train(fastaae.preset("digits", hidden=(4,), epochs=1, profile="900:901", out_dir="run"), progress=False)
+    assert "metrics" in read_json(Path("run"), "summary.json")
+
+
+@pytest.mark.parametrize("columns", ["1", "3", "0", "-5", "abc"])
+def test_help_in_a_narrow_terminal(monkeypatch, capsys, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    for command in ("evaluate", "train"):
+        assert status(command, "digits", "--help") == 0 and "--" in capsys.readouterr().out
+
+
+def test_what_says_nothing_is_memory(monkeypatch, capsys):
+    def full():
+        raise MemoryError
+
+    monkeypatch.setattr(cli, "_presets", full)
+    monkeypatch.setitem(cli.COMMANDS, "presets", lambda _: full())
+    assert status("presets") == 1 and capsys.readouterr().err == "fastaae: out of memory\n"
+
+
+def test_a_file_that_may_not_grow_is_the_systems_refusal(trained):
+    limited = ["bash", "-c", 'ulimit -f 4; exec "$@"', "-", sys.executable, "-m", "fastaae.cli"]
+    done = subprocess.run([*limited, "sample", trained, "--out", "a.png"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "fastaae: a.png: File too large (0.02 MB needed)\n")
+
+
+@pytest.mark.parametrize("kind", ["dangling link", "file"])
+def test_a_runs_that_is_no_folder_is_named(capsys, kind):
+    Path("runs").symlink_to("nowhere") if kind == "dangling link" else Path("runs").touch()
+    assert status(*SMALL) in (1, 2)
+    assert re.fullmatch(r"fastaae: .*/runs.*: (File exists|Not a directory).*\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("name", ["./~", "./~root", "./~mine"])
+def test_a_folder_whose_name_begins_with_a_tilde(trained, name):
+    shutil.copytree(trained, f"{name}/run")
+    assert status("evaluate", f"{name}/run") == 0 and status("sample", f"{name}/run", "--out", f"{name}/x.png") == 0
+    assert {p.name for p in Path(name).iterdir()} == {"run", "x.png"}
+
+
+def test_what_lies_beside_ranks_is_no_rank(trained):
+    shutil.copytree(trained, "run")
+    Path("run/rank-order.txt").touch()
+    Path("run/rank-by-error").mkdir()
+    assert status("resume", "run", "--log-every", 7) == 0

@@ -9,16 +9,21 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import os
+import stat
+import tempfile
 import warnings
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import fastaae
-from fastaae.config import TYPES
+from fastaae import data, evaluation, figures
+from fastaae.config import CHOICES, TYPES
 from fastaae.data import from_arrays, labeled_subset
 from fastaae.window import ParzenWindow
 
@@ -32,6 +37,12 @@ def model(tmp_path_factory):
     cfg = fastaae.Config(task="semi_supervised", hidden=(8,), style_dim=2, batch_size=20, epochs=1, n_labeled=30,
                          prior_std=1.0, out_dir=tmp_path_factory.mktemp("doors") / "run")  # fmt: skip
     return fastaae.train(cfg, data=(X, Y), progress=False).model
+
+
+def picture(draw):
+    with tempfile.TemporaryDirectory() as folder:
+        draw(Path(folder, "a.png"))
+        return Path(folder, "a.png").read_bytes()
 
 
 # Numbers
@@ -56,6 +67,7 @@ NO_NUMBERS = {
     "nan": float("nan"),
     "complex": 1j, "masked": np.ma.masked, "huge": 10**400, "huge fraction": Fraction(10**400),
     "meta": torch.tensor(5, device="meta"), "type": int, "bytes": b"5", "negative": -5,
+    "span": np.timedelta64(5, "ns"), "date": np.datetime64(5, "ns"), "no date": np.datetime64("NaT"),
 }  # fmt: skip
 
 INTEGERS = {  # argument: what it makes of one, JSON-ready; of which no other number may come
@@ -72,6 +84,10 @@ INTEGERS = {  # argument: what it makes of one, JSON-ready; of which no other nu
     "log_likelihood(seed)": lambda n, m: m.log_likelihood(X[:2], 9, 0.3, seed=n).mean,
     "parzen(n_samples)": lambda n, m: fastaae.parzen_log_likelihood(X[:2], [X[:5]], 0.3, n_samples=n).n_samples,
     "parzen(block)": lambda n, m: fastaae.parzen_log_likelihood(X[:2], X, 0.3, block=n).mean,
+    "grid(columns)": lambda n, m: picture(lambda path: figures.grid(X, path, columns=n)),
+    "grid(dividers)": lambda n, m: picture(lambda path: figures.grid(X, path, 6, dividers=[n])),
+    "neighbours(columns)": lambda n, m: picture(lambda path: figures.neighbours(X, X, path, columns=n)),
+    "cluster_heads(n)": lambda n, m: picture(lambda path: figures.cluster_heads(m, X, path, n)),
     "n_validation": lambda n, m: len(from_arrays((X, Y), n).x_valid),
     "n_labeled": lambda n, m: labeled_subset(torch.from_numpy(Y), n, 3, 0).tolist(),
 }  # fmt: skip
@@ -206,6 +222,7 @@ BAD = {
     "csr": lambda a: torch.eye(len(a), dtype=torch.float32).to_sparse_csr(),
     "scipy": lambda a: __import__("scipy.sparse").sparse.csr_matrix(a.reshape(len(a), -1)),
     "meta": lambda a: torch.from_numpy(a).to("meta"),
+    "nested": lambda a: torch.nested.nested_tensor([torch.zeros(2, 2)]),
     "complex": lambda a: a.astype(complex),
     "complex tensor": lambda a: torch.from_numpy(a.astype(complex)),
     "objects": lambda a: a.astype(object),
@@ -260,7 +277,7 @@ def test_arrays_of_any_kind_are_the_same_array(argument, kind, model):
     assert np.array_equal(make(GOOD[kind](right), model), make(right, model))
 
 
-@pytest.mark.filterwarnings("ignore:best bandwidth", "ignore:Sparse")
+@pytest.mark.filterwarnings("ignore:best bandwidth", "ignore:Sparse", "ignore:The PyTorch API of nested")
 @pytest.mark.parametrize("kind", BAD)
 @pytest.mark.parametrize("argument", ARRAYS)
 def test_arrays_that_cannot_be_used_are_refused_by_name(argument, kind, model):
@@ -348,3 +365,102 @@ def test_one_far_row_is_no_other_unit(recwarn):
     x[7] *= 1e6
     result = fastaae.parzen_log_likelihood(x, X, 0.3)
     assert not recwarn and result.query_range.high == x.max() and result.sample_range.high == X.max()
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_each_block_of_a_stream_tells_its_range(first):
+    x = X.reshape(60, -1)
+    blocks = [x[:20], 255 * x[20:]]
+    with pytest.warns(UserWarning, match=r"queries lie in .*, samples in \[.*, 25\d.*\]: give both in the same units"):
+        fastaae.parzen_log_likelihood(x, [blocks[first], blocks[1 - first]], 0.3)
+
+
+DARK = {
+    "encode": lambda x, m: m.encode(x), "predict": lambda x, m: m.predict(x),
+    "reconstruct": lambda x, m: m.reconstruct(x),
+    "predict_proba": lambda x, m: m.predict_proba(x), "log_likelihood": lambda x, m: m.log_likelihood(x, 9, 0.3),
+    "grid": lambda x, m: picture(lambda path: figures.grid(x, path)),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:queries lie in")
+@pytest.mark.parametrize("dark", [(X > 0.5).astype(np.uint8), X / 255], ids=["bytes", "floats"])
+@pytest.mark.parametrize("door", DARK)
+def test_examples_that_fill_next_to_nothing_of_their_range_are_told(door, dark, model):
+    with pytest.warns(UserWarning, match="has values from .*, next to nothing of 0 to .*: if .* is as good as white"):
+        DARK[door](dark, model)
+
+
+@pytest.mark.parametrize("sigma", [0.2, 1e-3])
+def test_queries_of_a_model_keep_their_precision(model, sigma):
+    queries = X.astype(np.float64) * 0.999
+    found, samples = model.log_likelihood(queries, 500, sigma), model.sample(500)
+    expected = fastaae.parzen_log_likelihood(queries, samples, sigma)
+    assert np.abs(found.per_query - expected.per_query).max() <= found.error_bound + expected.error_bound
+
+
+def test_data_of_another_shape_than_the_models_are_refused(model, tmp_path):
+    for shape in ((6, 4), (4, 3, 2), (5, 5)):
+        other = from_arrays((np.resize(X, (60, *shape)), Y))
+        with pytest.raises(ValueError, match=r"expected .*\(4, 6\)"):
+            evaluation.evaluate([model], other, "valid")
+        with pytest.raises(ValueError, match=r"expected .*\(4, 6\)"):
+            figures.draw(model, other, tmp_path / "pictures")
+
+
+@pytest.mark.parametrize("y", [Y[:, None], Y[:1], np.append(Y, Y)], ids=["column", "short", "long"])
+def test_labels_that_do_not_fit_their_examples_are_refused(model, y):
+    with pytest.raises(ValueError, match="y of shape .*: expected examples .*, and a label of each"):
+        evaluation.score(model, torch.from_numpy(X.reshape(60, -1)), torch.from_numpy(y))
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_choice_is_a_word(name):
+    for value in (np.array([getattr(fastaae.Config, name)]), [getattr(fastaae.Config, name)], None, 3):
+        with pytest.raises(ValueError, match=f"^{name}=.*: expected one of "):
+            fastaae.Config(**{name: value})
+
+
+# Paths
+
+NO_PATHS = {
+    "bytes": b"x",
+    "number": 3,
+    "bool": True,
+    "empty": "",
+    "zero byte": "a\0b",
+    "list": ["x"],
+    "nobody": "~no-such-user/x",
+}
+PATHS = {
+    "load": lambda path, m: fastaae.load(path),
+    "save": lambda path, m: m.save(path),
+    "train(resume)": lambda path, m: fastaae.train(resume=path, data=(X, Y), progress=False),
+    "state": lambda path, m: fastaae.parzen_log_likelihood(X, X, 0.3, state=path),
+    "grid": lambda path, m: figures.grid(X, path),
+    "draw": lambda path, m: figures.draw(m, from_arrays((X, Y)), path),
+    "load(data_dir)": lambda path, m: data.load("mnist", path),
+    "load(npz)": lambda path, m: data.load(path),
+    "config": lambda path, m: fastaae.Config.from_json(path),
+}
+
+
+@pytest.mark.parametrize("kind", NO_PATHS)
+@pytest.mark.parametrize("door", PATHS)
+def test_what_is_no_path_is_refused_in_a_line(door, kind, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError) as error:
+        PATHS[door](NO_PATHS[kind], model)
+    assert "\n" not in str(error.value) and "expected" in str(error.value) or "write the whole path" in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+@pytest.mark.parametrize("door", ["save", "grid", "state"])
+def test_only_plain_files_are_replaced(door, kind, model, tmp_path):
+    path = tmp_path / "there.png"
+    os.mkfifo(path) if kind == "pipe" else path.mkdir()
+    before = stat.S_IFMT(path.lstat().st_mode)
+    with pytest.raises((OSError, ValueError), match="plain file|regular file"):
+        PATHS[door](path, model)
+    assert stat.S_IFMT(path.lstat().st_mode) == before and list(tmp_path.iterdir()) == [path]

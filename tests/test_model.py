@@ -397,9 +397,9 @@ SPOILERS = {  # name: (what is done to tensors and info, what the message says)
     ),
     "integers": (
         lambda t, i: t.update({k: v.long() for k, v in t.items()}),
-        "dtype torch.int64, its config needs .* floats",
+        "dtype torch.int64, its config needs .* float32",
     ),
-    "two dtypes": (lambda t, i: t.update({"encoder.0.bias": t["encoder.0.bias"].double()}), "float64.* of one dtype"),
+    "two dtypes": (lambda t, i: t.update({"encoder.0.bias": t["encoder.0.bias"].double()}), "float64.* throughout"),
     "other hidden": (lambda t, i: i["config"].update(hidden=(5,)), "has shape"),
     "other style": (lambda t, i: i["config"].update(style_dim=4), "has shape"),
     "other shape": (lambda t, i: i.update(shape=[2, 4]), "has shape"),

@@ -701,6 +701,13 @@ def test_blocks_on_a_gpu_fit_its_memory(monkeypatch):
         assert sums.block_size(m, d, torch.device("cuda")) == block
 
 
+@pytest.mark.parametrize("name", ["file/state", "x" * 245, "x" * 245 + "/state"])
+def test_a_state_whose_name_cannot_be_is_refused_before_the_work(tmp_path, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="state=.*: expected a file in a directory that can be written to, not in"):
+        parzen_log_likelihood(np.zeros((2, 3)), iter([]), 1.0, state=tmp_path / name)
+
+
 def test_a_state_that_cannot_be_written_is_refused_before_the_work(tmp_path):
     def stream():
         raise AssertionError("samples were asked for")

@@ -33,7 +33,8 @@ TRIED = {  # how a sentence or a clause begins: the checks of the campaign and t
     "what it says has the types": "test_directory.py::test_what_a_file_says_is_not_converted",
     "A run stops before": "R41",
 }
-NO_CLAIM = ("A config's own", "Training takes what", "A file that was made", "If that matters", "Not covered", "Report a", "torch.distributed",
+NO_CLAIM = ("A config's own", "Training takes what",
+            "A file that was made", "If that matters", "Not covered", "Report a", "torch.distributed",
             "Python packages", "please do not", "its digest is right", "read it before")  # fmt: skip
 
 

@@ -6,6 +6,7 @@ Every way in ends in a `Data`: flat uint8 or float32 examples on the CPU, split 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,6 +67,9 @@ def load(dataset: str, data_dir: str | None = None, n_validation: int | None = N
         DataUnavailable: the data set is nowhere on disk and could not be downloaded.
         DataError: anything else about the data or the arguments is wrong.
     """
+    dataset = os.fspath(dataset) if isinstance(dataset, os.PathLike) else dataset
+    if not isinstance(dataset, str):
+        raise DataError(f"dataset={brief(dataset)}: expected a name or a path")
     if data_dir is not None and not expanded(data_dir).is_dir():
         raise DataError(f"data_dir={data_dir!r} is not a folder: name the one that holds the data, or leave it out")
     if dataset == "mnist":
@@ -216,9 +220,9 @@ def _build(name: str, arrays: Arrays, n_validation: int | None, shuffle: bool = 
     return Data(name, shape, n_classes, _digest(splits), *splits)
 
 
-def span_warning(name: str, low: Any, high: Any, dtype: torch.dtype) -> str | None:
+def span_warning(name: str, low: Any, high: Any, dtype: Any) -> str | None:
     """What to warn of where examples, called `name`, from `low` to `high`, fill next to nothing of 0 to 255 or 1."""
-    low, high, most = float(low), float(high), 255 if dtype == torch.uint8 else 1
+    low, high, most = float(low), float(high), 255 if dtype in (torch.uint8, np.uint8) else 1
     if not 0 < high * 255 / most <= 1.001 * DARK:
         return None
     hint = f"if {high:g} is as good as white, pass floats divided by {high:g}"

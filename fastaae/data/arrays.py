@@ -48,7 +48,8 @@ def tensor(name: str, value: Any) -> Tensor:
     own, plain_own = (getattr(kind, "__torch_dispatch__", None) for kind in (type(value), Tensor))
     wrapped = value.is_nested or own is not plain_own  # as MaskedTensor is
     if wrapped or value.layout != torch.strided or value.is_meta or value.is_quantized or value.is_complex():
-        kind = f"{value.layout} on {value.device.type}, {value.dtype} {list(value.shape)}"
+        shape = "nested" if value.is_nested else list(value.shape)
+        kind = f"{value.layout} on {value.device.type}, {value.dtype} {shape}"
         raise DataError(f"{name} is {kind}: expected a dense tensor of real numbers")
     return value.detach().resolve_neg()
 

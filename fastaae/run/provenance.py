@@ -33,16 +33,25 @@ def now() -> str:
     return time.strftime("%Y%m%d-%H%M%S")
 
 
-def new_directory(name: str, k: int = 1) -> str:
+def new_directory(name: str, within: Path = Path()) -> str:
     """Make a directory for a run, of a name that no other run has taken: some may start in the same second."""
-    path = f"runs/{name}-{now()}" + (f"-{k}" if k > 1 else "")
+    first, k = f"runs/{name}-{now()}", 1
+    while os.path.lexists(within / (path := first + (f"-{k}" if k > 1 else ""))) or not _made(within / path):
+        k += 1
+    for folder in Path(path).parents:
+        sync_folder(within / folder)
+    return path
+
+
+def _made(path: Path) -> bool:
+    """Make a directory, unless another process was sooner."""
     try:
         RunDirectory(path).make(new=True)
     except FileExistsError:
-        return new_directory(name, k + 1)
-    for folder in Path(path).parents:
-        sync_folder(folder)
-    return path
+        if not os.path.lexists(path):  # it is one of those that it is to be in
+            raise
+        return False
+    return True
 
 
 def git() -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shlex
 import sys
 from dataclasses import replace
@@ -49,7 +50,7 @@ def begin(cfg: Config | None, data: Any, resume: str | Path | None) -> tuple[Con
     saved = recorded = None
     if resume is not None:
         saved, before = _newest(RunDirectory(resume))
-        cfg = _merged(cfg, before, str(resume))
+        cfg = _merged(cfg, before, os.fspath(resume))
         recorded = saved.info["data_sha256"] if cfg.data_dir == before.data_dir else None
     elif cfg is None:
         raise ValueError(f"train: {cfg=}, expected a Config, or resume=DIR")
@@ -137,10 +138,13 @@ class Checkpoints:
         self.stopped = False  # whether that is one that a signal asked for
         self.saved_at = self.seconds = 0.0  # when it was saved here, and how long that took, if it counts
 
-    def make_directory(self) -> None:
-        """Make that of the run, if it is not there, under a new name where the config has none."""
-        path = self.cfg.out_dir or provenance.new_directory(self.cfg.name)
-        self.cfg, self.directory = replace(self.cfg, out_dir=path), RunDirectory(expanded(path).absolute())
+    def make_directory(self, start: Path) -> None:
+        """Make that of the run, if it is not there, under a new name where the config has none; start is out_dir, or
+        the folder where the process was, absolute: since then it may have gone elsewhere."""
+        if self.cfg.out_dir is None:
+            self.cfg = replace(self.cfg, out_dir=provenance.new_directory(self.cfg.name, start))
+            start = start / str(self.cfg.out_dir)
+        self.directory = RunDirectory(start)
         self.directory.make()
 
     def begin(self) -> int:

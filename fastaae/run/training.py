@@ -17,7 +17,7 @@ from ..device import find_device
 from ..engine import priors, profiling
 from ..engine.replay import Replay
 from ..engine.step import Step
-from ..files import warn_caller
+from ..files import expanded, warn_caller
 from ..kernels.exact import exact_arithmetic
 from ..liveness import Heartbeat
 from ..model import Model
@@ -71,10 +71,11 @@ def _train_replicas(
     cfg: Config, data: Data, resumed: bool, progress: bool, prior: priors.Custom | None, heartbeat: Heartbeat | None
 ) -> Run:
     """As train(), of the replicas of this process."""
+    start = expanded(cfg.out_dir or ".").absolute()
     step = Step(cfg, data, find_device(cfg.device), prior)
     checkpoints = Checkpoints(step, cfg, data, resumed)
     try:
-        checkpoints.make_directory()
+        checkpoints.make_directory(start)
         with checkpoints.directory.held():
             done, total = checkpoints.begin(), cfg.epochs * step.steps_per_epoch
             with Signals() as signals, Progress(total, done, progress) as bar:
@@ -211,11 +212,11 @@ class Training:
             raise
 
     def finish(self) -> Run:
-        if self.cfg.profile and not self.profiled:
-            warn_caller(f"profile={self.cfg.profile!r}: no such step was trained, there is no trace")
         valid = self.valid or evaluation.evaluate(self.models, self.data, "valid")  # resumed after the last epoch
         test = evaluation.evaluate(self.models, self.data, "test")
         metrics = {name: evaluation.summarize(v) for name, v in (valid | test).items()}
         summary = {"metrics": metrics, "steps": self.done, "weights_sha256": checkpoint.digest(self.step.parameters())}
         self.directory.write_json(self.directory.summary, summary)
+        if self.cfg.profile and not self.profiled:
+            warn_caller(f"profile={self.cfg.profile!r}: no such step was trained, there is no trace")
         return Run(self.cfg, self.directory.path, metrics, self.directory.history(), self.models)

@@ -88,10 +88,11 @@ def full_disk(rng: np.random.Generator, case: int, folder: Path) -> Outcome:
     outcome, err = json.loads((folder / "outcome.json").read_text()), said(folder)
     require(outcome["again"] == 0 and not outcome["stray"], f"{outcome} {err}")
     first = next(line for line in err.splitlines() if line.startswith("fastaae: "))
-    expected = r"fastaae: disk\S+: (Read-only file system|No space left on device).*; last good checkpoint: (.*)"
+    where, why = re.escape(f"{folder}/disk"), "(Read-only file system|No space left on device)"
+    expected = rf"fastaae: {where}\S+: {why}.*; last good checkpoint: (.*)"
     match = re.fullmatch(expected, first)
     require(outcome["status"] == 1 and match, f"status {outcome['status']}: {first}")
-    kept = "none" if outcome["step"] is None else f"disk/run/{NEWEST} (step {outcome['step']})"
+    kept = "none" if outcome["step"] is None else f"{folder}/disk/run/{NEWEST} (step {outcome['step']})"
     require(match[2] == kept, f"{first}, but {kept} is there")
     require(read_only or "MB needed" in first, f"does not say how much: {first}")
     wrong = tuple(outcome["result"]) != undisturbed_on_large_disk()
