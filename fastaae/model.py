@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import checkpoint
+from . import __version__, checkpoint
 from .config import WITH_Y, Config
 from .data import examples, span_warning
 from .data.arrays import flat, tensor
@@ -350,10 +350,11 @@ def from_tensors(
         standard = None
         if config.standardize:
             standard = Standardization(own("standard.mean", 1, d), own("standard.std", 1, d))
-    except KeyError as error:
-        raise checkpoint.CheckpointError(f"{path}: it holds no {error}, which a model needs") from None
-    except ValueError as error:
-        raise checkpoint.CheckpointError(f"{path}: {error}") from None
+    except (KeyError, ValueError) as error:
+        message = f"it holds no {error}, which a model needs" if isinstance(error, KeyError) else str(error)
+        if (writer := info.get("fastaae", __version__)) != __version__:
+            message += f" (fastaae {writer} wrote it, this is {__version__})"
+        raise checkpoint.CheckpointError(f"{path}: {message}") from None
     n = len(tensors["decoder.0.weight"])
     if not 0 <= replica < n:
         allowed = f"0 to {n - 1}" if n > 1 else "0"

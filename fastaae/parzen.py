@@ -27,7 +27,7 @@ from . import checkpoint
 from .data import span_warning
 from .data.arrays import flat, tensor
 from .device import find_device
-from .files import brief, expanded, warn_caller
+from .files import BROKEN, brief, expanded, warn_caller
 from .kernels.parzen.bounds import double, some
 from .kernels.parzen.sums import PairSums, block_size
 from .liveness import Heartbeat
@@ -269,6 +269,9 @@ class _State:
             with tempfile.NamedTemporaryFile(dir=self.path.parent, prefix=f".{self.path.name}.", suffix=".tmp-trial"):
                 checkpoint.remove_unfinished(self.path)
         except OSError as error:
+            if error.errno in BROKEN:
+                error.filename = str(self.path)
+                raise
             where = f"a directory that can be written to, not in {self.path.parent} ({error.strerror})"
             raise ValueError(f"state={str(path)!r}: expected a file in {where}") from None
 

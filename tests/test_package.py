@@ -123,7 +123,7 @@ READING_PATH = [  # one batch, from its config to the updated weights
     "fastaae/run/training.py",
 ]
 PATH_LINES, PATH_FUNCTION = 1700, 60
-ALL_LINES = 8810  # 8,474 was the aim with the doors that strangers found open
+ALL_LINES = 8812  # 8,474 was the aim with the doors that strangers found open
 ANY_FUNCTION, PARAMETERS, DOCUMENTED = 80, 8, 0.91
 
 

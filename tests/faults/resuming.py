@@ -31,20 +31,20 @@ def train(directory: Path, resume: bool = False, **changes: Any) -> fastaae.Run:
     return fastaae.train(cfg, data=DATA, resume=directory if resume else None, progress=False)
 
 
-KEY = "encoder.0.weight"
+KEY, BY = "encoder.0.weight", "fastaae 9.9 wrote it, this is "
 VERSIONS: list[tuple[Callable[[dict, dict], Any], int, str | None]] = [  # what is changed, the format, what is said
     (lambda t, i: None, 1, None),
     (lambda t, i: None, 2, "format '2', expected 1, which this version of fastaae reads"),
     (lambda t, i: None, 99, "format '99', expected 1, which this version of fastaae reads"),
-    (lambda t, i: t.pop(KEY), 1, rf"no {KEY} float32 \[2, 8, 16\], .*; written by fastaae 9.9, this is "),
+    (lambda t, i: t.pop(KEY), 1, f"it holds no '{KEY}', which a model needs .{BY}"),
     (
         lambda t, i: t.update(extra=torch.ones(1)),
         1,
-        r"unknown extra float32 \[1\], .*; written by fastaae 9.9, this is ",
+        rf"extra float32 \[1\] is in it alone, or in its config alone, expected what that makes .{BY}",
     ),
-    (lambda t, i: t.update(other=t.pop(KEY)), 1, f"no {KEY} .*; written by fastaae 9.9, this is "),
-    (lambda t, i: t.update({KEY: t[KEY].double()}), 1, f"no {KEY} float32 .*; written by fastaae 9.9, this is "),
-    (lambda t, i: t.update({KEY: t[KEY][:1]}), 1, f"no {KEY} float32 .*; written by fastaae 9.9, this is "),
+    (lambda t, i: t.update(other=t.pop(KEY)), 1, f"it holds no '{KEY}', which a model needs .{BY}"),
+    (lambda t, i: t.update({KEY: t[KEY].double()}), 1, rf"{KEY} has shape .* torch.float64, its config needs .*{BY}"),
+    (lambda t, i: t.update({KEY: t[KEY][:1]}), 1, rf"{KEY} has shape \(1, 8, 16\) .*, its config needs .*{BY}"),
     (lambda t, i: i["config"].update(novelty=3), 1, "config: unknown field 'novelty'"),
     (lambda t, i: i["config"].pop("on_divergence"), 1, None),
 ]
