@@ -20,8 +20,21 @@ def read_version():
 readme = ROOT / "README.md"
 
 KERNELS = [".kernels", ".kernels.step", ".kernels.parzen"]
-DEMO = ["scikit-learn", "matplotlib"]
-TEST = [*DEMO, "pytest", "pytest-xdist", "pytest-benchmark", "hypothesis", "mpmath", "ruff", "pyright[nodejs]"]
+IMAGES = ["pillow"]
+DEMO = ["scikit-learn", "matplotlib", *IMAGES]
+TEST = [
+    *DEMO,
+    "h5py",
+    "pandas",
+    "zarr",
+    "pytest",
+    "pytest-xdist",
+    "pytest-benchmark",
+    "hypothesis",
+    "mpmath",
+    "ruff",
+    "pyright[nodejs]",
+]
 
 setup(
     name="fastaae",
@@ -44,9 +57,8 @@ setup(
         "safetensors>=0.7",
         "nvtx",
         "tqdm",
-        "tyro",
     ],
-    extras_require={"demo": DEMO, "test": TEST},
+    extras_require={"images": IMAGES, "demo": DEMO, "test": TEST},
     entry_points={"console_scripts": ["fastaae = fastaae.cli:main"]},
     classifiers=[
         "Development Status :: 4 - Beta",

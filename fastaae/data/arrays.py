@@ -12,10 +12,12 @@ from torch import Tensor
 
 from ..files import DataError, brief
 
+MAX_PIXELS = 2**24  # of one image
+
 
 def array(name: str, value: Any, lists: bool = False) -> np.ndarray:
     """`value`, called `name` in errors, as a plain array of numbers, which may share its memory: NumPy's, a tensor of
-    any device, or whatever says how NumPy makes one of it; a list if that is allowed.
+    any device, a DataFrame, a PIL image, whatever says how NumPy makes one of it or has slices; a list if allowed.
 
     Raises:
         DataError: it has a mask, or is sparse, ragged or of no real numbers.
@@ -25,17 +27,38 @@ def array(name: str, value: Any, lists: bool = False) -> np.ndarray:
         return (t.float() if t.is_floating_point() and t.dtype != torch.float64 else t).numpy()  # it has no bfloat16
     if any(isinstance(v, np.ma.MaskedArray) for v in (value, *(value if isinstance(value, list | tuple) else ()))):
         raise DataError(f"{name} is a masked array, expected a plain one: fill it or leave rows out first")
-    if not hasattr(value, "__array__") and not (lists and isinstance(value, list | tuple | Real)):
-        raise DataError(f"{name} is a {type(value).__name__}, expected a numpy array or a torch tensor")
     try:
-        found = np.asanyarray(value)
+        value = _readable(value)
+        known = hasattr(value, "__array__") or (lists and isinstance(value, list | tuple | Real))
+        found = np.asanyarray(value) if known else None
     except Exception as error:  # another library's array may raise anything
         raise DataError(f"{name} is no array of numbers: pass a numpy array ({brief(error)})") from None
+    if found is None:
+        raise DataError(f"{name} is a {type(value).__name__}, expected a numpy array or a torch tensor")
     if isinstance(found, np.ma.MaskedArray):  # as __array__ made it
         return array(name, found)
     if found.dtype.kind not in "biuf":
         raise DataError(f"{name} has dtype {found.dtype}, expected real numbers")
     return np.asarray(found).astype(found.dtype.newbyteorder("="), copy=False)
+
+
+def _readable(value: Any) -> Any:
+    """A PIL image, a DataFrame or what has slices as an array: uint8 [H, W] of a grey image of 8 bits, [H, W, 3] of one
+    in colours; float64 of columns without a common dtype. Anything else as it is."""
+    if hasattr(value, "getbands"):
+        if math.prod(value.size) > MAX_PIXELS:
+            raise ValueError(f"{value.size} pixels, expected at most {MAX_PIXELS}")
+        deep, grey = value.mode[0] in "IF", value.mode in ("1", "L", "LA")
+        return np.asarray(value if deep else value.convert("L" if grey else "RGB"))
+    if hasattr(value, "columns") and hasattr(value, "dtypes"):
+        if words := [
+            c for c, t in zip(value.columns, value.dtypes, strict=True) if getattr(t, "kind", "f") not in "biuf"
+        ]:
+            raise ValueError(f"columns {brief(words)} are of no numbers: drop them, or make numbers of them")
+        found = np.asarray(value)
+        return np.asarray(value, np.float64) if found.dtype == object else found
+    sliced = not hasattr(value, "__array__") and hasattr(value, "dtype") and hasattr(value, "__getitem__")
+    return value[:] if sliced else value
 
 
 def tensor(name: str, value: Any) -> Tensor:
@@ -57,6 +80,13 @@ def tensor(name: str, value: Any) -> Tensor:
 def plain(values: np.ndarray, dtype: Any = None) -> np.ndarray:
     """Contiguous, writable, no negative strides (one row may keep them though contiguous): as torch wants memory."""
     return np.require(values.copy() if min(values.strides, default=0) < 0 else values, dtype, ["C", "W"])
+
+
+def shared(values: np.ndarray) -> Tensor:
+    """A tensor, only to be read, on the memory of an array where that may be: contiguous, maybe read-only."""
+    if values.flags.writeable or not values.flags.c_contiguous or min(values.strides, default=0) < 0:
+        return torch.from_numpy(plain(values))
+    return torch.from_dlpack(values)  # from_numpy() warns of read-only ones
 
 
 def flat(name: str, t: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -32,7 +32,7 @@ READER = str(Path(__file__).with_name("matreader.py"))
 def converted(path: Path, names: Sequence[str], limit_bytes: int, convert: Convert, cache: Path) -> Variables:
     """What `convert` makes of the variables `names` of the MATLAB file (version 4 to 7.2) `path`, which it gets in the
     shapes and dtypes they are stored in; kept as .npz in the folder `cache`, where only this user may write, by the
-    file's SHA-256. (What a power cut leaves there, the sums within a .npz show.)
+    file's SHA-256. A name that ends in ? may be missing. (What a power cut leaves there, the sums within a .npz show.)
 
     Raises:
         DataError: not such a file, a variable is missing or not a full array of real numbers, they declare more than
@@ -91,7 +91,9 @@ def _read(path: Path, names: Sequence[str], limit_bytes: int, seconds: float) ->
         if done.returncode:
             lines = done.stderr.decode(errors="backslashreplace").strip().splitlines() or ["no message"]
             raise DataError(lines[-1][:1000] + ("" if done.returncode == 1 else f" (status {done.returncode})"))
-        return {name: np.load(Path(folder, f"{k}.npy"), allow_pickle=False) for k, name in enumerate(names)}
+        files = [(name, Path(folder, f"{k}.npy")) for k, name in enumerate(names)]
+        there = [(name, file) for name, file in files if not name.endswith("?") or file.exists()]
+        return {name.removesuffix("?"): np.load(file, allow_pickle=False) for name, file in there}
 
 
 def _check_header(head: bytes) -> None:

@@ -1,4 +1,5 @@
 """The process that reads a MATLAB file: python matreader.py FILE BYTES NAME ... writes 0.npy, 1.npy, ... to its folder.
+Some of the names that end in ? may be missing.
 
 Run by its path, so that it needs no torch: it imports nothing of fastaae.
 """
@@ -28,17 +29,21 @@ def main(path: str, limit: str, *names: str) -> None:
     _limit(ROOM + 2 * limit_bytes)
     try:
         declared = scipy.io.whosmat(path, appendmat=False)
-        wanted = [variable for variable in declared if variable[0] in names]
-        if missing := [name for name in names if name not in [variable[0] for variable in wanted]]:
+        own = [name.removesuffix("?") for name in names]
+        wanted = [variable for variable in declared if variable[0] in own]
+        there = [variable[0] for variable in wanted]
+        if missing := [o for o, name in zip(own, names, strict=True) if o not in there and (o == name or not there)]:
             has = [variable[0][:50] for variable in declared[:20]]
-            sys.exit(f"no variables {missing}, it has {has}: save all of them in one file")
+            sys.exit(f"no variables {missing[:9]}, it has {has}: save all of them in one file")
         for name, shape, kind in wanted:
             if kind not in CLASSES or min(shape, default=1) < 0:
                 sys.exit(f"{name!r} is {kind} of shape {shape}, expected a full numeric array")
         if (size := sum(math.prod(shape) * CLASSES[kind] for _, shape, kind in wanted)) > limit_bytes:
-            sys.exit(f"{', '.join(names)} declare {size} bytes, at most {limit_bytes} are accepted")
-        arrays = scipy.io.loadmat(path, appendmat=False, variable_names=names)
-        for k, name in enumerate(names):
+            sys.exit(f"{', '.join(there)} declare {size} bytes, at most {limit_bytes} are accepted")
+        arrays = scipy.io.loadmat(path, appendmat=False, variable_names=there)
+        for k, name in enumerate(own):
+            if name not in there:
+                continue
             if not isinstance(arrays[name], np.ndarray) or arrays[name].dtype.kind not in "biuf":
                 sys.exit(f"{name!r} cannot be read as real numbers: save it as an array of them")
             try:

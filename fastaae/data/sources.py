@@ -218,7 +218,9 @@ def svhn(data_dir: str | None) -> tuple[str, Arrays]:
                 continue
             if missing := [name for name in names[:2] if name not in present]:
                 raise DataError(f"{folder}: holds a part of SVHN, but not {', '.join(missing)}: put the rest there")
-            train, test, *extra = (_mat(folder / name, ("X", "y"), _svhn_arrays) for name in names if name in present)
+            train, test, *extra = (
+                read_mat(folder / name, ("X", "y"), _svhn_arrays) for name in names if name in present
+            )
             x, y = (np.concatenate([train[key], extra[0][key]]) if extra else train[key] for key in "xy")
             return f"svhn{' subset' if prefix else ''}", (x, y, test["x"], test["y"])
     raise DataUnavailable(
@@ -250,7 +252,7 @@ def tfd(data_dir: str | None) -> tuple[str, Arrays, int]:
         )
     file = min(found, key=lambda name: (name != "TFD_48x48.mat", name))
     stem = file.removesuffix("_48x48.mat")
-    arrays = _mat(folder / file, ("images", "folds", "labs_ex"), _tfd_arrays)
+    arrays = read_mat(folder / file, ("images", "folds", "labs_ex"), _tfd_arrays)
     x, y, part = arrays["x"], arrays["y"], arrays["part"]
     order, test = np.argsort(part, kind="stable")[: np.sum(part < 3)], part == 3
     y, y_test = (None, None) if y.min() < 0 else (y[order], y[test])
@@ -279,7 +281,8 @@ def _expect(name: str, array: np.ndarray, shape: tuple[int, ...], expected: str,
         raise DataError(f"{name} has values {others[:5].tolist()}, expected {', '.join(map(str, values))}")
 
 
-def _mat(path: Path, names: Sequence[str], convert: matfiles.Convert) -> matfiles.Variables:
+def read_mat(path: Path, names: Sequence[str], convert: matfiles.Convert) -> matfiles.Variables:
+    """As matfiles.converted(), with the user's cache."""
     cache = _cache()
     if path.is_relative_to(cache) and not all(private(p.resolve(), 0o002) for p in (path, path.parent, cache)):
         hint = "expected your own files and folders, not open to all; or name another folder as data_dir"
