@@ -1,25 +1,26 @@
-"""The command `fastaae`. Its flags are made from Config by tyro; torch is imported only once a command needs it."""
+"""The command `fastaae`. Its flags are the fields of dataclasses; torch is imported only once a command needs it."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
-import io
+import inspect
 import json
 import os
-import shutil
+import re
+import shlex
 import sys
 import time
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import tyro
+from types import NoneType
+from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_type_hints
 
 from . import __version__
-from .config import Config
-from .experiments import PRESETS, preset
-from .files import BROKEN, WriteError, expanded, read_json, suggestion
+from .config import UNUSED, Config
+from .experiments import DESCRIPTIONS, PRESETS, preset
+from .files import BROKEN, WriteError, brief, expanded, printable, read_json, suggestion
 
 if TYPE_CHECKING:
     from .data import Data
@@ -27,18 +28,31 @@ if TYPE_CHECKING:
 
 USAGE = """usage: fastaae COMMAND ...
 
+train
   presets                      the experiments there are
   train NAME [--FIELD VALUE]   train a preset, any field of Config changed
   train --config FILE          repeat the run of a config.json
   resume DIR [--FIELD VALUE]   go on with a stopped run, or with a finished one for more --epochs
+  list RUNS                    the runs in a folder, with their metrics
+
+use what was trained; DATA is a .npy file, or a .npz file with x
+  encode DIR DATA              style codes of examples, to a .npy file
+  predict DIR DATA             classes of examples
+  reconstruct DIR DATA         examples, decoded from their codes
+  sample DIR                   decode draws from the prior to a picture or a .npy file
+
+judge it
   evaluate DIR                 metrics of a run on its validation and test sets
   parzen DIR                   log-likelihood of the test set under samples of the model
-  sample DIR                   decode draws from the prior to a picture
+  parzen --samples FILE        the same of files, of whatever model
   figures DIR                  the paper's pictures that fit the run's task
-  --version
 
-`fastaae COMMAND --help` lists flags. --data-dir and --dataset say where a run's data lie now, if they have moved.
+`fastaae COMMAND --help` lists flags. --data-dir and --dataset say where a run's data lie now, if they have moved;
+--quiet has train and resume say nothing but warnings and the run's directory. --version says which this is.
 """
+
+# Groups of fields in the help, by the first of each.
+TOPICS = {"name": "task and data", "regularizer": "model", "optimizer": "learning", "epochs": "run"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -74,10 +88,16 @@ def _run(command: str, *arguments: str) -> None:
     elif command in COMMANDS:
         COMMANDS[command]([*arguments])
     elif command in ON_RUNS:
-        directory, flags = _directory(command, *arguments)
+        files = command == "parzen" and "".join(arguments[:1]).startswith("--samples")
+        directory, flags = ("", [*arguments]) if files else _directory(command, *arguments)
         _parsed(ON_RUNS[command], flags, prog=f"fastaae {command} DIR")(directory)
+    elif command in ON_EXAMPLES:
+        directory, flags = _directory(command, *arguments)
+        path, *flags = (flags or [""]) if directory else ("", *flags)
+        options = {"prog": f"fastaae {command} DIR DATA", "description": ON_EXAMPLES[command]}
+        _parsed(OnExamples, flags, **options)(command, directory, path)
     else:
-        names = [*COMMANDS, *ON_RUNS]
+        names = [*COMMANDS, *ON_RUNS, *ON_EXAMPLES]
         raise ValueError(f"unknown command {command!r}: expected one of {', '.join(names)}{suggestion(command, names)}")
 
 
@@ -89,8 +109,7 @@ def _print(*lines: object, error: bool = False) -> None:
     encoding = stream.encoding or "utf-8"
     try:
         for line in lines:
-            text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(line))
-            print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+            print(printable(line).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
     except OSError as failure:
         with contextlib.suppress(OSError):  # or the interpreter tries again as it ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
@@ -100,6 +119,12 @@ def _print(*lines: object, error: bool = False) -> None:
             raise WriteError(f"standard output: {failure.strerror or failure}; give it another place") from None
 
 
+def _table(*rows: list[str]) -> None:
+    """Print rows of cells, in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    _print(*("  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip() for row in rows))
+
+
 def _say(message: object) -> None:
     _print(f"fastaae: {message}", error=True)
 
@@ -107,20 +132,50 @@ def _say(message: object) -> None:
 def _presets(arguments: list[str]) -> None:
     if arguments:
         raise ValueError(f"presets: expected no arguments, got {' '.join(arguments)}")
-    for name, fields in PRESETS.items():
-        _print(f"{name:32} {' '.join(f'{k}={v}' for k, v in fields.items())}")
+    _table(*([name, DESCRIPTIONS[name]] for name in PRESETS))
 
 
-def _parsed(flags: type, arguments: list[str], **options: Any) -> Any:
-    """What tyro makes of the arguments; its help and errors go where all goes."""
-    said = io.StringIO()
-    os.environ["COLUMNS"] = str(max(40, shutil.get_terminal_size().columns))  # of fewer tyro never comes back
-    try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            return tyro.cli(flags, args=arguments, **options)
-    except SystemExit as left:
-        _print(*said.getvalue().split("\n")[:-1], error=left.code != 0)
-        raise
+class _Parser(argparse.ArgumentParser):
+    color = False  # which Python 3.14 would add, and _print escape
+
+    def print_help(self, file: Any = None) -> None:
+        _print(*self.format_help().splitlines())
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; run {self.prog} --help")
+
+
+def _parsed(kind: type, arguments: list[str], default: Any = None, **options: Any) -> Any:
+    """The dataclass that flags make of its fields, others as in the default. Help leaves out what a preset ignores."""
+    usage = {"description": kind.__doc__, "usage": "%(prog)s [--FIELD VALUE ...]"}
+    parser = group = _Parser(allow_abbrev=False, **{**usage, **options})
+    sources = "".join(map(inspect.getsource, kind.__mro__[:-1]))
+    texts = dict(re.findall(r'^    (\w+): [^\n]*\n    """(.*?)"""$', sources, re.DOTALL | re.MULTILINE))
+    unused = set()
+    if getattr(default, "name", None) in PRESETS:
+        unused = {name for names, used, _ in UNUSED for name in names.split() if not used(default)}
+        parser.epilog = "What this experiment ignores is left out."
+    for name, hint in get_type_hints(kind).items():
+        if kind is Config and name in TOPICS:
+            group = parser.add_argument_group(TOPICS[name])
+        value, kinds = getattr(default or kind, name), [k for k in get_args(hint) or [hint] if k not in (..., NoneType)]
+
+        def convert(word: str, kind: Any = kinds[0]) -> Any:
+            return None if word == "None" else kind(word) if kind in (int, float) else word
+
+        convert.__name__ = getattr(kinds[0], "__name__", "str")  # as errors call it
+        how: dict[str, Any] = {"type": convert, "metavar": "|".join(getattr(k, "__name__", k) for k in kinds)}
+        how |= {"nargs": "*"} if isinstance(value, tuple) else {}
+        how = {"action": argparse.BooleanOptionalAction} if hint is bool else how
+        shown = printable(" ".join(map(str, value)) if isinstance(value, tuple) else value)
+        text = f"{' '.join(texts[name].split())} [{shown}]".replace("%", "%%")
+        help = argparse.SUPPRESS if name in unused else text
+        group.add_argument(f"--{name.replace('_', '-')}", default=value, help=help, **how)
+    found, stray = parser.parse_known_args(arguments)
+    if stray:
+        flags = [f"--{name.replace('_', '-')}" for name in vars(found)]
+        raise ValueError(f"{stray[0]!r}: expected a flag of {parser.prog}{suggestion(stray[0], flags)}")
+    return kind(**vars(found))
 
 
 def chosen(arguments: list[str], default: str, **changes: Any) -> Config:
@@ -128,12 +183,16 @@ def chosen(arguments: list[str], default: str, **changes: Any) -> Config:
     a flag."""
     given = arguments and not arguments[0].startswith("-")
     name, *flags = arguments if given else [default, *arguments]
-    return _parsed(Config, flags, default=preset(name, **changes))
+    try:
+        return _parsed(Config, flags, default=preset(name, **changes))
+    except ValueError as error:
+        sys.exit(f"fastaae: {error}")
 
 
 def _train(arguments: list[str]) -> None:
     """Train the config that a preset or a config.json and flags make."""
-    path = None
+    path, quiet = None, "--quiet" in arguments
+    arguments = [word for word in arguments if word != "--quiet"]
     match arguments:
         case ["--config", path, *flags]:
             base, program = Config.from_json(path), "fastaae train --config FILE"
@@ -149,21 +208,21 @@ def _train(arguments: list[str]) -> None:
         if sha256 := data.get("sha256") if isinstance(data, dict) else None:
             _, where = _same_data(cfg, sha256, path, recorded=cfg.data_dir == base.data_dir)
             cfg = dataclasses.replace(cfg, data_dir=where)
-    _train_and_report(cfg, None)
+    _train_and_report(cfg, None, quiet)
 
 
 def _resume(arguments: list[str]) -> None:
-    directory, flags = _directory("resume", *arguments)
+    directory, flags = _directory("resume", *(word for word in arguments if word != "--quiet"))
     cfg = None
     if flags:
         from .run.resume import config_of
 
         base, what = config_of(directory) if directory else Config(), "Fields that say how, and how long, to go on."
         cfg = _parsed(Config, flags, default=base, prog="fastaae resume DIR", description=what)
-    _train_and_report(cfg, directory)
+    _train_and_report(cfg, directory, "--quiet" in arguments)
 
 
-def _train_and_report(cfg: Config | None, resume: str | None) -> None:
+def _train_and_report(cfg: Config | None, resume: str | None, quiet: bool) -> None:
     """train(), under torchrun on every rank; the first one reports."""
     from .run import ranks
     from .run.training import train
@@ -171,22 +230,78 @@ def _train_and_report(cfg: Config | None, resume: str | None) -> None:
     several = ranks.launched()
     if several and ranks.distributed.get_rank():
         sys.stdout = open(os.devnull, "w")
+    start = time.perf_counter()
     try:
-        run = train(cfg, resume=resume)
+        run = train(cfg, resume=resume, progress=not quiet)
     finally:
         if several:  # or its threads may abort the interpreter as it ends
             ranks.distributed.destroy_process_group()
-    for name, metric in run.metrics.items():
-        spread = f" +- {metric['std']:.2g}" if len(metric["replicas"]) > 1 else ""
-        _print(f"{name:24} {metric['mean']:.4g}{spread}")
-    _print(f"run directory: {run.directory if several else run.config.out_dir}")
+    directory = str(run.directory if several else run.config.out_dir)
+    if not quiet:
+        splits = [split for split in ("valid", "test") if any(name.startswith(split) for name in run.metrics)]
+        told = {name: _metric(metric) for name, metric in run.metrics.items()}
+        names = dict.fromkeys(name.partition("_")[2] for name in told)
+        rows = [[f"{name}, %" if name.endswith("error") else name, *(told.get(f"{s}_{name}", "") for s in splits)]
+                for name in names]  # fmt: skip
+        _table([f"{time.perf_counter() - start:.1f} s", *splits], *rows)
+    _print(f"run directory: {directory}", *[f"next: fastaae figures {shlex.quote(directory)}"] * (not quiet))
+
+
+def _metric(metric: dict[str, Any]) -> str:
+    return f"{metric['mean']:.4g}" + (f" +- {metric['std']:.2g}" if len(metric["replicas"]) > 1 else "")
+
+
+def _list(arguments: list[str]) -> None:
+    """A table of the runs in a folder, which are warned of where they cannot be read."""
+    from .directory import RunDirectory
+
+    if len(arguments) != 1 or not (folder := expanded(arguments[0])).is_dir():
+        raise ValueError(f"list: expected one folder of runs, got {' '.join(arguments) or 'nothing'}")
+    rows = [["name", "epochs", "device", "metrics", "directory"]]
+    for path in sorted({file.parent for file in folder.glob("**/config.json")}):
+        run = RunDirectory(path)
+        try:
+            found, history = run.recorded(), run.history()
+            metrics = read_json(run.summary)["metrics"] if run.summary.exists() else {}
+            told = [f"{name} {_metric(m)}" for name, m in metrics.items() if name.startswith("test_")] or [
+                f"{name} {values[-1].mean():.4g}" for name, values in history.items() if name.startswith("valid_")
+            ]
+            epochs = f"{max(history['epoch'], default=0)}/{found['config']['epochs']}"
+            cells = (found["config"]["name"], epochs, found["hardware"]["device"], ", ".join(told), path)
+            rows.append([printable(cell) for cell in cells])
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            _say(f"warning: {path}: not the directory of a run ({brief(error)})")
+    _table(*rows)
+
+
+def _examples(path: str) -> Any:
+    """The examples in a file or folder."""
+    from .data.formats import examples_of
+
+    return examples_of(path, path)
+
+
+def _save(array: Any, path: str) -> None:
+    """Write a .npy file, and say which."""
+    import numpy as np
+
+    from .checkpoint import replaced
+
+    with replaced(expanded(path), size=array.nbytes) as new, open(new, "xb") as file:
+        np.save(file, array, allow_pickle=False)
+    _print(expanded(path))
+
+
+def _number(word: str) -> int | None:
+    """The integer that a word says, None where it is the name of a file or a class."""
+    return int(word) if word.removeprefix("-").isdecimal() else None
 
 
 def _same_data(cfg: Config, sha256: str | None, source: str, recorded: bool) -> tuple[Data, str | None]:
     """The data of a config, and their data_dir; they have to be what the run recorded, as maybe it is, too."""
     from . import data
 
-    loaded, where = data.recorded(cfg.dataset, cfg.data_dir, cfg.n_validation, sha256 if recorded else None)
+    loaded, where = data.recorded(cfg.dataset, cfg.data_dir, cfg.n_validation, cfg.scale, sha256 if recorded else None)
     if sha256 is not None and loaded.sha256 != sha256:
         raise ValueError(f"{source}: {cfg.dataset} is not its data, expected SHA-256 {sha256}, not {loaded.sha256}")
     return loaded, where
@@ -231,57 +346,102 @@ class Evaluate(OnData):
 
 @dataclasses.dataclass
 class Parzen(OnData):
-    """Parzen-window log-likelihood, in nats, of the run's test set under samples of its model, with its error bound."""
+    """Parzen-window log-likelihood, in nats, with its error bound, of the run's test set under samples of its model;
+    without DIR of the examples in a file under the samples in another."""
 
-    samples: int = 10_000
-    """Decoded draws from the prior; 10,000 and 10,000,000 are the paper's."""
+    samples: str = "10000"
+    """Number of decoded draws from the prior (10,000 and 10,000,000 are the paper's), or a file of any samples."""
+    queries: str | None = None
+    """File of examples to score; default: the run's test set."""
     sigma: float | None = None
     """Bandwidth; default: chosen on validation examples."""
-    validation: int = 1000
-    """How many of them, the first ones."""
+    validation: str = "1000"
+    """How many of them, the run's first ones, or a file of them."""
     seed: int = 0
+    """Of the samples."""
     replica: int = 0
+    """Which model of the run draws."""
     state: str | None = None
     """File that keeps the partial sums; the same command goes on from them."""
 
     def __call__(self, directory: str) -> None:
-        if self.validation < 1:
-            raise ValueError(f"--validation {self.validation}: expected at least 1 validation example")
-        (model,), data = self.models_and_data(directory, self.replica)
-        if data.x_test is None:
-            raise ValueError(f"parzen: {data.name} has no test set, expected x_test")
-        validation = data.x_valid[: self.validation] if self.sigma is None else None
+        from .model import load
+        from .parzen import parzen_log_likelihood
+
+        n, held, model, data = _number(self.samples), _number(self.validation), None, None
+        if held is not None and held < 1:
+            raise ValueError(f"--validation {held}: expected at least 1 validation example, or a file of them")
+        if (n is None) == bool(directory):
+            which = "a number, of draws by the run's model" if directory else "a file, or the directory of a run first"
+            raise ValueError(f"--samples {self.samples}: expected {which}")
+        if directory and self.queries and (held is None or self.sigma is not None):
+            model = load(directory, self.replica)
+        elif directory:
+            (model,), data = self.models_and_data(directory, self.replica)
+        queries = _examples(self.queries) if self.queries else data and data.x_test
+        if queries is None:
+            raise ValueError(f"parzen: {data.name if data else self.samples} has no test set, expected --queries FILE")
+        validation = data and data.x_valid[:held] if held else _examples(self.validation)
+        options = {"validation": validation if self.sigma is None else None, "state": self.state}
         start = time.perf_counter()
-        result = model.log_likelihood(
-            data.x_test, self.samples, self.sigma, seed=self.seed, validation=validation, state=self.state
-        )
+        if model:
+            result = model.log_likelihood(queries, n or 0, self.sigma, seed=self.seed, **options)
+        else:
+            result = parzen_log_likelihood(queries, _examples(self.samples), self.sigma, **options)
         report = {k: getattr(result, k) for k in ("mean", "sem", "error_bound", "sigma", "n_samples", "dimensions")}
         report |= {"query_range": result.query_range[:2], "sample_range": result.sample_range[:2]}
         _print(json.dumps({"log_likelihood": report | {"seconds": round(time.perf_counter() - start, 3)}}))
 
 
 @dataclasses.dataclass
+class OnExamples:
+    """A command on a run and a file of examples."""
+
+    out: str | None = None
+    """.npy file to write."""
+    replica: int = 0
+    """Which model of the run."""
+
+    def __call__(self, command: str, directory: str, path: str) -> None:
+        """Write what the model's method of the command's name makes of the examples."""
+        from .model import load
+
+        if not path or path.startswith("-") or not (out := self.out or "").endswith(".npy"):
+            given = f"{path or 'nothing'}, --out {self.out}"
+            raise ValueError(f"{command}: expected a file of examples and --out FILE.npy, got {given}")
+        _save(getattr(load(directory, self.replica), command)(_examples(path)), out)
+
+
+@dataclasses.dataclass
 class Sample:
-    """Decode draws from the prior and write them as a picture."""
+    """Decode draws from the prior and write them as a picture, or as numbers."""
 
     n: int = 64
     """How many."""
+    label: str | None = None
+    """Class of all of them; default: drawn, where the decoder takes labels."""
     seed: int = 0
+    """Of the draws."""
     replica: int = 0
+    """Which model of the run."""
     out: str | None = None
-    """PNG file; default: samples.png in the run directory."""
+    """.png or .npy file; default: samples.png in the run directory."""
 
     def __call__(self, directory: str) -> None:
-        if self.out and not self.out.lower().endswith(".png"):
-            raise ValueError(f"--out {self.out}: expected the name of a .png file")
-        import matplotlib.image  # noqa: F401  # an error comes before the work
-
-        from . import figures
+        out = self.out or str(Path(directory) / "samples.png")
+        if not out.lower().endswith((".png", ".npy")):
+            raise ValueError(f"--out {out}: expected the name of a .png or .npy file")
+        if png := out.lower().endswith(".png"):
+            import matplotlib.image  # noqa: F401  # an error comes before the work
+        from .figures import grid
         from .model import load
 
-        path = expanded(self.out or Path(directory) / "samples.png")
-        figures.grid(load(directory, self.replica).sample(self.n, self.seed), path)
-        _print(path)
+        label = self.label if (number := _number(self.label or "")) is None else number
+        made = load(directory, self.replica).sample(self.n, self.seed, label)
+        if not png:
+            return _save(made, out)
+        grid(made, expanded(out))
+        _print(expanded(out))
 
 
 @dataclasses.dataclass
@@ -289,6 +449,7 @@ class Figures(OnData):
     """Draw the paper's pictures that fit the run's task, of its test set, and say what each file shows."""
 
     replica: int = 0
+    """Which model of the run."""
     seed: int = 0
     """Of the samples, and of the images beside cluster heads."""
     out: str | None = None
@@ -304,12 +465,17 @@ class Figures(OnData):
             _print(f"{path}: {shows}")
 
 
-COMMANDS = {"presets": _presets, "train": _train, "resume": _resume}
+COMMANDS = {"presets": _presets, "train": _train, "resume": _resume, "list": _list}
 ON_RUNS: dict[str, type] = {"evaluate": Evaluate, "parzen": Parzen, "sample": Sample, "figures": Figures}
+ON_EXAMPLES = {  # which are methods of Model
+    "encode": "Style codes z [N, style_dim] of examples.",
+    "predict": "Classes [N] of examples.",
+    "reconstruct": "Examples, decoded from their codes.",
+}
 
 
 def _directory(command: str, *arguments: str) -> tuple[str, list[str]]:
-    """A run's directory, which comes first, and the flags after it; or that for help, which tyro prints and leaves."""
+    """A run's directory, which comes first, and the flags after it; or that for help."""
     if {"-h", "--help"} & {*arguments}:
         return "", ["--help"]
     given, *flags = arguments or ("",)
