@@ -94,8 +94,8 @@ def resized(images: data.Data, side: int) -> data.Data:
         big = torch.cat(parts).flatten(1)
         return big.round().byte() if x.dtype == torch.uint8 else big
 
-    x = {key: resize(getattr(images, key)) for key in ("x_train", "x_valid", "x_test")}
-    return dataclasses.replace(images, shape=(side, side), **x)
+    parts = {name: data.Rows.all(resize(getattr(images, f"x_{name}"))) for name in images.parts}
+    return dataclasses.replace(images, shape=(side, side), parts=parts)
 
 
 def as_float(x: Tensor) -> Tensor:

@@ -378,7 +378,7 @@ def around(step: Step, data: Data, rounds: int, whole: float) -> dict[str, float
     with tempfile.TemporaryDirectory() as folder:
         cfg = replace(step.cfg, log_every=100, epochs=1_000, out_dir=folder)
         checkpoints = Checkpoints(step, cfg, data, False)
-        training = Training(checkpoints, Signals(), Progress(10**6, 0, False), None, None)
+        training = Training(checkpoints, Signals(), Progress(checkpoints, 0, False), None, None)
 
         def loop() -> None:
             end = training.done + 100
