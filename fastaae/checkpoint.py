@@ -57,6 +57,7 @@ KINDS = {
     "stopped": bool,
     "data_sha256": str,
     "device": str,
+    "dtype": str,
 } | dict.fromkeys(MOST, int)
 
 

@@ -21,7 +21,8 @@ from .scalars import scalar
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One training run. Rates, errors and shapes follow the paper (Makhzani et al. 2016, arXiv 1511.05644).
+    """One training run (adversarial autoencoders: Makhzani et al. 2016, arXiv 1511.05644). Its defaults train data of
+    many kinds (bench/defaults.py); presets state the settings of the paper.
 
     Raises:
         ValueError: a value out of range, naming the field, the value and what was expected.
@@ -58,7 +59,7 @@ class Config:
     """Layer of the encoder that gets it: 0 beside the image, k beside the k-th hidden layer."""
     hidden: tuple[int, ...] = (1000, 1000)
     """Widths of the ReLU layers of encoder, decoder and discriminators."""
-    style_dim: int = 8
+    style_dim: int = 2
     """Dimensions of the style code z."""
     n_clusters: int | None = None
     """Categories of y without labels: of clustering, which needs it, or embedding; elsewhere the data's classes."""
@@ -69,18 +70,21 @@ class Config:
     prior: Literal["gaussian", "uniform", "mixture", "swiss_roll", "custom"] = "gaussian"
     """Distribution that the aggregated posterior of z is matched to. mixture: of 2-D Gaussians, the petals of a flower;
     swiss_roll: 2-D, with noise around a spiral; custom: what the function given to train(prior=...) draws."""
-    prior_std: float = 5.0
+    prior_std: float = 1.0
     """Standard deviation of a Gaussian or uniform prior, factor on lengths (priors.py) of a mixture or swiss roll."""
     components: int = 10
     """Gaussians of a mixture, pieces of a swiss roll."""
     label_prior: bool = False
     """Component k of the prior stands for class k: the discriminator is told the component, or the label of the image
     behind a code, with one more class for unlabelled images. n_labeled says how many have a label."""
-    standardize: bool = False
-    """Networks see and make every pixel less its mean over the training set, over its standard deviation there. What a
-    Model takes and returns stays in [0, 1]. Needs output "linear"."""
-    output: Literal["sigmoid", "linear"] = "sigmoid"
-    """Output layer of the decoder."""
+    label_weights: Literal["uniform", "data"] | tuple[float, ...] = "uniform"
+    """Prior of y: the same for all classes, their shares of the labels that are given, or a number for each class."""
+    scale: Literal["unit", "minmax", "standard"] = "unit"
+    """What networks see and make of the data. unit: bytes / 255, or floats that are in [0, 1]; minmax: every feature's
+    range over the training set becomes [0, 1]; standard: its mean there 0, its standard deviation 1. What a Model takes
+    and returns is in the data's own units. (Once called standardize: True is "standard".)"""
+    output: Literal["auto", "sigmoid", "linear"] = "auto"
+    """Output layer of the decoder. auto: sigmoid under the scale "unit" and of cross_entropy, else linear."""
     reconstruction: Literal["squared_error", "cross_entropy"] = "squared_error"
     """0.5 * squared error, or binary cross-entropy; both summed over dimensions, averaged over the batch."""
     input_noise: float = 0.0
@@ -93,22 +97,25 @@ class Config:
     batch_norm: Literal["none", "encoder", "autoencoder"] = "none"
     """Networks with batch normalisation before every ReLU and after the last layer, also of the logits of y. Running
     statistics, which inference uses, follow the reconstruction phase's pass."""
-    init_std: float = 0.01
+    init_std: float = 0.05
     """Standard deviation of the initial weights; biases start at zero."""
 
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    optimizer: Literal["sgd", "adam"] = "adam"
     """sgd: with momentum; adam: betas 0.9, 0.999, momentum fields unused. One state per cost either way."""
-    lr_reconstruction: float = 0.01
-    lr_adversarial: float = 0.1
+    lr_reconstruction: float = 1e-3
+    """Learning rate of encoder and decoder."""
+    lr_adversarial: float = 1e-3
     """Learning rate of discriminators and generator."""
-    lr_classification: float = 0.1
+    lr_classification: float = 1e-3
+    """Learning rate of the encoder's labels."""
     momentum: float = 0.9
     """Momentum of the reconstruction and classification costs."""
     momentum_adversarial: float = 0.1
     """Momentum of the discriminator and generator costs."""
     lr_decay: float = 0.1
     """Factor on every learning rate at the start of each of the epochs in lr_decay_epochs."""
-    lr_decay_epochs: tuple[int, ...] = (50, 1000)
+    lr_decay_epochs: tuple[int, ...] = ()
+    """The first is 1."""
 
     epochs: int = 100
     """Passes over the (unlabelled) training set, shuffled each time; what fills no whole batch waits for another."""
@@ -191,6 +198,12 @@ class Config:
             raise ValueError(f"{path}: {error}") from None
 
     @property
+    def output_layer(self) -> str:
+        """ "sigmoid" or "linear"."""
+        unit = self.scale == "unit" or self.reconstruction == "cross_entropy"
+        return self.output if self.output != "auto" else "sigmoid" if unit else "linear"
+
+    @property
     def classifies(self) -> bool:
         """Whether the encoder learns to predict labels."""
         return self.task == "semi_supervised" or (self.task == "embedding" and self.n_clusters is None)
@@ -212,7 +225,7 @@ def _converted(value: Any, kind: Any) -> Any:
     if type(value).__module__ == "torch" and type(value).__name__ == "device":
         return str(value)
     if (
-        kind == tuple[int, ...]
+        "tuple" in str(kind)
         and not isinstance(value, str | bytes | bytearray | memoryview | Mapping)
         and hasattr(value, "__getitem__")
     ):
@@ -243,6 +256,11 @@ def _number(valid: Test, words: str) -> tuple[Test, str]:
     return lambda v: type(v) is float and math.isfinite(v) and valid(v), words
 
 
+def _shares(v: Any) -> bool:
+    numbers = isinstance(v, tuple) and len(v) > 1 and all(type(w) in (int, float) and 0 < w < 1e30 for w in v)
+    return numbers or (isinstance(v, str) and v in ("uniform", "data"))
+
+
 def _only(name: str, allowed: Sequence[Any], where: Callable[[Config], object], why: str) -> Rule:
     words = " or ".join(map(repr, allowed)).replace(" or ", ", ", len(allowed) - 2)
     return name, lambda c: not where(c) or getattr(c, name) in allowed, f"{words} {why}"
@@ -267,11 +285,12 @@ FIELDS: tuple[tuple[str, Test, str], ...] = (  # names, what their values must p
         "at most 200 letters, digits, '.', '_' and '-': a directory's name begins so",
     ),
     ("data_dir out_dir profile", lambda v: isinstance(v, str), "a string"),
-    ("seed noise_layer", *_integer(0)),
+    ("seed noise_layer n_validation", *_integer(0)),
     ("components", *_integer(1, 10_000)),  # as classes of data
-    ("noise_dim style_dim epochs batch_size replicas checkpoint_every log_every n_validation n_labeled", *_integer(1)),
+    ("noise_dim style_dim epochs batch_size replicas checkpoint_every log_every n_labeled", *_integer(1)),
     ("n_clusters", *_integer(2, 10_000)),
-    ("label_prior standardize graph", lambda v: type(v) is bool, "True or False"),
+    ("label_weights", _shares, "'uniform', 'data' or positive numbers"),
+    ("label_prior graph", lambda v: type(v) is bool, "True or False"),
     ("hidden lr_decay_epochs", lambda v: isinstance(v, tuple) and len(v) <= 1000, "a tuple of at most 1000 integers"),
     ("lr_reconstruction lr_adversarial lr_classification lr_decay", *POSITIVE),
     ("prior_std init_std separation regularizer_weight fixed_heads", *POSITIVE),
@@ -286,8 +305,19 @@ WITH_Y = ("semi_supervised", "clustering", "embedding")  # tasks whose encoder m
 RULES: tuple[Rule, ...] = (  # a name, what must hold of the config, what is expected
     ("profile", lambda c: c.profile is None or c.profiled(), "None or 'FIRST:LAST', steps counted from 1"),
     ("lr_decay_epochs", lambda c: list(c.lr_decay_epochs) == sorted(set(c.lr_decay_epochs)), "increasing epochs"),
-    _only("output", ["sigmoid"], lambda c: c.reconstruction == "cross_entropy", "when reconstruction='cross_entropy'"),
-    _only("output", ["linear"], lambda c: c.standardize, "with standardize: a standardized pixel is not in [0, 1]"),
+    _only(
+        "output",
+        ["auto", "sigmoid"],
+        lambda c: c.reconstruction == "cross_entropy",
+        "when reconstruction='cross_entropy'",
+    ),
+    _only(
+        "output",
+        ["auto", "linear"],
+        lambda c: c.scale == "standard",
+        "with scale='standard', whose values leave [0, 1]",
+    ),
+    ("label_weights", lambda c: c.label_weights != "data" or c.classifies, "'uniform' or numbers where y is no label"),
     _only("regularizer", ["adversarial"], lambda c: c.task in WITH_Y or c.label_prior, "where y or labels have priors"),
     _only("posterior", ["gaussian"], lambda c: c.regularizer == "kl", "with regularizer 'kl', which needs its density"),
     _only("prior", ["gaussian"], lambda c: c.regularizer == "kl", "with regularizer 'kl', which needs a closed form"),
@@ -311,6 +341,7 @@ UNUSED: tuple[Rule, ...] = (  # names, when they have a use, why they must keep 
     ("regularizer posterior batch_norm input_noise input_dropout", lambda c: c.task != "gan", ": a gan has no encoder"),
     ("regularizer_weight", lambda c: c.regularizer != "adversarial", " with discriminators: see lr_adversarial"),
     ("n_clusters", lambda c: c.task in ("clustering", "embedding"), " in the task {c.task!r}"),
+    ("label_weights", lambda c: c.task in WITH_Y, " in the task {c.task!r}, where y has no prior"),
     ("label_prior", lambda c: c.task == "unsupervised", ": in the task {c.task!r} y is for that"),
     ("fixed_heads", lambda c: c.task == "embedding", " in the task {c.task!r}"),
     ("separation", lambda c: c.task == "embedding" and not c.fixed_heads, ": it is for an embedding's learned heads"),
@@ -325,6 +356,10 @@ _set = Config.__init__
 
 @functools.wraps(_set)
 def _init(self: Config, *values: Any, **fields: Any) -> None:
+    if (standardize := fields.pop("standardize", None)) is not None:  # as it was called once
+        scale = {True: "standard", False: "unit"}.get(standardize) if type(standardize) is bool else None
+        if scale is None or fields.setdefault("scale", scale) != scale:
+            raise _error("standardize", standardize, f"True or False, and no other scale (got {fields.get('scale')!r})")
     for name in fields:
         if name not in TYPES:
             hint = suggestion(name, TYPES) or ": expected the name of one of Config's"

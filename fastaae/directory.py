@@ -27,6 +27,7 @@ except ImportError:  # Windows
 NEWEST, PREVIOUS, LOCK = "checkpoint.safetensors", "checkpoint.previous.safetensors", ".lock"
 CONFIG, METRICS, SUMMARY, TRACE = "config.json", "metrics.jsonl", "summary.json", "trace.json"
 MAX_METRICS, MAX_ROW = 2**30, 2**21  # bytes of metrics.jsonl, and of a row, which 20,000 replicas fill
+AFTER_EPOCHS = ("valid_", "told_apart_", "code_")  # how names begin of what rows after epochs hold
 
 
 class RunDirectory:
@@ -197,7 +198,7 @@ class RunDirectory:
 
 
 def _columns(rows: Iterable[dict[str, Any]]) -> dict[str, np.ndarray]:
-    after = ("step", "epoch", "valid_", "told_apart_", "code_")  # what rows after epochs hold
+    after = ("step", "epoch", *AFTER_EPOCHS)
     losses, epochs, widths = {"step": array("q")}, {"epoch": array("q")}, {}
     try:
         for row in rows:

@@ -11,30 +11,29 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from .clusters import assigned, score_clusters
-from .data import Data
+from .data import Data, Rows
 from .data.arrays import flat
 from .engine.priors import component_of
-from .kernels import reference
 from .kernels.exact import exact_arithmetic
 from .model import Model
 
 
-def score(model: Model, x: Tensor, y: Tensor | None = None) -> dict[str, float]:
-    """A model's metrics on examples x [N, D] with labels y [N], in one pass of the encoder.
+def score(model: Model, x: Tensor | Rows, y: Tensor | None = None) -> dict[str, float]:
+    """A model's metrics on examples x [N, D] with labels y [N], -1 where there is none, in one pass of the encoder.
 
     Returns:
         {"reconstruction": the config's reconstruction loss (summed over dimensions, mean over examples) without input
-        noise, "error": percent of examples whose predicted class is not y, given y and a head of classes,
-        "component_error": where labels chose the component of the prior, percent of examples whose code lies in
-        another component than that of y}. Nothing for a supervised autoencoder without y and a GAN, which cannot
+        noise, "error": percent of labelled examples whose predicted class is not y, given a head of classes,
+        "component_error": where labels chose the component of the prior, percent of labelled examples whose code lies
+        in another component than that of y}. Nothing for a supervised autoencoder without y and a GAN, which cannot
         reconstruct.
     """
     cfg, supervised = model.config, model.config.task == "supervised"
     if model.encoder is None or (supervised and y is None):
         return {}
-    if x.ndim != 2 or not len(x) or (y is not None and y.shape != x.shape[:1]):
-        found = f"x of shape {tuple(x.shape)}" + ("" if y is None else f", y of shape {tuple(y.shape)}")
-        raise ValueError(f"{found}: expected examples [N, D], and a label of each")
+    if not len(x) or (y is not None and y.shape != (len(x),)):
+        found = f"x has {len(x)} examples" + ("" if y is None else f", y of shape {tuple(y.shape)}")
+        raise ValueError(f"{found}: expected at least one, and a label of each")
     sums: dict[str, float] = defaultdict(float)
     with exact_arithmetic():
         for k, block in enumerate(x.split(n := model.batch)):
@@ -43,24 +42,15 @@ def score(model: Model, x: Tensor, y: Tensor | None = None) -> dict[str, float]:
             code = model.code(target)
             if supervised and labels is not None:
                 code = (*code, one_hot(labels, model.n_classes).to(target.dtype))
-            sums["reconstruction"] += _reconstruction(model, model.join(*code), model.standardized(target))
+            sums["reconstruction"] += model.errors(model.join(*code), model.standardized(target), None).item()
             if cfg.classifies and labels is not None:
-                sums["error"] += 100 * (code[1].argmax(-1) != labels).sum().item()
+                sums["error"] += 100 * (code[1].argmax(-1) != labels)[labels >= 0].sum().item()
             if cfg.label_prior and labels is not None:
                 found = component_of(cfg.prior, code[0], components=cfg.components, scale=cfg.prior_std)
-                sums["component_error"] += 100 * (found != labels).sum().item()
-    return {name: value / len(x) for name, value in sums.items()}
-
-
-def _reconstruction(model: Model, code: Tensor, target: Tensor) -> float:
-    """The reconstruction loss that training computes, in float64, summed over rows."""
-    if model.config.reconstruction == "squared_error":
-        return 0.5 * (model.output(code).double() - target).square().sum().item()
-    # From logits: of a probability that has rounded to 0 or 1 the logarithm says nothing.
-    logits, target = model.decoder(code).double()[None], target.double()[None]
-    terms, grad = logits.new_empty(1, len(code)), torch.empty_like(logits)
-    reference.reconstruction_loss(logits, target, grad, terms, model.config.output, model.config.reconstruction)
-    return len(code) * terms.sum().item()
+                sums["component_error"] += 100 * (found != labels)[labels >= 0].sum().item()
+    n = {"reconstruction": len(x)}
+    labelled = 0 if y is None else int((y >= 0).sum())
+    return {name: value / n.get(name, labelled) for name, value in sums.items() if n.get(name, labelled)}
 
 
 def evaluate(models: Sequence[Model], data: Data, split: str) -> dict[str, list[float]]:
@@ -75,17 +65,26 @@ def evaluate(models: Sequence[Model], data: Data, split: str) -> dict[str, list[
     """
     if split not in ("valid", "test"):
         raise ValueError(f"split={split!r}: expected 'valid' or 'test'")
-    x, y = (data.x_valid, data.y_valid) if split == "valid" else (data.x_test, data.y_test)
+    x, y = data.parts[split], data.labels[split]
     if x is None:
         return {}
-    x = flat(split, x.view(-1, *data.shape), models[0].shape)
+    flat(split, torch.empty(0, *data.shape, dtype=torch.uint8, device="cpu"), models[0].shape)  # which checks it
     scores = [score(model, x, y) for model in models]
-    if models[0].config.n_clusters and y is not None and data.y_valid is not None:
+    (x, y), (x_valid, y_valid) = (_labelled(data, name) for name in (split, "valid"))
+    if models[0].config.n_clusters and y is not None and y_valid is not None:
         for model, metrics in zip(models, scores, strict=True):
             q = assigned(map(model.log_q, x.split(model.batch)))
-            q_valid = q if split == "valid" else assigned(map(model.log_q, data.x_valid.split(model.batch)))
-            metrics |= score_clusters(q_valid, data.y_valid, q, y)
+            q_valid = q if split == "valid" else assigned(map(model.log_q, x_valid.split(model.batch)))
+            metrics |= score_clusters(q_valid, y_valid, q, y)
     return {f"{split}_{name}": [s[name] for s in scores] for name in scores[0]}
+
+
+def _labelled(data: Data, split: str) -> tuple[Rows, Tensor | None]:
+    """The examples of a split that have a label, and these; no labels where it has none."""
+    rows, y = data.parts[split], data.labels[split]
+    if rows is None or y is None or not (known := y >= 0).any():
+        return data.train, None
+    return Rows(rows.x, rows.index[known]), y[known]
 
 
 def summarize(values: Sequence[float]) -> dict[str, float | list[float]]:

@@ -63,7 +63,7 @@ def _pictures(model: Model, data: Data, seed: int) -> Iterator[tuple[str, str, C
     split, tensor, y = "test", data.x_test, data.y_test
     if tensor is None:
         split, tensor, y = "validation", data.x_valid, data.y_valid
-    x = flat(split, tensor.view(-1, *data.shape), model.shape).view(-1, *model.shape).numpy()
+    x = flat(split, tensor.reshape(-1, *data.shape), model.shape).reshape(-1, *model.shape).numpy()
 
     def scatter(name: str, z: Callable[[], np.ndarray], curves: Sequence[np.ndarray], title: str):
         coloured = "" if y is None else ", coloured by label"

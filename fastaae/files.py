@@ -100,6 +100,11 @@ def brief(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
+def printable(text: Any) -> str:
+    """Text in one line, its other characters escaped, since names in files of others may hold any."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+
+
 def suggestion(word: Any, choices: Iterable[str]) -> str:
     """The end of a message about a word that is none of the choices: those it may stand for, if it is like any."""
     word, choices = str(word)[:100], list(choices)

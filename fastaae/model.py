@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -16,14 +15,16 @@ from torch import Tensor
 
 from . import __version__, checkpoint
 from .config import WITH_Y, Config
-from .data import examples, span_warning
+from .data import Data, examples, label_weights
 from .data.arrays import flat, tensor
+from .data.labels import encoded
 from .device import find_device
 from .directory import RunDirectory
 from .engine import priors
-from .engine.networks import MLP, Heads, Norm, Standardization
+from .engine.networks import MLP, Heads, Norm, Scale
 from .engine.wiring import Wiring, wiring
-from .files import brief, expanded, warn_caller
+from .files import brief, expanded
+from .kernels import reference
 from .kernels.exact import exact_arithmetic
 from .parzen import ParzenResult, parzen_log_likelihood
 from .scalars import integer, scalar
@@ -43,16 +44,33 @@ class Model:
         n_classes: size of the label code y that the decoder takes, 0 without one.
         encoder, decoder: of one replica; encoder None for a GAN.
         heads: of one replica, for the task embedding.
-        standard: of one replica, where the config standardizes.
+        scale: of one replica, where the config's is not "unit".
         prior: what draws z where the config's prior is "custom"; without it sample() and log_likelihood() fail.
+        known: what is known of the training data: "dtype", a word; "classes", what labels 0, 1, ... stand for, if not
+            for themselves; "label_weights", the prior of y, if not uniform.
     """
 
     def __init__(
         self, config: Config, shape: tuple[int, ...], n_classes: int, encoder: MLP | None, decoder: MLP,
-        heads: Heads | None = None, standard: Standardization | None = None, prior: priors.Custom | None = None,
+        heads: Heads | None = None, scale: Scale | None = None, prior: priors.Custom | None = None,
+        known: dict[str, Any] | None = None,
     ):  # fmt: skip
         self.config, self.shape, self.n_classes = config, tuple(shape), n_classes
-        self.encoder, self.decoder, self.heads, self.standard, self.prior = encoder, decoder, heads, standard, prior
+        self.encoder, self.decoder, self.heads, self.scale, self.prior = encoder, decoder, heads, scale, prior
+        self.known = known or {}
+        self.classes: list[Any] = self.known.get("classes") or list(range(n_classes))
+        self.pixels = scale is None or self.known.get("dtype", "uint8") == "uint8"  # whether bytes mean k / 255
+
+    def __repr__(self) -> str:
+        c, dtype = self.config, str(self.decoder.weights[0].dtype)[6:]
+        widths = [[n.weights[0].shape[2], *(w.shape[1] for w in n.weights)] for n in (self.encoder, self.decoder) if n]
+        y = f", {self.n_classes} classes" * (self.n_classes > 0)
+        return (
+            f"Model {c.name!r}: {c.task}, {dtype} on {self.device}\n"
+            f"  examples: {list(self.shape)}, {c.output_layer} output, {c.reconstruction.replace('_', ' ')}\n"
+            f"  layers: {', then '.join('-'.join(map(str, sizes)) for sizes in widths)}\n"
+            f"  code: {c.style_dim}-D, prior {c.prior} of scale {c.prior_std:g}{y}"
+        )
 
     @property
     def device(self) -> torch.device:
@@ -76,8 +94,8 @@ class Model:
         return self.n_classes > 0 and self.config.task != "supervised"
 
     def encode(self, x: Rows, seed: int | None = None) -> Rows:
-        """Style codes z [N, style_dim] of examples x [N, ...], uint8 or float in [0, 1]; of an embedding, the
-        representations y W_C + z.
+        """Style codes z [N, style_dim] of examples x [N, ...], in the units of the training data (bytes mean k / 255
+        under the scale "unit" or if it was trained on bytes); of an embedding, the representations y W_C + z.
 
         Args:
             seed: of a sample of q(z|x). None: the mean of a Gaussian posterior, a universal one without noise.
@@ -87,16 +105,20 @@ class Model:
         """
         g = None if seed is None else torch.Generator(self.device).manual_seed(integer("seed", seed, 0))
         represent = self.heads or (lambda z, *y: z)
-        return self._batched(lambda b: represent(*self.code(b, g)), self._examples(x), x)
+        return self._encoded(lambda b: represent(*self.code(b, g)), x)
 
     def predict_proba(self, x: Rows) -> Rows:
-        """Class probabilities q(y|x) [N, n_classes] of examples x [N, ...]. Raises as encode, and ValueError if the
-        model was trained without labels."""
+        """Class probabilities q(y|x) [N, n_classes] of examples x [N, ...], in the order of `classes`. Raises as
+        encode, and ValueError if the model was trained without labels."""
         return self._labelled(lambda q: q, x)
 
     def predict(self, x: Rows) -> Rows:
-        """Classes int64 [N], the largest of predict_proba. Raises as predict_proba."""
-        return self._labelled(lambda q: q.argmax(-1), x)
+        """Classes [N], the most probable, as labels were given. Raises as predict_proba."""
+        index: Any = self._labelled(lambda q: q.argmax(-1), x)
+        if "classes" not in self.known:
+            return index
+        words = np.array(self.classes)[np.asarray(index.cpu() if isinstance(index, Tensor) else index)]
+        return torch.from_numpy(words) if isinstance(x, Tensor) and words.dtype.kind in "biuf" else words  # pyright: ignore[reportReturnType]  # as x is
 
     @overload
     def decode(self, z: np.ndarray | Sequence[Any], labels: Any = None) -> np.ndarray: ...
@@ -106,8 +128,9 @@ class Model:
         """Examples [N, *shape] from style codes z [N, style_dim].
 
         Args:
-            labels: int [N] in [0, n_classes) or probabilities [N, n_classes]; needed exactly if n_classes > 0. Of an
-                embedding z is the representation; with labels, what is added to their cluster heads.
+            labels: int [N] in [0, n_classes), one for all, or probabilities [N, n_classes]; needed exactly if
+                n_classes > 0. Of an embedding z is the representation; with labels, what is added to their cluster
+                heads.
 
         Raises:
             ValueError: a wrong shape or range, or labels missing or in vain.
@@ -117,9 +140,7 @@ class Model:
             raise ValueError(f"z of shape {tuple(code.shape)}: expected [N, {self.config.style_dim}]")
         if len(wrong := code[~torch.isfinite(code)]):
             raise ValueError(f"z holds {wrong[0].item()}, expected finite numbers")
-        y = self._labels(labels, len(code))
-        if y is None and self.n_classes and self.heads is None:
-            raise ValueError(f"labels=None: the decoder takes labels, expected one in [0, {self.n_classes}) for each z")
+        y = self._labels(labels, len(code), needed=self.heads is None)
         return self._batched(self.decoded, self.join(code, y), z).reshape(-1, *self.shape)
 
     def reconstruct(self, x: Rows, labels: Any = None) -> Rows:
@@ -127,38 +148,56 @@ class Model:
         decode. Raises as encode and decode."""
         if self.config.task == "supervised" or labels is not None:
             return self.decode(self.encode(x), labels)
-        decoded = self._batched(lambda b: self.decoded(self.join(*self.code(b))), self._examples(x), x)
+        decoded = self._encoded(lambda b: self.decoded(self.join(*self.code(b))), x)
         return decoded.reshape(-1, *self.shape)
 
-    def sample(self, n: int, seed: int = 0, labels: Any = None) -> np.ndarray:
-        """Decoded draws from the prior, [n, *shape], the same for the same seed on the same device. Labels are as in
-        decode; None draws classes uniformly. Raises as decode."""
+    def reconstruction_error(self, x: Rows, labels: Any = None) -> Rows:
+        """The config's reconstruction loss of each example x [N, ...], summed over its dimensions, float64 [N]: a score
+        of anomalies. Labels are needed by a supervised autoencoder, as in decode. Raises as encode and decode."""
+        rows = self._examples(x)
+        y = self._labels(labels, len(rows), needed=self.config.task == "supervised")
+
+        def errors(block: Tensor, *labels: Tensor) -> Tensor:
+            target = self.scaled(block)
+            z, *own = self.code(target)
+            return self.errors(self.join(z, *(labels or own)), self.standardized(target))
+
+        return self._batched(errors, rows, x, *([] if y is None else [y]))
+
+    def sample(self, n: int, seed: int | None = None, labels: Any = None) -> np.ndarray:
+        """Decoded draws from the prior, [n, *shape], the same for the same seed on the same device; None draws anew
+        each time. Labels are as in decode; None draws classes uniformly. Raises as decode."""
         return torch.cat(list(self.stream(n, seed, labels))).reshape(-1, *self.shape).cpu().numpy()
 
     def stream(
-        self, n: int, seed: int = 0, labels: Any = None, share: tuple[int, int] = (0, 1), skip: int = 0
-    ) -> Iterator[Tensor]:
+        self, n: int, seed: int | None = None, labels: Any = None, share: tuple[int, int] = (0, 1), skip: int = 0,
+        scaled: bool = False,
+    ) -> Iterator[Tensor]:  # fmt: skip
         """The examples of sample() in blocks [<= 4096, D] on the model's device (a GPU: 64 times that): any number in
         little memory.
 
         Args:
             share: (k, K) decodes only block k of every K blocks.
             skip: leaves out so many of the first examples; blocks without others are not decoded.
+            scaled: as networks make them, not in the units of the data.
         """
-        n, seed, skip = integer("n", n, 1), integer("seed", seed, 0), integer("skip", skip, 0)
+        seed = int.from_bytes(os.urandom(7), "big") if seed is None else integer("seed", seed, 0)
+        n, skip = integer("n", n, 1), integer("skip", skip, 0)
         k, ranks = integer("share", share[0], 0), integer("share", share[1], share[0] + 1)
         # Every block is drawn, since the next draws follow it; which are decoded is chosen after that.
         codes = self._codes(n, torch.Generator(self.device).manual_seed(seed), self._labels(labels, n))
-        return self._stream(islice(codes, k, None, ranks), skip)
+        return self._stream(islice(codes, k, None, ranks), skip, self.output if scaled else self.decoded)
 
     def log_likelihood(
-        self, queries: Any, n_samples: int = 10_000, sigma: float | None = None, *, seed: int = 0, **options: Any
-    ) -> ParzenResult:
+        self, queries: Any, n_samples: int = 10_000, sigma: float | None = None, *, seed: int = 0, scaled: bool = False,
+        **options: Any,
+    ) -> ParzenResult:  # fmt: skip
         """Parzen-window log-likelihood of queries [M, ...] under n_samples decoded draws from the prior, never stored.
         Raises as encode and parzen_log_likelihood.
 
         Args:
-            queries: uint8 or float in [0, 1]; float64 in full precision.
+            queries: in the units of the training data, as of encode; float64 in full precision.
+            scaled: whether likelihoods and sigma are of scaled data, as networks see them, not of the data's own units.
             sigma, options: as in fastaae.parzen_log_likelihood: give sigma, or validation= to choose it. With
                 distributed=True every rank decodes its share of the same n_samples draws.
         """
@@ -167,20 +206,26 @@ class Model:
             k, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
         n_samples, seed = integer("n_samples", n_samples, 1), integer("seed", seed, 0)
         n = sum(min(DRAWN, n_samples - start) for start in range(k * DRAWN, n_samples, ranks * DRAWN))
-        samples = partial(self.stream, n_samples, seed, None, (k, ranks))  # of how many to skip
+
+        def samples(skip: int) -> Iterator[Tensor]:
+            return self.stream(n_samples, seed, None, (k, ranks), skip, scaled)
+
         options = {"device": str(self.device), **options}
         given = {"queries": queries, "validation": options.pop("validation", None)}
         for name in [name for name, x in given.items() if x is not None]:
-            self._examples(given[name], name)  # which checks it
-            given[name] = flat(name, tensor(name, given[name]), self.shape)
+            rows = self._examples(given[name], name)
+            own = flat(name, tensor(name, given[name]), self.shape)
+            plain = own.is_floating_point() or (own.dtype == torch.uint8 and self.pixels)
+            own = own if plain else own.double()
+            given[name] = self._batched(lambda b: self.standardized(self.scaled(b)), rows, rows) if scaled else own
         return parzen_log_likelihood(samples=samples, sigma=sigma, n_samples=n or None, **given, **options)
 
     def save(self, path: str | Path) -> None:
         """Write the model to one .safetensors file, atomically. Raises OSError if it could not be written; a file that
         was there before is intact."""
-        networks = {"encoder": self.encoder, "decoder": self.decoder, "heads": self.heads, "standard": self.standard}
+        networks = {"encoder": self.encoder, "decoder": self.decoder, "heads": self.heads, "standard": self.scale}
         tensors = {f"{name}.{k}": t for name, n in networks.items() if n is not None for k, t in n.state().items()}
-        checkpoint.save(expanded(path), tensors, model_info(self.config, self.shape, self.n_classes))
+        checkpoint.save(expanded(path), tensors, model_info(self.config, self.shape, self.n_classes, self.known))
 
     def code(self, x: Tensor, generator: torch.Generator | None = None, logits: bool = False) -> tuple[Tensor, ...]:
         """(z, y), or (z,) without a label head, of scaled examples x [N, D] on the model's device. With a generator z
@@ -206,7 +251,7 @@ class Model:
             below = logits.sub_(logits.gather(1, top))
             return below.sub_(torch.log1p(below.exp().scatter_(1, top, 0).sum(1, keepdim=True)))
 
-        return self._batched(logs, self._examples(x), x)
+        return self._encoded(logs, x)
 
     @exact_arithmetic()
     def join(self, z: Tensor, y: Tensor | None = None) -> Tensor:
@@ -218,26 +263,39 @@ class Model:
     def decoded(self, code: Tensor) -> Tensor:
         """Examples [N, D] from what join() returns."""
         out = self.output(code)
-        return self.standard.invert(out[None])[0] if self.standard else out
+        return self.scale.invert(out[None])[0] if self.scale else out
 
     def output(self, code: Tensor) -> Tensor:
         """The decoder's output, which training compares with standardized()."""
         logits = self.decoder(code)
-        return logits.sigmoid_() if self.config.output == "sigmoid" else logits
+        return logits.sigmoid_() if self.config.output_layer == "sigmoid" else logits
+
+    def errors(self, code: Tensor, target: Tensor, dim: int | None = 1) -> Tensor:
+        """The reconstruction loss that training computes in float64, from what join() returns for examples and what
+        standardized() does, target [N, D]: of each [N] or, with dim None, their sum."""
+        if self.config.reconstruction == "squared_error":
+            return 0.5 * (self.output(code).double() - target).square().sum(dim)
+        # From logits: of a probability that has rounded to 0 or 1 the logarithm says nothing.
+        logits, target = self.decoder(code).double()[None], target.double()[None]
+        terms, grad = logits.new_empty(1, len(code)), torch.empty_like(logits)
+        reference.reconstruction_loss(logits, target, grad, terms, self.config.output_layer, self.config.reconstruction)
+        return len(code) * terms.T.sum(dim)
 
     def standardized(self, x: Tensor) -> Tensor:
-        """What the encoder sees of scaled examples x [N, D]: themselves, where the config does not standardize."""
-        return self.standard(x[None])[0] if self.standard else x
+        """What the encoder sees of scaled() examples x [N, D]: under the scale "unit" themselves."""
+        return self.scale(x[None])[0].to(self.decoder.weights[0].dtype) if self.scale else x
 
     def scaled(self, x: Tensor) -> Tensor:
-        """x on the model's device in its dtype, bytes scaled to [0, 1]."""
-        x, dtype = x.to(self.device), self.decoder.weights[0].dtype
-        return x.to(dtype).div_(255) if x.dtype == torch.uint8 else x.to(dtype)
+        """x on the model's device as floats, bytes in [0, 1] where they mean that."""
+        x, dtype = x.to(self.device), (self.scale.shift if self.scale else self.decoder.weights[0]).dtype
+        return x.to(dtype).div_(255) if x.dtype == torch.uint8 and self.pixels else x.to(dtype)
 
     def _codes(self, n: int, g: torch.Generator, labels: Tensor | None) -> Iterator[Tensor]:
         """What the decoder sees of n draws from the prior, DRAWN at a time."""
         cfg, like = self.config, self.decoder.weights[0]
         prior = priors.chosen(cfg.prior, self.prior, like.new_empty(min(DRAWN, n), cfg.style_dim))
+        weights = self.known.get("label_weights")
+        weights = None if weights is None else torch.tensor(weights, dtype=torch.float64, device=self.device)
         for start in range(0, n, DRAWN):
             z = like.new_empty(min(DRAWN, n - start), cfg.style_dim)
             component = torch.empty(len(z), dtype=torch.int64, device=z.device)
@@ -245,37 +303,40 @@ class Model:
             y = None if labels is None else labels[start : start + DRAWN]
             if self.n_classes and y is None:
                 y = z.new_empty(len(z), self.n_classes)
-                priors.categorical(y, g)
+                priors.categorical(y, g, weights)
             yield self.join(z, y)
 
-    def _stream(self, codes: Iterator[Tensor], skip: int) -> Iterator[Tensor]:
-        """Examples decoded from codes, without the first `skip`."""
+    def _stream(self, codes: Iterator[Tensor], skip: int, decode: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
+        """What decode makes of codes, without the first `skip`."""
         together = TOGETHER if self.device.type == "cuda" else 1
         while blocks := list(islice(codes, together)):
             for code in torch.cat(blocks).split(together * self.batch):
                 if skip < len(code):
                     with exact_arithmetic(inference=False):
-                        decoded = self.decoded(code)
+                        decoded = decode(code)
                     yield decoded[skip:]
                 skip = max(skip - len(code), 0)
 
     def _examples(self, x: Any, name: str = "x") -> Tensor:
-        found = flat(name, examples(name, x), self.shape)
-        if odd := span_warning(name, *found.aminmax(), found.dtype):
-            warn_caller(odd)
-        return found
+        return flat(name, examples(name, x, None if self.pixels else self.config.scale), self.shape)
 
-    def _labels(self, labels: Any, n: int) -> Tensor | None:
+    def _labels(self, labels: Any, n: int, needed: bool = False) -> Tensor | None:
         """Probabilities [n, n_classes] of what a caller gave as labels."""
         if labels is None:
+            if needed and self.n_classes:
+                raise ValueError(f"labels=None: the decoder takes labels, expected them in [0, {self.n_classes})")
             return None
         if not self.n_classes:
             raise ValueError(f"labels={brief(labels)}: the model's decoder takes no labels, expected None")
-        y, dtype = tensor("labels", labels).to(self.device), self.decoder.weights[0].dtype
+        given = np.full(n, one) if type(one := scalar(labels)) in (int, str, bool) else labels
+        if "classes" in self.known and np.ndim(given) == 1:
+            given = encoded("labels", given, n, self.classes)[0]
+        y, dtype = tensor("labels", given).to(self.device), self.decoder.weights[0].dtype
         y = y if y.is_floating_point() or y.dtype == torch.bool else y.long()  # of uint64 torch finds no minimum
         if tuple(y.shape) == (n, self.n_classes) and ((y >= 0) & (y <= 1)).all():
             return y.to(dtype)
-        expected = f"expected [{n}] integers in [0, {self.n_classes}) or [{n}, {self.n_classes}] probabilities"
+        k = self.n_classes
+        expected = f"expected [{n}] integers in [0, {k}) or one for all, or [{n}, {k}] probabilities"
         if y.shape != (n,) or y.dtype == torch.bool or y.is_floating_point():
             raise ValueError(f"labels of shape {tuple(y.shape)} and type {str(y.dtype)[6:]}: {expected}")
         if wrong := [k for k in y.tolist() if not 0 <= k < self.n_classes]:
@@ -286,19 +347,35 @@ class Model:
         """f of the probabilities q(y|x), a few thousand examples at a time."""
         if not self.label_head:
             raise ValueError(f"task {self.config.task!r} has no label head, expected one of {', '.join(WITH_Y)}")
-        return self._batched(lambda b: f(self.code(b)[1]), self._examples(x), x)
+        return self._encoded(lambda b: f(self.code(b)[1]), x)
 
-    def _batched(self, f: Callable[[Tensor], Tensor], rows: Tensor, like: Any) -> Any:
-        """f over rows, a few thousand at a time, on the model's device. NumPy unless `like` is a tensor."""
+    def _encoded(self, f: Callable[[Tensor], Tensor], x: Any) -> Any:
+        """f of scaled() examples, in batches."""
+        return self._batched(lambda b: f(self.scaled(b)), self._examples(x), x)
+
+    def _batched(self, f: Callable[..., Tensor], rows: Tensor, like: Any, *more: Tensor) -> Any:
+        """f over rows, and over more tensors as long, a few thousand at a time, on the model's device. NumPy unless
+        `like` is a tensor."""
+        blocks = zip(*(t.split(self.batch) for t in (rows, *more)), strict=True)
         with exact_arithmetic():
-            out = [f(self.scaled(block)) for block in rows.split(self.batch)]
+            out = [f(block, *others) for block, *others in blocks]
         result = torch.cat(out)
         return result if isinstance(like, Tensor) else result.cpu().numpy()
 
 
-def model_info(config: Config, shape: tuple[int, ...], n_classes: int) -> dict[str, Any]:
+def model_info(config: Config, shape: tuple[int, ...], n_classes: int, known: dict[str, Any]) -> dict[str, Any]:
     """What a file must say for load() to rebuild a model around its tensors."""
-    return {"config": config.to_dict(), "shape": list(shape), "n_classes": n_classes}
+    return {"config": config.to_dict(), "shape": list(shape), "n_classes": n_classes, **known}
+
+
+def known_of(config: Config, data: Data, k: int) -> dict[str, Any]:
+    """What a model with k classes has to know of the data that it is trained on: see Model."""
+    known: dict[str, Any] = {"dtype": str(data.train.x.dtype).removeprefix("torch.")}
+    if data.classes != list(range(data.n_classes)) and k == data.n_classes:
+        known["classes"] = data.classes
+    if weights := label_weights(config.label_weights, data, k) if config.task in WITH_Y else None:
+        known["label_weights"] = weights
+    return known
 
 
 def load(path: str | Path, replica: int = 0, device: str = "cpu", prior: priors.Custom | None = None) -> Model:
@@ -324,11 +401,11 @@ def from_tensors(
 ) -> Model:  # fmt: skip
     """Replica `replica` of what checkpoint.load has read from path; the rest as in load()."""
 
-    def own(name: str, *shape: int) -> Tensor:
-        """The replica's copy of a tensor of this shape, whose replicas and dtype are those of the others."""
+    def own(name: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """The replica's copy of a tensor of this shape, whose replicas and dtype (or that given) are the others'."""
         t, other = tensors[name], tensors["decoder.0.weight"]
         expected = (*other.shape[:1], *shape)
-        if t.shape != expected or t.dtype != other.dtype or t.dtype not in (torch.float32, torch.float64):
+        if t.shape != expected or t.dtype not in (other.dtype, dtype) or t.dtype not in (torch.float32, torch.float64):
             found = f"{tuple(t.shape)} and dtype {t.dtype}"
             raise ValueError(
                 f"{name} has shape {found}, its config needs {expected}, and float32 or float64 throughout"
@@ -347,9 +424,16 @@ def from_tensors(
             raise ValueError(f"n_classes={classes}: expected {w.n_classes} by its config")
         networks = {name: _network(own, name, w) for name in ("decoder", "encoder") if name in w.sizes}
         heads = Heads(own("heads.weight", *w.heads)) if w.heads else None
-        standard = None
-        if config.standardize:
-            standard = Standardization(own("standard.mean", 1, d), own("standard.std", 1, d))
+        known = {name: info[name] for name in ("dtype", "classes", "label_weights") if name in info}
+        for name, kinds in (("classes", (str, int, bool)), ("label_weights", (float,))):
+            if name in known and not _list_of(known[name], classes, kinds):
+                raise ValueError(
+                    f"{name}={brief(known[name])}: expected {classes} different names, or positive numbers"
+                )
+        scale = None
+        if config.scale != "unit":
+            ends = [own(f"standard.{name}", 1, d, dtype=torch.float64) for name in ("mean", "std")]
+            scale = Scale(*ends, pixels=known.get("dtype", "uint8") == "uint8")
     except (KeyError, ValueError) as error:
         message = f"it holds no {error}, which a model needs" if isinstance(error, KeyError) else str(error)
         if (writer := info.get("fastaae", __version__)) != __version__:
@@ -359,7 +443,14 @@ def from_tensors(
     if not 0 <= replica < n:
         allowed = f"0 to {n - 1}" if n > 1 else "0"
         raise checkpoint.CheckpointError(f"{path}: replica={replica}: the file holds {n}, expected {allowed}")
-    return Model(config, shape, classes, networks.get("encoder"), networks["decoder"], heads, standard, prior)
+    return Model(config, shape, classes, networks.get("encoder"), networks["decoder"], heads, scale, prior, known)
+
+
+def _list_of(value: Any, n: int, kinds: tuple[type, ...]) -> bool:
+    """Whether a file says n names that differ, or n positive numbers."""
+    if type(value) is not list or len(value) != n or not all(type(v) in kinds for v in value):
+        return False
+    return all(0 < v < math.inf for v in value) if kinds == (float,) else len({*map(str, value)}) == n
 
 
 def _network(own: Callable[..., Tensor], name: str, w: Wiring) -> MLP:

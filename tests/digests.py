@@ -22,6 +22,7 @@ import torch
 
 import fastaae
 from fastaae import checkpoint
+from fastaae.data import from_arrays
 
 GOLDEN = Path(__file__).with_suffix(".json")
 SGD = {"optimizer": "sgd", "lr_reconstruction": 0.01, "lr_adversarial": 0.05, "lr_classification": 0.05}
@@ -46,7 +47,7 @@ RUNS = {
     "embedding, fixed heads": ADAM | {"task": "embedding", "fixed_heads": 10.0},
     "embedding, no labels": ADAM | {"task": "embedding", "n_clusters": 4, "separation": 10.0},
     "gan": SGD | {"task": "gan", "prior": "uniform", "dropout": 0.5},
-    "gan, linear": ADAM | {"task": "gan", "output": "linear", "standardize": True},
+    "gan, linear": ADAM | {"task": "gan", "output": "linear", "scale": "standard"},
     "kl": ADAM | {"regularizer": "kl", "posterior": "gaussian", "regularizer_weight": 0.7},
     "mmd": SGD | {"regularizer": "mmd", "regularizer_weight": 5.0},
     "mmd, gaussian posterior": ADAM | {"regularizer": "mmd", "posterior": "gaussian"},
@@ -55,7 +56,7 @@ RUNS = {
     "swiss roll": ADAM | {"prior": "swiss_roll", "style_dim": 2, "components": 4},
     "gaussian posterior": SGD | {"posterior": "gaussian", "task": "semi_supervised", "n_labeled": 30},
     "universal posterior": ADAM | {"posterior": "universal", "noise_layer": 1, "noise_dim": 4, "input_noise": 0.1},
-    "standardized": SGD | {"output": "linear", "standardize": True, "batch_norm": "autoencoder"},
+    "standardized": SGD | {"output": "linear", "scale": "standard", "batch_norm": "autoencoder"},
     "bf16": SGD | {"precision": "bf16", "task": "semi_supervised", "n_labeled": 30},
     "fp16": ADAM | {"precision": "fp16", "task": "semi_supervised", "n_labeled": 30},
     "fp64": SGD | {"precision": "fp64", "task": "semi_supervised", "n_labeled": 30},
@@ -77,7 +78,7 @@ def of_runs() -> Iterator[tuple[str, str, list[float]]]:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             cfg = fastaae.Config(**{**COMMON, **fields, "out_dir": f"{folder}/run"})
-            run = fastaae.train(cfg, data=dataset(), progress=False)
+            run = fastaae.train(cfg, data=from_arrays(dataset(), stratified=False), progress=False)
             tensors, _ = checkpoint.load(f"{folder}/run/checkpoint.safetensors")
             model = fastaae.load(f"{folder}/run", 1)
         made = {"samples": torch.from_numpy(model.sample(20, seed=3))}

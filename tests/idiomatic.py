@@ -120,7 +120,7 @@ class Idiomatic:
         """The codes of a batch by name, or, without an encoder, images decoded from the prior."""
         if self.cfg.task == "gan":
             logits = self._run(self.decoder, batch["real"]["z"], batch["masks"]["decoder"])
-            return {"x": logits.sigmoid() if self.cfg.output == "sigmoid" else logits}
+            return {"x": logits.sigmoid() if self.cfg.output_layer == "sigmoid" else logits}
         code = self._encoded(batch, "encoder", momentum)
         z, logits, log_variance = code.tensor_split(self._ends(), -1)
         if self.cfg.posterior == "gaussian":
@@ -160,7 +160,7 @@ class Idiomatic:
         logits = self._run(self.decoder, code, batch["masks"]["decoder"], momentum=0.1)
         if self.cfg.reconstruction == "cross_entropy":
             return bce(logits, target, reduction="sum") / len(target)
-        output = logits.sigmoid() if self.cfg.output == "sigmoid" else logits
+        output = logits.sigmoid() if self.cfg.output_layer == "sigmoid" else logits
         return 0.5 * (output - target).square().sum(-1).mean()
 
     def separation(self) -> Tensor:

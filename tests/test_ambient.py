@@ -37,7 +37,7 @@ RUNS = {
     "vae": {"regularizer": "kl", "posterior": "gaussian", "reconstruction": "cross_entropy"},
     "mmd": {"regularizer": "mmd", "prior": "uniform"},
     "gan": {"task": "gan"},
-    "standardized": {"standardize": True, "output": "linear"},
+    "standardized": {"scale": "standard", "output": "linear"},
     "bf16": {"precision": "bf16", "task": "clustering", "n_clusters": 4},
     "fp64": {"precision": "fp64"},
     "large": {"hidden": (128, 128), "batch_size": 64},
@@ -46,12 +46,12 @@ RUNS = {
 
 def train(folder, **fields):
     """All bits of a run, of the model loaded from it and of what that makes."""
-    x = BYTES if fields.get("standardize") else X
+    x = BYTES if fields.get("scale") else X
     data = {"x": x, "y": Y, "x_test": x[:30], "y_test": Y[:30]}
     run = fastaae.train(fastaae.Config(**TINY, **fields) if not fields.keys() & TINY.keys() else
                         fastaae.Config(**{**TINY, **fields}), data=data, progress=False)  # fmt: skip
     model = fastaae.load(run.directory)
-    made = [model.sample(10), model.log_likelihood(X[:10], 500, 0.3).per_query]
+    made = [model.sample(10, 0), model.log_likelihood(X[:10], 500, 0.3).per_query]
     if model.encoder is not None:
         made += [
             model.encode(X),

@@ -86,7 +86,7 @@ def test_the_adam_recipe_of_the_likelihood():
 def test_the_faces_preset_is_the_papers():
     c = preset("tfd-likelihood")
     assert (c.task, c.dataset, c.style_dim, c.prior, c.prior_std) == ("unsupervised", "tfd", 15, "gaussian", 10.0)
-    assert (c.standardize, c.output, c.reconstruction, c.hidden) == (True, "linear", "squared_error", (1000, 1000))
+    assert (c.scale, c.output, c.reconstruction, c.hidden) == ("standard", "linear", "squared_error", (1000, 1000))
 
 
 @pytest.mark.parametrize("n_clusters", [16, 30])
@@ -179,7 +179,7 @@ REFUSED = [
     ("task", "semi-supervised", "did you mean 'semi_supervised'?"),
     ("task", None, "one of unsupervised, supervised, semi_supervised, clustering, embedding, gan"),
     ("prior", "gausian", "did you mean 'gaussian'?"),
-    ("output", ["sigmoid"], "one of sigmoid, linear"),
+    ("output", ["sigmoid"], "one of auto, sigmoid, linear"),
     ("reconstruction", "squared error", "did you mean 'squared_error'?"),
     ("optimizer", "rmsprop", "one of sgd, adam"),
     ("precision", "tf32", "one of fp32, bf16, fp16, fp64"),
@@ -206,17 +206,28 @@ def test_a_wrong_element_is_refused_by_name(name, value):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"reconstruction": "cross_entropy", "output": "linear"}, "output='linear': expected 'sigmoid' when reconstr"),
+        (
+            {"reconstruction": "cross_entropy", "output": "linear"},
+            "output='linear': expected 'auto' or 'sigmoid' when recon",
+        ),
         ({"n_labeled": 100}, "n_labeled=100: expected None: the task 'unsupervised' uses no labels"),
-        ({"prior": "mixture"}, "style_dim=8: expected 2 with the 2-D prior 'mixture'"),
+        ({"prior": "mixture", "style_dim": 8}, "style_dim=8: expected 2 with the 2-D prior 'mixture'"),
         ({"prior": "swiss_roll", "style_dim": 3}, "style_dim=3: expected 2 with the 2-D prior 'swiss_roll'"),
         ({"label_prior": True}, "prior='gaussian': expected 'mixture' or 'swiss_roll' with label_prior"),
         (
             {"label_prior": True, "prior": "custom"},
             "prior='custom': expected 'mixture' or 'swiss_roll' with label_prior",
         ),
-        ({"standardize": True}, "output='sigmoid': expected 'linear' with standardize"),
+        (
+            {"scale": "standard", "output": "sigmoid"},
+            "output='sigmoid': expected 'auto' or 'linear' with scale='standard'",
+        ),
         ({"standardize": 1}, "standardize=1: expected True or False"),
+        ({"standardize": True, "scale": "minmax"}, "standardize=True: .* no other scale .got 'minmax'"),
+        ({"standardize": False, "scale": "standard"}, "standardize=False: .* no other scale .got 'standard'"),
+        ({"label_weights": [1, 2]}, ".* in the task 'unsupervised', where y has no prior"),
+        ({"label_weights": [1, -2], "task": "semi_supervised"}, "expected 'uniform', 'data' or positive numbers"),
+        ({"label_weights": "data", "task": "clustering", "n_clusters": 3}, "'uniform' or numbers where y is no label"),
         ({"graph": None}, "graph=None: expected True or False"),
         (
             {"label_prior": True, "prior": "mixture", "style_dim": 2, "task": "semi_supervised"},
@@ -238,7 +249,7 @@ def test_a_wrong_element_is_refused_by_name(name, value):
         ({"task": "gan", "precision": "bf16"}, "precision='bf16': expected 'fp32' or 'fp64' in the task 'gan'"),
         ({"fixed_heads": 10}, "fixed_heads=10.0: expected None in the task 'unsupervised'"),
         (
-            {"task": "embedding", "fixed_heads": 10.0, "n_clusters": 20},
+            {"task": "embedding", "fixed_heads": 10.0, "n_clusters": 20, "style_dim": 8},
             "n_clusters=20: expected style_dim=8 with fixed_heads, a square W_C",
         ),
         ({"task": "embedding", "precision": "fp16"}, "precision='fp16': expected 'fp32', 'bf16' or 'fp64' in the task"),
@@ -271,7 +282,7 @@ def test_every_field_is_checked():
     assert {name for row in config.FIELDS for name in row[0].split()} == {*names}
     tables = (*config.ELEMENTS, *config.RULES, *config.UNUSED)
     assert {name for row in tables for name in row[0].split()} <= {*names}
-    assert len(config.CHOICES) == 10 and config.CHOICES["optimizer"] == ("sgd", "adam")
+    assert len(config.CHOICES) == 11 and config.CHOICES["optimizer"] == ("sgd", "adam")
 
 
 @pytest.mark.parametrize(

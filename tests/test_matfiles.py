@@ -116,6 +116,15 @@ def test_missing_variable_and_limit(tmp_path, fast_reader):
     fails(path, "X, y declare 427 bytes, at most 426 are accepted", limit=426)
 
 
+def test_variables_that_may_be_missing(tmp_path, fast_reader):
+    path = saved(tmp_path / "a.mat")
+    found = read_mat(path, ("z?", "y?", "X?", "other"), LIMIT)
+    assert list(found) == ["y", "X", "other"] and np.array_equal(found["X"], X)
+    fails(path, r"no variables \['z'\], it has", ("X?", "z"))
+    fails(path, r"no variables \['z', 'a'\], it has \['other', 'X', 'y'\]", ("z?", "a?"))
+    fails(path, "X declare 420 bytes, at most 419 are accepted", ("X?", "z?"), limit=419)
+
+
 @pytest.mark.parametrize(
     "rows, columns, message",
     [

@@ -12,6 +12,7 @@ from fastaae import Config
 from fastaae.data import from_arrays
 from fastaae.engine.step import Step
 from fastaae.engine.wiring import PHASES
+from fastaae.experiments import PAPER
 
 CPU = torch.device("cpu")
 VARIANTS = {
@@ -19,8 +20,8 @@ VARIANTS = {
     "noise": {"input_noise": 0.3},
     "cross-entropy": {"reconstruction": "cross_entropy"},
     "linear-output": {"output": "linear"},
-    "standardized": {"output": "linear", "standardize": True},
-    "standardized-noise": {"output": "linear", "standardize": True, "input_noise": 0.3},
+    "standardized": {"output": "linear", "scale": "standard"},
+    "standardized-noise": {"output": "linear", "scale": "standard", "input_noise": 0.3},
     "one-layer": {"hidden": (12,)},
     "gaussian": {"posterior": "gaussian"},
     "universal": {"posterior": "universal", "noise_dim": 4, "input_noise": 0.1, "dropout": 0.2},
@@ -73,7 +74,8 @@ def dataset(dtype=np.uint8, n=120):
 
 
 def config(task, **fields):
-    fields = {"hidden": (16, 12), "style_dim": 3, "prior_std": 2.0, "init_std": 0.3, "batch_size": 10, **fields}
+    sizes = {"hidden": (16, 12), "style_dim": 3, "batch_size": 10}
+    fields = {**PAPER, **sizes, "prior_std": 2.0, "init_std": 0.3, **fields}
     fields = {"n_clusters": 4, **fields} if task == "clustering" else fields
     fields = {"separation": 50.0, **fields} if task == "embedding" and "fixed_heads" not in fields else fields
     return Config(**{"task": task, "precision": "fp64", "log_every": 10, **fields})
@@ -182,7 +184,7 @@ def test_an_epoch_shows_every_example_once_and_cycles_the_labelled_ones():
         seen.append(step.autoencoder.encoding.x[0][0].clone())
         labeled.append(step.autoencoder.classifying.x[0][0].clone())
         step.batches.cursor.add_(1)
-    expected = step.batches.x.double() / 255
+    expected = dataset().x_train.double() / 255
     rows = torch.cat(seen)
     assert torch.equal(rows[np.lexsort(rows.numpy().T)], expected[np.lexsort(expected.numpy().T)])
     for k in range(0, 9, 3):  # 10 steps of 10: three passes over 30 labelled examples, and a part of a fourth
@@ -197,7 +199,7 @@ def test_an_epoch_shows_every_example_once_and_cycles_the_labelled_ones():
 
 def test_the_prior_has_the_labels_of_the_batch():
     step = make(config("unsupervised", **VARIANTS["labels"], replicas=2))
-    images, labels = step.batches.x.double() / 255, torch.from_numpy(np.asarray(dataset().y_train))
+    images, labels = dataset().x_train.double() / 255, torch.from_numpy(np.asarray(dataset().y_train))
     shares = []
     for _ in range(step.steps_per_epoch):
         step.batches.draw()

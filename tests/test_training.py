@@ -31,6 +31,8 @@ from fastaae.data import from_arrays
 from fastaae.directory import RunDirectory
 from fastaae.engine import phases, wiring
 from fastaae.engine.step import Step
+from fastaae.experiments import PAPER
+from fastaae.kernels import onednn
 from fastaae.run import progress as shown_progress
 from fastaae.run import provenance, ranks, resume, training, watch
 
@@ -44,8 +46,12 @@ DATA = {"x": X, "y": Y, "x_test": X_TEST, "y_test": Y_TEST}
 
 # Five steps an epoch. Everything that could break resuming matters to its weights: noise, decay in the second epoch,
 # two replicas. Losses are logged after steps 2, 4 and 5 of an epoch.
-CFG = Config(hidden=(16, 16), style_dim=2, init_std=0.3, input_noise=0.1, lr_decay_epochs=(1,), epochs=2, batch_size=50,
-             replicas=2, log_every=2, lr_reconstruction=0.003, lr_adversarial=0.02, lr_classification=0.05)  # fmt: skip
+FIELDS = {
+    "hidden": (16, 16), "style_dim": 2, "init_std": 0.3, "input_noise": 0.1, "lr_decay_epochs": (1,), "epochs": 2,
+    "batch_size": 50, "replicas": 2, "log_every": 2, "lr_reconstruction": 0.003, "lr_adversarial": 0.02,
+    "lr_classification": 0.05,
+}  # fmt: skip
+CFG = Config(**{**PAPER, **FIELDS})
 ADAM = {"optimizer": "adam", "lr_reconstruction": 1e-3, "lr_adversarial": 2e-3, "lr_classification": 3e-3}
 SEMI = {"task": "semi_supervised", "n_labeled": 90}
 GAME = ("told_apart_z", "told_apart_y", "code_mean", "code_std")
@@ -894,8 +900,10 @@ def test_a_game_that_is_over_is_said_once(tmp_path, monkeypatch, limits, said):
     ids=["numpy", "float64", "torch", "uint8", "torch-uint8", "x-y", "mapping", "mapping-of-tensors", "images"],
 )  # fmt: skip
 def test_own_data_of_any_form_trains_the_same(tmp_path, undisturbed, data):
-    run = fit(tmp_path, data=data)
-    assert weights(tmp_path) == weights(undisturbed())
+    run = fit(tmp_path / "run", data=data)
+    labelled = isinstance(data, tuple) or (isinstance(data, dict) and "y_train" in data)
+    reference = undisturbed() if labelled else fit(tmp_path / "plain", data=X).directory  # labels choose the split
+    assert weights(run.directory) == weights(reference)
     assert run.model.sample(3).shape == (3, *(data[0].shape if getattr(data, "ndim", 0) == 3 else (16,)))
     assert run.config.dataset == "arrays"
 
@@ -914,19 +922,25 @@ def test_training_works_outside_the_main_thread(tmp_path, undisturbed):
     assert result(tmp_path) == result(undisturbed())
 
 
-@pytest.mark.parametrize(("progress", "steps"), [(True, [5, 10]), (False, [])], ids=["shown", "hidden"])
-def test_progress_without_terminal_is_a_line_every_30_s(tmp_path, monkeypatch, capsys, progress, steps):
-    clock = itertools.count(1000, 7)  # seconds between looks at it
+@pytest.mark.parametrize(("progress", "steps"), [(True, [1, 5, 10]), (False, [])], ids=["shown", "hidden"])
+def test_progress_without_terminal_is_a_line_at_once_and_every_30_s(tmp_path, monkeypatch, capsys, progress, steps):
+    clock = itertools.count(1000, 7)  # seconds between looks at it: one a step, one at an epoch's end
     monkeypatch.setattr(shown_progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     fit(tmp_path, log_every=1, progress=progress)
     printed = capsys.readouterr()
-    lines = printed.err.splitlines()
-    assert printed.out == ""
-    assert [line.split(", ")[:2] for line in lines] == [[f"epoch {k // 5}: step {k}/10", "0.1 steps/s"] for k in steps]
-    assert all(re.search(r"reconstruction \d.* generator \d", line) for line in lines)
+    opening, *lines = printed.err.splitlines() or [""]
+    assert printed.out == "" and bool(opening) == progress
+    found = [re.match(r"epoch (\d)/2: step (\d+)/10, (\d\d:\d\d) left, (\d+) examples/s, ", line) for line in lines]
+    assert [(int(m[1]), int(m[2])) for m in found] == [(-(-k // 5), k) for k in steps]
+    assert all(re.search(r"reconstruction \d[\d.]*, discriminator \d.*, generator \d", line) for line in lines)
+    assert [re.search(r"s, valid reconstruction \d", line) is not None for line in lines] == [False, True, True][
+        : len(steps)
+    ]
+    if progress:
+        assert (found[1][3], found[1][4]) == ("00:42", f"{5 * 50 * 2 / 42:.0f}")  # 5 of 10 steps of two replicas
 
 
-@pytest.mark.parametrize(("progress", "shown"), [(True, "10/10"), (False, "")], ids=["shown", "hidden"])
+@pytest.mark.parametrize(("progress", "shown"), [(True, "epoch 2/2 100%"), (False, "")], ids=["shown", "hidden"])
 def test_progress_on_a_terminal_is_a_bar(tmp_path, monkeypatch, progress, shown):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
@@ -934,6 +948,82 @@ def test_progress_on_a_terminal_is_a_bar(tmp_path, monkeypatch, progress, shown)
     fit(tmp_path, progress=progress)
     assert shown in terminal.getvalue()
     assert bool(terminal.getvalue()) == progress
+
+
+def test_a_warning_has_a_line_of_its_own_beside_the_bar(tmp_path, monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(shown_progress.tqdm, "mininterval", 0, raising=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *_, **__: print(f"WARNING {message}", file=terminal)
+        monkeypatch.setattr(training.Watch, "warnings", lambda *_: ["it is over"])
+        fit(tmp_path, progress=True)
+    seen = [text for text in re.split(r"[\r\n]", terminal.getvalue()) if "WARNING" in text]
+    assert [re.sub(r"\x1b\[A", "", text) for text in seen] == ["WARNING it is over"] * 2
+
+
+OPENINGS = {
+    "unsupervised": ({}, "; cpu, fp32 by PyTorch (small layers); "),
+    "semi_supervised": ({"task": "semi_supervised", "n_labeled": 30}, "4 classes, 30 labels used"),
+    "supervised": ({"task": "supervised"}, "4 classes, 250 labels used"),
+    "labels unused": ({}, "4 classes, 0 labels used"),
+    "fp64": ({"precision": "fp64"}, "; cpu, fp64 by PyTorch (no other for fp64 here); "),
+    "oneDNN": ({"hidden": (200, 200)}, "cpu, fp32 by oneDNN (large float32 layers) and PyTorch (small layers)"),
+}
+
+
+@pytest.mark.parametrize("case", OPENINGS)
+def test_the_first_line_says_what_is_trained_on_what(tmp_path, capsys, case):
+    fields, says = OPENINGS[case]
+    if case in ("oneDNN", "unsupervised") and not onednn.AVAILABLE:
+        pytest.skip("no oneDNN")
+    fit(tmp_path / "run", epochs=1, progress=True, **fields)
+    first = capsys.readouterr().err.splitlines()[0]
+    assert first.startswith("arrays: 250 examples, 50 to validate, 60 to test, 16 from 0 to 1, ")
+    assert first.endswith(f"; {tmp_path / 'run'}")
+    assert re.search(re.escape(says).replace(r"\.\*", ".*"), first), first
+
+
+def test_the_first_line_of_bytes_without_labels_in_a_directory_with_an_odd_name(tmp_path, capsys):
+    fit(tmp_path / "\x1b[2Ja\nrun", data=BYTES[:300].reshape(300, 4, 4), epochs=1, progress=True)
+    first = capsys.readouterr().err.splitlines()[0]
+    assert first.startswith("arrays: 250 examples, 50 to validate, 4x4 from 0 to 255, no labels; cpu, ")
+    assert first.endswith("\\x1b[2Ja\\nrun")
+
+
+# What a run is printed as, and as a table
+
+
+def test_a_run_says_in_a_few_lines_what_it_is(tmp_path):
+    run = fit(tmp_path / "run", **SEMI)
+    first, directory, metrics, models = repr(run).splitlines()
+    assert first == "Run 'custom': semi_supervised on arrays, 2 epochs"
+    assert directory == f"  directory: {tmp_path / 'run'}"
+    assert metrics.startswith(f"  metrics: valid_reconstruction {run.metrics['valid_reconstruction']['mean']:.4g}, ")
+    assert models == f"  models: {len(run.models)}, from seed 0 on"
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_history_columns_are_a_data_frame(tmp_path, replicas):
+    run = fit(tmp_path / "run", **{**SEMI, "replicas": replicas, "log_every": 2})
+    ends = [""] if replicas == 1 else ["_0", "_1"]
+    losses, epochs = run.columns("step"), run.columns()
+    names = ("reconstruction", "discriminator", "generator", "classification")
+    assert list(losses) == ["step", *(name + end for name in names for end in ends)]
+    assert {"epoch", *(f"valid_error{end}" for end in ends), *(f"code_std{end}" for end in ends)} <= epochs.keys()
+    assert not losses.keys() & epochs.keys()
+    assert {len(v) for v in losses.values()} == {6} and {len(v) for v in epochs.values()} == {2}
+    for r, end in enumerate(ends):
+        assert np.array_equal(losses[f"generator{end}"], run.history["generator"][:, r])
+        assert np.array_equal(epochs[f"valid_error{end}"], run.history["valid_error"][:, r])
+    with pytest.raises(ValueError, match="per='row': expected 'step' or 'epoch'"):
+        run.columns("row")
+    pandas = pytest.importorskip("pandas")
+    for columns, index in ((losses, "step"), (epochs, "epoch")):
+        frame = pandas.DataFrame(columns).set_index(index)
+        assert frame.shape == (len(columns[index]), len(columns) - 1) and np.isfinite(frame.to_numpy()).all()
 
 
 @pytest.mark.parametrize(

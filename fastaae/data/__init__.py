@@ -6,8 +6,9 @@ Every way in ends in a `Data`: flat uint8 or float32 examples on the CPU, split 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,42 +18,86 @@ import torch
 from ..files import DataError, DataUnavailable, brief, expanded, warn_caller
 from ..scalars import integer, scalar
 from . import sources
-from .arrays import array, plain
-from .sources import Arrays
+from .arrays import array, shared
+from .formats import opened
+from .labels import encoded
 
 __all__ = ["Data", "DataError", "DataUnavailable", "examples", "from_arrays", "labeled_subset", "load"]
 
-MAX_CLASSES = 10_000
+HELD = {"bool": np.float32, "float16": np.float32, "uint16": np.int32, "uint32": np.int64, "uint64": np.float64,
+        "float128": np.float64}  # as what those are held that torch has not, or is slow at  # fmt: skip
 DARK = 16  # the largest byte of images that were probably meant to reach 255; scikit-learn's digits go up to it
 SPLIT_SEED = 0  # of the random train/validation split of user arrays: the same for every run
 
 
 @dataclass(frozen=True)
-class Data:
-    """A data set split into train, validation and test, as contiguous CPU tensors.
+class Rows:
+    """Some rows of an array, in an order, taken when they are asked for: a copy may not fit into memory."""
 
-    `x_*` are uint8 [N, D] (0..255 meaning [0, 1]) or float32 [N, D] in [0, 1], all of one dtype; `y_*` are
-    int64 [N] in [0, n_classes). Labels are None where there are none, `x_test` is None without a test set.
+    x: torch.Tensor  # [M, D]
+    index: torch.Tensor  # int64 [N]
+
+    @classmethod
+    def all(cls, x: torch.Tensor) -> Rows:
+        return cls(x, _count(len(x)))
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def split(self, n: int) -> Iterator[torch.Tensor]:
+        """All of them, n at a time."""
+        return (self.x[some] for some in self.index.split(n))
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set: examples on the CPU, as they were given, and which rows of them are for what.
+
+    `parts` has "train", "valid" and "test", of flat examples [N, D] of one dtype, bytes meaning k / 255, or None for
+    what there is not; `labels` int64 [N] of each: in [0, n_classes), -1 where an example has none; None for no labels.
+    `x_train`, `y_train` and so on are tensors of these rows: a copy, where they are not one behind the other.
     """
 
-    name: str  # "mnist", "svhn", "svhn subset", "tfd", "... (TFD layout)", "digits", the .npz path or "arrays"
+    name: str  # "mnist", "svhn", "svhn subset", "tfd", "... (TFD layout)", "digits", the path of a file or "arrays"
     shape: tuple[int, ...]  # of one example; prod(shape) == D
-    n_classes: int  # 0 without labels, else the largest training label + 1; all occur in training or validation
-    sha256: str  # digest of all splits: dtypes, shapes and bytes
-    x_train: torch.Tensor
-    y_train: torch.Tensor | None
-    x_valid: torch.Tensor
-    y_valid: torch.Tensor | None
-    x_test: torch.Tensor | None
-    y_test: torch.Tensor | None
+    classes: list[Any]  # what each label stands for: words, numbers; [] without labels
+    range: tuple[float, float]  # the least and the largest number in x
+    sha256: str  # digest of all parts: dtypes, shapes and bytes
+    parts: dict[str, Rows | None]
+    labels: dict[str, torch.Tensor | None]
+
+    n_classes = property(lambda self: len(self.classes))
+    x_train, x_valid, x_test = (property(lambda self, p=p: _taken(self.parts[p])) for p in ("train", "valid", "test"))
+    y_train, y_valid, y_test = (property(lambda self, p=p: self.labels[p]) for p in ("train", "valid", "test"))
+
+    @property
+    def train(self) -> Rows:
+        rows = self.parts["train"]
+        assert rows is not None
+        return rows
 
 
-def load(dataset: str, data_dir: str | None = None, n_validation: int | None = None) -> Data:
-    """Load "mnist", "svhn", "tfd", "digits" or a .npz file.
+def _count(n: int) -> torch.Tensor:
+    return torch.arange(n, dtype=torch.int64, device="cpu")
+
+
+def _taken(rows: Rows | None) -> torch.Tensor | None:
+    if rows is None:
+        return None
+    first, last = int(rows.index[0]), int(rows.index[-1])
+    together = last - first == len(rows) - 1 and bool((rows.index.diff() == 1).all())
+    return rows.x[first : last + 1] if together else rows.x[rows.index]
+
+
+def load(
+    dataset: str, data_dir: str | None = None, n_validation: int | None = None, scale: str = "unit",
+    stratified: bool = True,
+) -> Data:  # fmt: skip
+    """Load "mnist", "svhn", "tfd", "digits", or a file or folder: what from_arrays takes as a path.
 
     MNIST (uint8 [N, 784]) is looked for in `data_dir`, then in $FASTAAE_DATA, then in the user's cache, and
     otherwise downloaded to the cache. Digits (float32 [N, 64]) comes with scikit-learn; its last 297 examples are
-    the test set. A .npz file holds the arrays that `from_arrays` takes as a mapping.
+    the test set.
 
     SVHN (uint8 [N, 3072]) and TFD (uint8 [N, 2304]) are looked for like MNIST, but not downloaded; SciPy reads them and
     the cache keeps them. SVHN is train_32x32.mat, followed by extra_32x32.mat if that is there, and test_32x32.mat, or
@@ -60,7 +105,7 @@ def load(dataset: str, data_dir: str | None = None, n_validation: int | None = N
     unlabelled and training images train. Its labels are the expressions, or None if any image has none.
 
     `n_validation` examples of the training set (None: a sixth) become the validation set: the last ones for MNIST,
-    SVHN and digits, random ones as in `from_arrays` for a .npz file. For TFD it must be None. A `data_dir` has to be
+    SVHN and digits, random ones as in `from_arrays` for others. For TFD it must be None. A `data_dir` has to be
     there.
 
     Raises:
@@ -73,97 +118,88 @@ def load(dataset: str, data_dir: str | None = None, n_validation: int | None = N
     if data_dir is not None and not expanded(data_dir).is_dir():
         raise DataError(f"data_dir={data_dir!r} is not a folder: name the one that holds the data, or leave it out")
     if dataset == "mnist":
-        return _build("mnist", sources.mnist(data_dir), n_validation)
+        return _build("mnist", _named(*sources.mnist(data_dir)), n_validation, scale)
     if dataset == "svhn":
-        return _build(*sources.svhn(data_dir), n_validation)
+        name, arrays = sources.svhn(data_dir)
+        return _build(name, _named(*arrays), n_validation, scale)
     if dataset == "tfd":
         if n_validation is not None:
             raise DataError(f"n_validation={n_validation}, expected None: the folds of TFD say what is for validation")
-        return _build(*sources.tfd(data_dir))
+        name, arrays, held = sources.tfd(data_dir)
+        return _build(name, _named(*arrays), held, scale)
     if dataset == "digits":
-        return _build("digits", sources.digits(), n_validation)
-    if dataset.endswith(".npz"):
-        arrays = sources.read_npz(expanded(dataset))
-        try:
-            return from_arrays(arrays, n_validation, name=dataset)
-        except DataError as error:
-            raise DataError(f"{dataset}: {error}") from None
+        return _build("digits", _named(*sources.digits()), n_validation, scale)
     if dataset == "arrays":
         raise DataError(f"{dataset=}: trained on the caller's own arrays, in Python: pass them again as data=")
-    raise DataError(f"dataset={dataset!r}: expected 'mnist', 'svhn', 'tfd', 'digits' or the path of a .npz file")
+    if not expanded(dataset).exists():
+        raise DataError(
+            f"dataset={dataset!r}: expected 'mnist', 'svhn', 'tfd', 'digits' or the path of a file or folder"
+        )
+    try:
+        return from_arrays(dataset, n_validation, dataset, scale, stratified)
+    except DataError as error:
+        message = str(error) if dataset in str(error) else f"{dataset}: {error}"
+        raise DataError(message) from None
 
 
 def recorded(
-    dataset: str, data_dir: str | None, n_validation: int | None, sha256: str | None
+    dataset: str, data_dir: str | None, n_validation: int | None, scale: str, sha256: str | None
 ) -> tuple[Data, str | None]:
     """Data as a run recorded them, and its data_dir, or None where that one has none of this SHA-256 and they were
     looked for elsewhere. Raises as load()."""
-    lost = ""
-    if data_dir is not None and sha256 is not None:
+    found, message, kind = None, "", DataError
+    for where in dict.fromkeys([data_dir] if sha256 is None else [data_dir, None]):
         try:
-            if (data := load(dataset, data_dir, n_validation)).sha256 == sha256:
-                return data, data_dir
+            for stratified in (True, False):  # as labelled arrays were not once
+                data = load(dataset, where, n_validation, scale, stratified)
+                if sha256 in (None, data.sha256):
+                    return data, where
+                found = found or (data, where)
         except DataError as error:
-            lost = f"{error}; and elsewhere: "
-        data_dir = None
-    try:
-        return load(dataset, data_dir, n_validation), data_dir
-    except DataError as error:
-        raise type(error)(f"{lost}{error}") from None
+            message, kind = f"{message}; and elsewhere: {error}" if message else str(error), type(error)
+    if found is None:
+        raise kind(message)
+    return found
 
 
-def from_arrays(data: Any, n_validation: int | None = None, name: str = "arrays") -> Data:
-    """Check and split the user's own arrays.
+def from_arrays(
+    data: Any, n_validation: int | None = None, name: str = "arrays", scale: str = "unit", stratified: bool = True
+) -> Data:
+    """Check and split the user's own data.
 
-    `data` is `x`, `(x, y)`, or a mapping with `x` (or `x_train`) and optionally `y` (or `y_train`), `x_test` and
-    `y_test`, each a numpy array, a torch tensor on any device, or what has `__array__`. `x` is [N, ...], either
-    uint8 in 0..255 or of any float dtype in [0, 1]; labels are integers [N] >= 0. The arrays are copied.
+    `data` is what formats.opened() takes: `x`, `(x, y)`, or a mapping with `x` (or `x_train`) and optionally `y` (or
+    `y_train`), `x_unlabeled`, `x_valid`, `y_valid`, `x_test` and `y_test`, or a path; a Data comes back as it is. `x`
+    is [N, ...]: under the scale "unit" uint8 in 0..255 or floats in [0, 1], else any finite numbers. Labels [N] are
+    what labels.encoded() takes. The examples are not copied: do not change them before training ends.
 
-    `n_validation` training examples (None: a sixth) become the validation set. They are drawn at random, with a fixed
-    seed, since the given order may be sorted by class.
+    `n_validation` training examples (None: a sixth; without x_valid) become the validation set. They are drawn at
+    random, with a fixed seed, since the given order may be sorted by class, and from all classes alike.
 
     Raises:
         DataError: an array is not as described, or too few examples would be left for training.
 
     Warns of values that fill next to nothing of their range, and of classes that are left without a training example.
     """
-    if isinstance(data, tuple):
-        if len(data) != 2:
-            raise DataError(f"data is a tuple of {len(data)}, expected (x, y)")
-        data = {"x": data[0], "y": data[1]}
-    elif not isinstance(data, Mapping):
-        data = {"x": data}
-
-    allowed = ("x", "x_train", "y", "y_train", "x_test", "y_test")
-    if unknown := [key for key in data if key not in allowed]:
-        raise DataError(f"unknown arrays {brief(unknown)}; allowed are {', '.join(allowed)}")
-    given = {key: value for key, value in data.items() if value is not None}
-    for short in "xy":
-        if f"{short}_train" in given:
-            if short in given:
-                raise DataError(f"both {short} and {short}_train are given: pass one of them")
-            given[short] = given.pop(f"{short}_train")
-    if "x" not in given:
-        raise DataError(f"there is no array x (or x_train) among {brief(list(given))}: pass the examples as x")
-    arrays = given["x"], given.get("y"), given.get("x_test"), given.get("y_test")
-    return _build(name, arrays, n_validation, shuffle=True)
+    if isinstance(data, Data):
+        return data
+    return _build(name, opened(data), n_validation, scale, shuffle=True, stratified=stratified)
 
 
 def labeled_subset(labels: torch.Tensor, n_labeled: int | None, n_classes: int, seed: int) -> torch.Tensor:
     """Indices, int64 [n_labeled], of a random subset of `labels` (integer [N]) that is balanced over the classes.
 
     Each class gets n_labeled // n_classes examples; the remainder goes to randomly chosen classes, one each.
-    The same arguments give the same subset. None gives all N indices.
+    The same arguments give the same subset. None gives all that have a label (those of others are -1).
 
     Raises:
         DataError: `n_labeled` is not in [1, N], or a class has too few examples.
     """
     if n_labeled is None:
-        return torch.arange(len(labels), dtype=torch.int64, device="cpu")
+        return (labels >= 0).nonzero().flatten().cpu()
     if (n_labeled := integer("n_labeled", n_labeled, 1)) < n_classes:
         raise DataError(f"n_labeled={n_labeled}, expected at least {n_classes}, one of each class")
-    if n_labeled > len(labels):
-        raise DataError(f"n_labeled={n_labeled}, but only {len(labels)} labelled examples: ask for fewer")
+    if n_labeled > (given := int((labels >= 0).sum())):
+        raise DataError(f"n_labeled={n_labeled}, but only {given} labelled examples: ask for fewer")
     rng = np.random.default_rng(seed)
     counts = np.full(n_classes, n_labeled // n_classes)
     counts[rng.choice(n_classes, n_labeled % n_classes, replace=False)] += 1
@@ -177,47 +213,107 @@ def labeled_subset(labels: torch.Tensor, n_labeled: int | None, n_classes: int, 
     return torch.from_numpy(np.concatenate(chosen))
 
 
-def _build(name: str, arrays: Arrays, n_validation: int | None, shuffle: bool = False) -> Data:
-    """Check the arrays and split the training set: its last (after shuffling) `n_validation` examples are held out."""
-    x, y, x_test, y_test = arrays
-    if y_test is not None and (y is None or x_test is None):
-        raise DataError(f"y_test is given without {'y' if y is None else 'x_test'}: pass that as well")
-    x = examples("x", x)
-    n, shape = len(x), tuple(x.shape[1:])
-    y = None if y is None else _labels("y", y, n)
-    odd = span_warning("x", *x.aminmax(), x.dtype)
-    if x_test is not None:
-        x_test = examples("x_test", x_test)
-        if (x_test.shape[1:], x_test.dtype) != (shape, x.dtype):
-            found, expected = (f"{a.dtype} examples of shape {tuple(a.shape[1:])}" for a in (x_test, x))
-            raise DataError(f"x_test has {found}, expected {expected} as in x")
-        y_test = None if y_test is None else _labels("y_test", y_test, len(x_test))
-        x_test, odd = x_test.flatten(1), odd or span_warning("x_test", *x_test.aminmax(), x.dtype)
-    if odd:
-        warn_caller(odd)
-    held = n // 6 if n_validation is None else scalar(n_validation)
-    if type(held) is not int or not 1 <= held < n:
-        why = " (a sixth of them)" if n_validation is None else ""
-        given = f"n_validation={brief(held)} of {n} training examples{why}"
-        raise DataError(f"{given}, expected at least 1 and fewer than {n}")
-    n_classes = 0 if y is None else int(y.max()) + 1
-    if y is not None and (absent := absent_classes(y, n_classes)):
-        hint = "renumber them with np.unique(y, return_inverse=True)[1]"
-        found = f"y has labels up to {n_classes - 1} but none of {absent}"
-        raise DataError(f"{found}; expected every class from 0 on: {hint}")
-    if y_test is not None and y_test.max() >= n_classes:
-        raise DataError(f"y_test has label {int(y_test.max())}, expected 0 to {n_classes - 1}, the training labels")
-    x = x.flatten(1)
+def label_weights(given: str | Sequence[float], data: Data, k: int) -> list[float] | None:
+    """The prior of k classes that a config asks for: None if uniform, shares of the training labels, or as given.
+
+    Raises:
+        ValueError: they are not as many.
+    """
+    if given == "uniform":
+        return None
+    if given == "data":
+        y = data.labels["train"]
+        assert y is not None
+        given = y[y >= 0].bincount(minlength=k).tolist()
+    if len(given) != k:
+        raise ValueError(f"label_weights={brief(given)}: expected {k} numbers, one for each class")
+    return [float(w) / sum(map(float, given)) for w in given]
+
+
+def _named(x: Any, y: Any, x_test: Any, y_test: Any) -> dict[str, Any]:
+    return {"x": x, "y": y, "x_test": x_test, "y_test": y_test}
+
+
+def _build(
+    name: str, given: dict[str, Any], n_validation: int | None, scale: str, shuffle: bool = False,
+    stratified: bool = True,
+) -> Data:  # fmt: skip
+    """Check the arrays and say which rows are for what: the last ones, after shuffling, for validation."""
+    given = {key: value for key, value in given.items() if value is not None}
+    arrays, ends = _arrays(given, scale)
+    labels, classes = _labels(given, {part: len(x) for part, x in arrays.items()})
+    x, y = arrays["x"], labels["x"]
+    held = _held(n_validation, len(x), "x_valid" in arrays)
+    train, valid = _split(len(x), held, y if stratified else None, shuffle)
+    if y is not None and (absent := absent_classes(y[train], len(classes))):
+        names = ", ".join(brief(classes[int(k)]) for k in absent.split(", ") if k != "...")
+        why = f"n_validation={held} of {len(x)} examples leaves none of class {names} to train on"
+        warn_caller(f"{name}: {why}: pass more of them, or another n_validation")
+    whole = {part: Rows.all(a.flatten(1)) for part, a in arrays.items()}
+    parts = {"train": Rows(whole["x"].x, train), "valid": whole.get("x_valid"), "test": whole.get("x_test")}
+    of = {"train": None if y is None else y[train], "valid": labels.get("x_valid"), "test": labels.get("x_test")}
+    if held:
+        parts["valid"], of["valid"] = Rows(whole["x"].x, valid), None if y is None else y[valid]
+    return Data(name, tuple(x.shape[1:]), classes, ends, _digest(parts, of), parts, of)
+
+
+def _arrays(given: dict[str, Any], scale: str) -> tuple[dict[str, torch.Tensor], tuple[float, float]]:
+    """The checked examples among the arrays given, of one shape and dtype; those without labels behind the others. And
+    the range of x."""
+    keys = [key for key in ("x", "x_unlabeled", "x_valid", "x_test") if key in given]
+    examined = {key: _examined(key, given[key], scale) for key in keys}
+    if odd := [said for _, said, _ in examined.values() if said]:
+        warn_caller(odd[0])
+    found, ends = {key: x for key, (x, _, _) in examined.items()}, examined["x"][2]
+    first = found["x"]
+    for key, x in found.items():
+        if (x.shape[1:], x.dtype) != (first.shape[1:], first.dtype):
+            has, expected = (f"{a.dtype} examples of shape {tuple(a.shape[1:])}" for a in (x, first))
+            raise DataError(f"{key} has {has}, expected {expected} as in x")
+    if "x_unlabeled" in found:
+        found["x"] = torch.cat([first, found.pop("x_unlabeled")])
+        ends = min(ends[0], examined["x_unlabeled"][2][0]), max(ends[1], examined["x_unlabeled"][2][1])
+    return found, ends
+
+
+def _labels(given: dict[str, Any], n: dict[str, int]) -> tuple[dict[str, torch.Tensor | None], list[Any]]:
+    """Labels int64 of the arrays of n examples each, -1 where one has none, and what they stand for."""
+    found, classes = dict.fromkeys(n), []
+    for key in ("y", "y_valid", "y_test"):
+        x = key.replace("y", "x", 1)
+        if key in given:
+            if "y" not in given or x not in given:
+                raise DataError(f"{key} is given without {'y' if x in given else x}: pass that as well")
+            rows = n[x] - (len(given["x_unlabeled"]) if key == "y" and "x_unlabeled" in given else 0)
+            codes, known = encoded(key, given[key], rows, classes or None)
+            classes = classes or known
+            found[x] = torch.from_numpy(np.append(codes, np.full(n[x] - rows, -1)))
+        elif key == "y" and "x_unlabeled" in given:
+            raise DataError(f"x_unlabeled is given without y, but x has {n['x']} examples in all: pass them as x")
+    return found, classes
+
+
+def _held(n_validation: int | None, n: int, given: bool) -> int:
+    """How many of n examples are for validation, where no others are given for that."""
+    held = (0 if given else n // 6) if n_validation is None else scalar(n_validation)
+    if type(held) is not int or not 0 <= held < n or (held and given):
+        most = "None or 0 beside x_valid" if given else f"at least 0 and fewer than {n}"
+        raise DataError(f"n_validation={brief(held)} of {n} training examples, expected {most}")
+    return held
+
+
+def _split(n: int, held: int, y: torch.Tensor | None, shuffle: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows of n that are for training, and the `held` others: of labels y a like share of each."""
+    order = _count(n)
     if shuffle:
         order = torch.from_numpy(np.random.default_rng(SPLIT_SEED).permutation(n))
-        x, y = x[order], None if y is None else y[order]
-        x_test = None if x_test is None else x_test.clone()  # like x, no longer the user's memory
-    y_train, y_valid = (None, None) if y is None else (y[:-held], y[-held:])
-    if y_train is not None and (absent := absent_classes(y_train, n_classes)):
-        why = f"n_validation={held} of {n} examples leaves none of class {absent} to train on"
-        warn_caller(f"{name}: {why}: pass more of them, or another n_validation")
-    splits = (x[:-held], y_train, x[-held:], y_valid, x_test, y_test)
-    return Data(name, shape, n_classes, _digest(splits), *splits)
+    if y is None or not shuffle:
+        return order[: n - held], order[n - held :]
+    alone = (y >= 0) & (y.clamp_min(0).bincount()[y.clamp_min(0)] < 2)
+    by_class = order[torch.where(alone, -2, y)[order].argsort(stable=True)]
+    picked = torch.zeros(n, dtype=torch.bool, device="cpu")
+    picked[by_class[(_count(n + 1) * held // n).diff() > 0]] = True  # spread evenly over these
+    return order[~picked[order]], order[picked[order]]
 
 
 def span_warning(name: str, low: Any, high: Any, dtype: Any) -> str | None:
@@ -235,50 +331,59 @@ def absent_classes(y: torch.Tensor, n_classes: int) -> str:
     return ", ".join(map(str, absent[:5])) + (", ..." if len(absent) > 5 else "")
 
 
-def examples(name: str, value: Any) -> torch.Tensor:
-    """`value`, called `name` in errors, as checked examples: uint8 or float32 [N, ...] on the CPU, contiguous.
+def examples(name: str, value: Any, scale: str | None = "unit") -> torch.Tensor:
+    """`value`, called `name` in errors, as checked examples [N, ...] on the CPU, contiguous, maybe of its memory:
+    bytes, or float32, where `scale` is "unit"; else float64 and integers, too. None: as "unit", but beyond [0, 1], too.
 
-    It takes what `from_arrays` takes as x, and may share its memory. Raises DataError for anything else.
+    Raises:
+        DataError: no such array, not finite, or not in [0, 1] where it has to be. Warns of a range hardly filled.
     """
+    t, odd, _ = _examined(name, value, scale)
+    if odd:
+        warn_caller(odd)
+    return t
+
+
+def _examined(name: str, value: Any, scale: str | None) -> tuple[torch.Tensor, str | None, tuple[float, float]]:
+    """As examples(), what to warn of, and the range."""
     x = array(name, value)
     if x.ndim < 2 or x.size == 0:
         raise DataError(f"{name} has shape {x.shape}, expected [N, ...] with at least one example and one feature")
-    if x.dtype == np.uint8:
-        return torch.from_numpy(plain(x))
-    if not np.issubdtype(x.dtype, np.floating):
-        raise DataError(f"{name} has dtype {x.dtype}, expected uint8 in 0..255 or floats in [0, 1]")
+    unit = scale in ("unit", None)
+    if unit and x.dtype.kind in "iu" and x.dtype != np.uint8:
+        hint = "scale='minmax' or 'standard', or " if scale else ""
+        raise DataError(
+            f"{name} has dtype {x.dtype}, expected uint8 in 0..255 or floats in [0, 1]: choose {hint}convert it"
+        )
     with np.errstate(over="ignore"):
-        x = plain(x, np.float32)
-    if (wrong := ~np.isfinite(x)).any():
-        where = f"the first at index {tuple(map(int, np.unravel_index(wrong.argmax(), x.shape)))}"
-        raise DataError(f"{name} has {wrong.sum()} NaN or infinite values, {where}: replace or drop them")
-    low, high = x.min(), x.max()
-    if low < 0 or high > 1:
-        unit = "255, or pass uint8" if high > DARK else f"{high:g}"
-        hint = f"divide by {unit}" if 0 <= low and high <= 255 else "rescale it"
+        held = np.float32 if unit and x.dtype != np.uint8 else HELD.get(x.dtype.name, x.dtype)
+        t = shared(x.astype(held, copy=False))
+    low, high = _span(name, t)
+    if scale == "unit" and t.dtype != torch.uint8 and (low < 0 or high > 1):
+        by = "255, or pass uint8" if high > DARK else f"{high:g}"
+        hint = f"divide by {by}" if 0 <= low and high <= 255 else "choose scale='minmax' or 'standard'"
         hint = "clip it" if -0.01 < low and high < 1.01 else hint  # rounding, or the overshoot of a resize
         raise DataError(f"{name} has values from {low:.9g} to {high:.9g}, expected [0, 1]: {hint}")
-    return torch.from_numpy(x)
+    return t, span_warning(name, low, high, t.dtype) if unit else None, (low, high)
 
 
-def _labels(name: str, value: Any, n: int) -> torch.Tensor:
-    """The checked labels, a copy as int64 [n]."""
-    y = array(name, value)
-    if not np.issubdtype(y.dtype, np.integer):
-        raise DataError(f"{name} has dtype {y.dtype}, expected integer class labels")
-    if y.shape != (n,):
-        raise DataError(f"{name} has shape {y.shape}, expected ({n},): one label for each example")
-    if y.min() < 0 or y.max() >= MAX_CLASSES:
-        raise DataError(f"{name} has labels from {y.min()} to {y.max()}, expected 0 to {MAX_CLASSES - 1}")
-    return torch.from_numpy(y.astype(np.int64))
+def _span(name: str, x: torch.Tensor) -> tuple[float, float]:
+    """The least and the largest of x [N, ...], some million numbers at a time."""
+    blocks = x.split(max(1, 2**22 * len(x) // x.numel()))
+    low, high = torch.tensor([[t.item() for t in b.aminmax()] for b in blocks], dtype=torch.float64, device="cpu").T
+    if not (math.isfinite(low.sum()) and math.isfinite(high.sum())):
+        wrong = ~np.isfinite(x.numpy())
+        where = f"the first at index {tuple(map(int, np.unravel_index(wrong.argmax(), x.shape)))}"
+        raise DataError(f"{name} has {wrong.sum()} NaN or infinite values, {where}: replace or drop them")
+    return low.min().item(), high.max().item()
 
 
-def _digest(tensors: Sequence[torch.Tensor | None]) -> str:
+def _digest(parts: dict[str, Rows | None], labels: dict[str, torch.Tensor | None]) -> str:
     digest = hashlib.sha256()
-    for tensor in tensors:
-        if tensor is None:
-            digest.update(b"None;")
-        else:
-            digest.update(f"{tensor.dtype}{tuple(tensor.shape)};".encode())
-            digest.update(tensor.numpy().data)
+    for part, x in parts.items():
+        y = labels[part]
+        for rows in (x, None if y is None else Rows.all(y)):
+            digest.update(b"None;" if rows is None else f"{rows.x.dtype}{(len(rows), *rows.x.shape[1:])};".encode())
+            for block in () if rows is None else rows.split(4096):
+                digest.update(block.numpy().data)
     return digest.hexdigest()

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from .. import kernels
 from ..config import Config
-from ..data import Data, labeled_subset
+from ..data import Data, Rows, label_weights, labeled_subset
 from ..kernels import reference
 from . import priors
-from .networks import MLP, Dropout, Standardization, Tape
+from .networks import MLP, Dropout, Scale, Tape
 from .wiring import Wiring
 
 Input = tuple[Tensor, Tensor | None]
@@ -102,25 +102,31 @@ class Batches:
         passes: dict[str, tuple[MLP, Tape]], source: str | priors.Custom,
     ):  # fmt: skip
         self.cfg, self.codes, self.source, self.passes = cfg, codes, source, passes
-        self.steps, r = len(data.x_train) // cfg.batch_size, cfg.replicas  # of an epoch
+        rows, r = data.train, cfg.replicas
+        self.steps = len(rows) // cfg.batch_size  # of an epoch
         self.seeds = [cfg.seed + k for k in range(r)]
         device, dtype = codes.buffer.device, codes.buffer.dtype
-        as_bytes = data.x_train.dtype == torch.uint8
-        self.x = data.x_train.to(device, torch.uint8 if as_bytes else dtype)
+        self.rows = rows.index.to(device)
+        self.scale, x = _scaled(cfg.scale, rows, r, dtype)
+        self.scaling = None if self.scale is None or x is not rows.x else self.scale.mapped(lambda t: t.to(device))
+        as_bytes = x.dtype == torch.uint8
+        self.x = x.to(device, torch.uint8 if as_bytes else dtype)
         if data.y_train is not None:
-            self.y = data.y_train.to(device)
-        self.standard = Standardization.fit(self.x, r, dtype) if cfg.standardize else None
+            self.y = torch.full((len(self.x),), -1, dtype=torch.int64, device=device)
+            self.y[self.rows] = data.y_train.to(device)
 
+        weights = label_weights(cfg.label_weights, data, codes.prior["y"].shape[2]) if "y" in codes.prior else None
+        self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float64, device=device)
         self.feeds, self.noise = [self._feed(*each) for each in inputs], noise
         self.images = self.feeds[0]
-        if cfg.classifies or cfg.label_prior:
-            y, classes = self.y.cpu(), data.n_classes
-            rows = torch.stack([labeled_subset(y, cfg.n_labeled, classes, s) for s in self.seeds]).to(device)
+        if (cfg.classifies or cfg.label_prior) and (y := data.labels["train"]) is not None:
+            chosen = [labeled_subset(y, cfg.n_labeled, data.n_classes, s) for s in self.seeds]
+            labeled = self.rows[torch.stack(chosen).to(device)]
             if cfg.label_prior:
                 known = self.y.new_full((r, len(self.x)), data.n_classes)
-                self.known = known.scatter_(1, rows, self.y[rows])
+                self.known = known.scatter_(1, labeled, self.y[labeled])
             else:
-                self.labeled_rows, self.labeled = rows.to(torch.int32), self.feeds[1]
+                self.labeled_rows, self.labeled = labeled.to(torch.int32), self.feeds[1]
                 self.labels = torch.empty(self.labeled.input.shape[:2], dtype=torch.int64, device=device)
         self.components = torch.zeros(r, cfg.batch_size, dtype=torch.int64, device=device)  # of the prior samples
         self.dropouts = self._dropouts()
@@ -133,7 +139,13 @@ class Batches:
         self.generators: list[torch.Generator] = []
         # kernels/step/draws.py draws batches with noise, a Gaussian prior and uniform classes, and nothing else.
         others = (cfg.prior, cfg.posterior) != ("gaussian", "deterministic") or cfg.task in ("supervised", "gan")
-        if others or self.standard or self.dropouts or not kernels.triton_takes(codes.buffer):
+        if (
+            others
+            or self.scaling
+            or self.weights is not None
+            or self.dropouts
+            or not kernels.triton_takes(codes.buffer)
+        ):
             self.generators = [torch.Generator(device).manual_seed(seeds(s, 1)) for s in self.seeds]
 
     def _feed(self, x: Tensor, further: Tensor | None) -> Feed:
@@ -163,7 +175,7 @@ class Batches:
         """Shuffle for an epoch and rewind the cursor. Runs on the host, between steps."""
         for k, s in enumerate(self.seeds):
             g = torch.Generator(self.x.device).manual_seed(seeds(s, 2, epoch))
-            self.images.order[k].copy_(_shuffled(len(self.x), self.images.order.shape[1], g))
+            self.images.order[k].copy_(self.rows[_shuffled(len(self.rows), self.images.order.shape[1], g)])
             if self.cfg.classifies:
                 drawn = _shuffled(self.labeled_rows.shape[1], self.labeled.order.shape[1], g)
                 self.labeled.order[k].copy_(self.labeled_rows[k][drawn])
@@ -194,7 +206,7 @@ class Batches:
                 if noise is not None:
                     noise[k].normal_(generator=g)
             if "y" in prior:
-                priors.categorical(prior["y"][k], g)
+                priors.categorical(prior["y"][k], g, self.weights)
 
     def _draw_by_count(self) -> None:
         from ..kernels.step import draws
@@ -211,8 +223,8 @@ class Batches:
         target, noisy, b = feed.target, feed.input, feed.input.shape[1]
         rows = torch.index_select(feed.order, 1, self.cursor * b + self.offsets[:b])
         reference.gather(self.x, rows, target, None if self.staging is None else self.staging[: rows.numel()])
-        if self.standard:
-            self.standard(target, out=target)
+        if self.scaling:
+            self.scaling(target, out=target)
         if noisy is not target:
             if self.cfg.input_noise:
                 for k, g in enumerate(self.generators):
@@ -223,6 +235,18 @@ class Batches:
             if feed.mask is not None:
                 reference.dropout(noisy, feed.mask, self.cfg.input_dropout, noisy)
         return rows
+
+
+def _scaled(kind: str, rows: Rows, replicas: int, dtype: torch.dtype) -> tuple[Scale | None, Tensor]:
+    """The scale of a config on the CPU, and the examples. Those with more digits than networks have are scaled here,
+    once, in float64: others when they fill a batch."""
+    if kind == "unit":
+        return None, rows.x
+    if rows.x.dtype in (torch.uint8, dtype):
+        return Scale.fit(kind, rows, replicas, dtype), rows.x
+    scale = Scale.fit(kind, rows, replicas, torch.float64)
+    one = scale.mapped(lambda t: t[0])
+    return scale, torch.cat([one(block).to(dtype) for block in rows.x.split(4096)])
 
 
 def _shuffled(n: int, length: int, generator: torch.Generator) -> Tensor:

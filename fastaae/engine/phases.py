@@ -53,7 +53,7 @@ def reconstruction(s: Game, terms: Tensor) -> None:
         a.encode(MOMENTUM)
     a.decode(MOMENTUM)
     logits, grad = a.decoding.x[-1], a.decoding.g[-1]
-    loss = (s.cfg.output, s.cfg.reconstruction, s.scale)
+    loss = (s.cfg.output_layer, s.cfg.reconstruction, s.scale)
     s.ops.reconstruction_loss(logits, s.batches.images.target, grad, terms[:, : s.batch], *loss)
     a.decoder.backward(a.decoding, s.optimizers["reconstruction.decoder"], input_gradient=True)
     if s.cfg.task == "embedding":
@@ -220,7 +220,7 @@ class GanDecoder:
     noise = None  # its fakes have no posterior
 
     def __init__(self, cfg: Config, networks: dict[str, MLP], codes: Codes):
-        self.decoder, self.sigmoid, b = networks["decoder"], cfg.output == "sigmoid", cfg.batch_size
+        self.decoder, self.sigmoid, b = networks["decoder"], cfg.output_layer == "sigmoid", cfg.batch_size
         self.images = codes.buffer.new_zeros(cfg.replicas, 2 * b, self.decoder.sizes[-1])  # of the data, then fakes
         self.gradient = torch.zeros_like(self.images[:, b:])
         self.decoding = self.decoder.tape(b, codes.buffer[:, :b], last=self.images[:, b:])

@@ -81,10 +81,15 @@ def spread(prior: str | Custom, like: Tensor, std: float, components: int) -> fl
     return z.double().var(0).mean().sqrt().item() or 1.0
 
 
-def categorical(out: Tensor, generator: torch.Generator) -> None:
-    """One-hot vectors of uniformly drawn classes. out: [B, K]."""
+def categorical(out: Tensor, generator: torch.Generator, weights: Tensor | None = None) -> None:
+    """One-hot vectors of drawn classes, uniformly, or by weights [K]. out: [B, K]. Capture-safe."""
     b, k = out.shape
-    drawn = torch.randint(k, (b, 1), generator=generator, dtype=torch.int64, device=out.device)
+    if weights is None:
+        drawn = torch.randint(k, (b, 1), generator=generator, dtype=torch.int64, device=out.device)
+    else:
+        ends = (weights / weights.sum()).cumsum(0)
+        u = torch.rand(b, 1, generator=generator, dtype=ends.dtype, device=out.device)
+        drawn = torch.searchsorted(ends, u, right=True).clamp_max_(k - 1)
     out.zero_().scatter_(1, drawn, 1)
 
 

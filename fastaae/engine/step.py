@@ -44,15 +44,19 @@ class Step:
     autoencoder: Autoencoder
 
     def __init__(self, cfg: Config, data: Data, device: torch.device | str, prior: priors.Custom | None = None):
-        n, d = data.x_train.shape
+        n, d = len(data.train), data.train.x.shape[1]
         if cfg.batch_size > n:
             raise ValueError(f"batch_size={cfg.batch_size}: expected at most the {n} training examples of {data.name}")
         self.cfg, self.batch, self.device, r = cfg, cfg.batch_size, torch.device(device), cfg.replicas
         floats = torch.empty(0, device=device, dtype=torch.float64 if cfg.precision == "fp64" else torch.float32)
         source = priors.chosen(cfg.prior, prior, floats.new_empty(cfg.batch_size, cfg.style_dim))
-        if data.y_train is None and (cfg.task == "supervised" or cfg.classifies or cfg.label_prior):
+        if (y := data.labels["train"]) is None and (cfg.task == "supervised" or cfg.classifies or cfg.label_prior):
             what = "label_prior=True" if cfg.label_prior else f"task={cfg.task!r}"
             raise ValueError(f"{what} needs labels with the training data, {data.name} has none: pass y")
+        if y is not None and cfg.task == "supervised" and (y < 0).any():
+            raise ValueError(
+                f"task='supervised': {int((y < 0).sum())} training examples have no label, expected one each"
+            )
         if cfg.label_prior and cfg.components != data.n_classes:
             raise ValueError(f"components={cfg.components}: expected {data.n_classes}, one for each class")
         w = self.wiring = wiring(cfg, d, data.n_classes)
@@ -66,7 +70,8 @@ class Step:
         if cfg.task == "gan":
             self.player = GanDecoder(cfg, self.networks, self.codes)
         else:
-            labeled = min(self.batch, cfg.n_labeled or n) if cfg.classifies else 0
+            known = 0 if y is None else int((y >= 0).sum())
+            labeled = min(self.batch, cfg.n_labeled or known) if cfg.classifies else 0
             self.player = self.autoencoder = Autoencoder(cfg, w, self.networks, self.heads, self.codes, labeled)
         named = {n.split(".")[1]: m for n, m in self.networks.items() if n.startswith("discriminator.")}
         self.discriminators = named
@@ -118,7 +123,7 @@ class Step:
 
     def parameters(self) -> dict[str, Tensor]:
         """Weights, biases, batch normalisation and standardization [R, ...] by name; the tensors themselves."""
-        parts = {**self.networks, "heads": self.heads, "standard": self.batches.standard}
+        parts = {**self.networks, "heads": self.heads, "standard": self.batches.scale}
         return {f"{n}.{k}": t for n, part in parts.items() if part is not None for k, t in part.state().items()}
 
     def carried(self) -> list[Tensor]:

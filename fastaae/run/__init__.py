@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ..config import Config
+from ..directory import AFTER_EPOCHS
 from ..model import Model
 
 
@@ -23,7 +24,7 @@ class Run:
             "valid_error": [E, R], ...} after each epoch. Among the latter is how the game goes: "told_apart_z", percent
             of the last batch's prior samples and codes that the discriminator of z tells apart (50: by chance), and
             "code_mean", "code_std": the codes' largest mean, and their standard deviation, in units of the prior's
-            (with a Gaussian posterior, of its means: samples would hide a collapse).
+            (with a Gaussian posterior, of its means: samples would hide a collapse). See columns().
         models: one Model per replica.
     """
 
@@ -32,6 +33,27 @@ class Run:
     metrics: dict[str, dict[str, Any]]
     history: dict[str, np.ndarray]
     models: list[Model]
+
+    def __repr__(self) -> str:
+        c, told = self.config, (f"{name} {m['mean']:.4g}" for name, m in self.metrics.items())
+        return (
+            f"Run {c.name!r}: {c.task} on {c.dataset}, {c.epochs} epochs\n"
+            f"  directory: {self.directory}\n"
+            f"  metrics: {', '.join(told) or 'none'}\n"
+            f"  models: {len(self.models)}, from seed {c.seed} on"
+        )
+
+    def columns(self, per: Literal["step", "epoch"] = "epoch") -> dict[str, np.ndarray]:
+        """What pandas.DataFrame takes: the history's losses per logged step, or metrics per epoch, in columns [L] or
+        [E]; of several replicas one each, reconstruction_0, reconstruction_1 and so on."""
+        if per not in ("step", "epoch"):
+            raise ValueError(f"per={per!r}: expected 'step' or 'epoch'")
+        found = {per: self.history[per]}
+        for name, values in self.history.items():
+            if values.ndim == 2 and name.startswith(AFTER_EPOCHS) == (per == "epoch"):
+                ends = [f"_{r}" for r in range(values.shape[1])] if values.shape[1] > 1 else [""]
+                found |= {name + end: column for end, column in zip(ends, values.T, strict=True)}
+        return found
 
     @property
     def model(self) -> Model:

@@ -23,7 +23,7 @@ from ..device import find_device
 from ..directory import RunDirectory
 from ..engine.step import Step
 from ..files import WriteError, brief, expanded, warn_caller
-from ..model import from_tensors, model_info
+from ..model import from_tensors, known_of, model_info
 from . import provenance
 
 # Fields that may differ between a checkpoint and the config it is resumed with.
@@ -56,9 +56,11 @@ def begin(cfg: Config | None, data: Any, resume: str | Path | None) -> tuple[Con
         raise ValueError(f"train: {cfg=}, expected a Config, or resume=DIR")
     device = find_device(cfg.device)
     if data is None:
-        loaded, _ = datasets.recorded(cfg.dataset, cfg.data_dir, cfg.n_validation, recorded)
+        loaded, _ = datasets.recorded(cfg.dataset, cfg.data_dir, cfg.n_validation, cfg.scale, recorded)
     else:
-        loaded = datasets.from_arrays(data, cfg.n_validation)
+        loaded = datasets.from_arrays(data, cfg.n_validation, scale=cfg.scale)
+        if saved is not None and loaded.sha256 != saved.info["data_sha256"]:  # maybe begun before they were stratified
+            loaded = datasets.from_arrays(data, cfg.n_validation, scale=cfg.scale, stratified=False)
     _warn_of_labels(cfg, loaded)
     if saved is None:
         if cfg.out_dir:
@@ -74,13 +76,16 @@ def begin(cfg: Config | None, data: Any, resume: str | Path | None) -> tuple[Con
 
 def _warn_of_labels(cfg: Config, data: datasets.Data) -> None:
     """Warn of classes that are far from a uniform prior of y or components, and of those that no cluster can be of."""
-    y, y_valid, k = data.y_train, data.y_valid, data.n_classes
+    k, (y, y_valid) = data.n_classes, (None if y is None else y[y >= 0] for y in (data.y_train, data.y_valid))
     if y is not None and (cfg.classifies or (cfg.label_prior and cfg.n_labeled is not None)):
         share = y.bincount(minlength=k) / len(y)
-        if (wrong := (share - 1 / k).clamp_min(0).sum().item()) > UNBALANCED:
+        weights = (cfg.classifies and datasets.label_weights(cfg.label_weights, data, k)) or [1 / k] * k
+        prior = torch.tensor(weights, dtype=torch.float32, device="cpu")
+        if (wrong := (share - prior).clamp_min(0).sum().item()) > UNBALANCED:
             found = ", ".join(f"{c}: {100 * p:.3g} %" for c, p in enumerate(share[:10].tolist())) + ", ..." * (k > 10)
-            hint = f"by which {100 * wrong:.0f} % would be of another: even them out, or lower lr_adversarial"
-            warn_caller(f"classes ({found}) are far from their uniform prior, {hint}")
+            hint = f"by which {100 * wrong:.0f} % would be of another: choose label_weights='data', or even them out"
+            kind = "uniform prior" if cfg.label_weights == "uniform" else "prior, label_weights"
+            warn_caller(f"classes ({found}) are far from their {kind}, {hint}")
     if cfg.n_clusters and y_valid is not None and (absent := datasets.absent_classes(y_valid, k)):
         lost = "no cluster gets that label, and test examples of it count as errors"
         warn_caller(f"{data.name}: no validation example is of class {absent}: {lost}")
@@ -180,7 +185,8 @@ class Checkpoints:
         newest is kept, but not if a signal or another rank had it saved: then the one before that is."""
         data, state = self.data, self.step.state()
         self.check(state, done)
-        info = model_info(self.cfg, data.shape, self.step.wiring.n_classes)
+        k = self.step.wiring.n_classes
+        info = model_info(self.cfg, data.shape, k, known_of(self.cfg, data, k))
         info |= {"step": done, "data_sha256": data.sha256, "device": self.step.device.type, "fastaae": __version__}
         started = perf_counter()
         info |= {"restarts": self.restarts, "stopped": stopped, "metrics_bytes": self.directory.sync()}

@@ -20,7 +20,7 @@ from ..engine.step import Step
 from ..files import expanded, warn_caller
 from ..kernels.exact import exact_arithmetic
 from ..liveness import Heartbeat
-from ..model import Model
+from ..model import Model, known_of
 from . import Run, ranks
 from .progress import Progress
 from .resume import SLOWER, Checkpoints, NonFiniteError, begin, command
@@ -41,7 +41,7 @@ def train(
         cfg: what to train. None only with resume: the config of the checkpoint.
         data: own data instead of cfg.dataset: x, (x, y) or a mapping with x, y, x_test, y_test; see data.from_arrays.
         resume: run directory to go on from; the result is that of an uninterrupted run, bit for bit on a CPU.
-        progress: show a progress bar, or a line every 30 s where the output is no terminal.
+        progress: say what is trained, then show a bar, or a line every 30 s where the output is no terminal.
         prior: with cfg.prior "custom", a function of (out, generator) that fills out [B, style_dim] in place with draws
             by that torch.Generator alone; see priors.Custom.
 
@@ -77,8 +77,7 @@ def _train_replicas(
     try:
         checkpoints.make_directory(start)
         with checkpoints.directory.held():
-            done, total = checkpoints.begin(), cfg.epochs * step.steps_per_epoch
-            with Signals() as signals, Progress(total, done, progress) as bar:
+            with Progress(checkpoints, checkpoints.begin(), progress) as bar, Signals() as signals:
                 return Training(checkpoints, signals, bar, prior, heartbeat).run()
     except OSError as error:
         raise checkpoints.write_error(error) from error
@@ -94,10 +93,11 @@ class Training:
         self.checkpoints, self.signals, self.progress, self.heartbeat = checkpoints, signals, bar, heartbeat
         step, networks = checkpoints.step, checkpoints.step.networks
         self.cfg, self.data, self.directory, self.step = checkpoints.cfg, checkpoints.data, checkpoints.directory, step
-        parts: tuple[Any, ...] = (networks.get("encoder"), networks["decoder"], step.heads, step.batches.standard)
+        parts: tuple[Any, ...] = (networks.get("encoder"), networks["decoder"], step.heads, step.batches.scale)
         own = [[p and p.mapped(lambda t, r=r: t[r : r + 1]) for p in parts] for r in range(self.cfg.replicas)]
-        self.models = [Model(self.cfg, self.data.shape, step.wiring.n_classes, *some, prior=prior) for some in own]
-        self.watch = Watch(step, self.models, self.data.x_valid)
+        known = known_of(self.cfg, self.data, k := step.wiring.n_classes)
+        self.models = [Model(self.cfg, self.data.shape, k, *some, prior=prior, known=known) for some in own]
+        self.watch = Watch(step, self.models, self.data.parts["valid"] or self.data.train)
         self.done = self.logged = checkpoints.newest or 0  # steps
         self.replay: Replay | None = None
         self.profiling, self.profiled = contextlib.ExitStack(), False
@@ -168,13 +168,14 @@ class Training:
         self.logged = self.done
         means = {phase.__name__: losses[:, i].mean(0).tolist() for i, phase in enumerate(step.phases)}
         self.directory.append({"step": self.done, "epoch": epoch, **means})
-        self.progress.show(self.done, epoch, {name: float(np.mean(v)) for name, v in means.items()})
+        self.progress.show(self.done, means)
 
     def end_epoch(self, epoch: int) -> None:
         self.checkpoints.check(self.step.parameters(), self.done)
         with profiling.mark("evaluation"):
             self.valid = evaluation.evaluate(self.models, self.data, "valid")
             game = self.watch.measure()
+        self.progress.show(self.done, self.valid)
         self.directory.append({"step": self.done, "epoch": epoch, **self.valid, **game})
         for warning in self.watch.warnings(game, self.done):
             self.warn(warning, epoch)
@@ -196,6 +197,7 @@ class Training:
     def warn(self, message: str, epoch: int) -> None:
         """Say it, and write it beside the metrics."""
         self.directory.append({"step": self.done, "epoch": epoch, "warning": message})
+        self.progress.clear()
         warn_caller(message)
 
     def pause(self, epoch: int) -> None:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
 
+from ..data import Rows
 from ..engine import priors
 from ..engine.step import Step
 from ..model import Model
@@ -21,8 +21,8 @@ TOLD_APART, COLLAPSED = 99.0, 0.1
 class Watch:
     """The game of one step, and of its models' codes of the first examples x [N, D]."""
 
-    def __init__(self, step: Step, models: Sequence[Model], x: Tensor):
-        self.step, self.models, self.x = step, models, x[:CODES]
+    def __init__(self, step: Step, models: Sequence[Model], rows: Rows):
+        self.step, self.models, self.x = step, models, next(rows.split(CODES))
         self.prior_std: float | None = None
         self.bad_since: dict[str, float] = {}  # steps; infinite once warned of
 

@@ -428,7 +428,7 @@ def reading(kind: str, name: str, folder: Path) -> Iterator[tuple[Path, Callable
         for field, value in ASKED[name].items():
             (info if field in ("shape", "n_classes", "step", "metrics_bytes") else info["config"])[field] = value
         checkpoint.save(run / NEWEST, tensors, info)
-        yield run / NEWEST, lambda: fastaae.load(run).sample(3)
+        yield run / NEWEST, lambda: fastaae.load(run).sample(3, 0)
         yield run / NEWEST, lambda: fastaae.train(resume=run, data=DATA, progress=False)
     else:
         path = Path(shutil.copy(small_run() / "state", folder / "state"))

@@ -34,7 +34,7 @@ def use(folder: Path, seed: int) -> None:
     model.reconstruct(images)
     alone = fastaae.load(folder / "run")
     alone.log_likelihood(images, 5_000, 0.3, state=folder / "state")
-    fastaae.ParzenWindow(0.3).fit(alone.sample(500).reshape(500, -1)).score_samples(images)
+    fastaae.ParzenWindow(0.3).fit(alone.sample(500, 0).reshape(500, -1)).score_samples(images)
 
 
 def main() -> int:

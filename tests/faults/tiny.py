@@ -41,7 +41,7 @@ def forks(k: int) -> Forks:
     """The k-th process that forks, for functions that run at the same time."""
     if not hasattr(os, "fork"):
         raise Skip("no os.fork")
-    names = "torch tqdm.auto tyro sklearn.datasets faults.saving faults.runs faults.disks faults.directories"
+    names = "torch tqdm.auto sklearn.datasets faults.saving faults.runs faults.disks faults.directories"
     return Forks(*names.split())
 
 
