@@ -4,8 +4,8 @@ python bench/defaults.py [--set FIELD=VALUE ...]
 
 At c512e5f, too, where data are scaled to [0, 1] by hand.
 
-A run is alive where its samples spread as the data do (mean ratio of standard deviations, over features, in 0.3 to 3) and
-its codes as the prior (code_std in 0.5 to 2). FASTAAE_DATA names the folder with the faces.
+A run is alive where its samples spread as the data do (mean ratio of standard deviations, over features, in 0.3 to 3)
+and its codes as the prior (code_std in 0.5 to 2). FASTAAE_DATA names the folder with the faces.
 """
 
 from __future__ import annotations

@@ -117,8 +117,8 @@ class Model:
         index: Any = self._labelled(lambda q: q.argmax(-1), x)
         if "classes" not in self.known:
             return index
-        words = np.array(self.classes)[np.asarray(index.cpu() if isinstance(index, Tensor) else index)]
-        return torch.from_numpy(words) if isinstance(x, Tensor) and words.dtype.kind in "biuf" else words  # pyright: ignore[reportReturnType]  # as x is
+        words: Any = np.array(self.classes)[np.asarray(index.cpu() if isinstance(index, Tensor) else index)]
+        return torch.from_numpy(words) if isinstance(x, Tensor) and words.dtype.kind in "biuf" else words
 
     @overload
     def decode(self, z: np.ndarray | Sequence[Any], labels: Any = None) -> np.ndarray: ...
