@@ -104,7 +104,7 @@ class Config:
     """sgd: with momentum; adam: betas 0.9, 0.999, momentum fields unused. One state per cost either way."""
     lr_reconstruction: float = 1e-3
     """Learning rate of encoder and decoder."""
-    lr_adversarial: float = 1e-3
+    lr_adversarial: float = 3e-4
     """Learning rate of discriminators and generator."""
     lr_classification: float = 1e-3
     """Learning rate of the encoder's labels."""
