@@ -15,7 +15,8 @@ from sklearn.semi_supervised import LabelSpreading
 import fastaae
 
 LABELS, FIELDS = 50, {  # chosen by the validation error of the first seed
-    "task": "semi_supervised", "hidden": (300, 300), "style_dim": 10, "input_noise": 0.3, "epochs": 150,
+    "task": "semi_supervised", "hidden": (300, 300), "style_dim": 10, "input_noise": 0.3, "lr_adversarial": 1e-3,
+    "epochs": 150,
 }  # fmt: skip
 
 
