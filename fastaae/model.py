@@ -118,7 +118,9 @@ class Model:
         if "classes" not in self.known:
             return index
         words: Any = np.array(self.classes)[np.asarray(index.cpu() if isinstance(index, Tensor) else index)]
-        return torch.from_numpy(words) if isinstance(x, Tensor) and words.dtype.kind in "biuf" else words
+        if isinstance(x, Tensor) and words.dtype.kind != "U":  # for words torch has no type
+            words = torch.from_numpy(words)
+        return words
 
     @overload
     def decode(self, z: np.ndarray | Sequence[Any], labels: Any = None) -> np.ndarray: ...
