@@ -133,7 +133,7 @@ POSITIVE = ("lr_reconstruction", "lr_adversarial", "lr_classification", "prior_s
 SEMI = {"task": "semi_supervised"}
 
 REFUSED = [
-    *((name, 0, "an integer from 1") for name in (*INTEGERS, "n_validation", "n_labeled")),
+    *((name, 0, "an integer from 1") for name in (*INTEGERS, "n_labeled")),
     ("style_dim", -1, "an integer from 1"),
     ("epochs", 2**31, "2**31 - 1"),
     ("batch_size", True, "an integer from 1"),

@@ -433,7 +433,7 @@ def test_a_bad_file_beside_is_named(tmp_path):
 
 def test_bad_paths(tmp_path):
     for name in ("none", "none.npy", "none.npz", "none.mat"):
-        fails(tmp_path / name, "No such file or directory")
+        fails(tmp_path / name, "no such file or folder, expected a .npy, .npz, .mat or IDX file")
     for name in ("pipe", "pipe.npy", "pipe.npz", "pipe.mat"):
         os.mkfifo(tmp_path / name)
         fails(tmp_path / name, "not a regular file")

@@ -59,6 +59,8 @@ def read_npz(path: Path) -> dict[str, Any]:
         names = [member.filename.removesuffix(".npy") for member in members]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"{brief(min(twice))} is in it twice: leave one out")
+        if paths := [name for name in names if "/" in name or "\\" in name]:
+            raise ValueError(f"{brief(paths[0])} in it is a path, expected the name of an array")
         declared, most = sum(member.file_size for member in members), unpacked(size, MAX_NPZ_BYTES)
         if declared > most:
             raise ValueError(f"{declared} bytes when uncompressed, expected at most {most}: save it with np.savez")
