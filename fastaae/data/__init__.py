@@ -148,9 +148,10 @@ def recorded(
     """Data as a run recorded them, and its data_dir, or None where that one has none of this SHA-256 and they were
     looked for elsewhere. Raises as load()."""
     found, message, kind = None, "", DataError
+    splits = (True, False) if expanded(dataset).exists() else (True,)  # those of own labels were not stratified once
     for where in dict.fromkeys([data_dir] if sha256 is None else [data_dir, None]):
         try:
-            for stratified in (True, False):  # as labelled arrays were not once
+            for stratified in splits:
                 data = load(dataset, where, n_validation, scale, stratified)
                 if sha256 in (None, data.sha256):
                     return data, where

@@ -137,6 +137,7 @@ class Checkpoints:
         if (n := len(step.state())) > (most := checkpoint.MAX_TENSORS):
             raise ValueError(f"replicas={cfg.replicas}: {n} tensors, expected at most {most}")
         self.step, self.cfg, self.data, self.resumed = step, cfg, data, resumed
+        self.known = known_of(cfg, data, step.wiring.n_classes)
         self.directory = RunDirectory(cfg.out_dir or "runs")
         self.restarts = 0
         self.newest: int | None = None  # step of the last one
@@ -185,8 +186,7 @@ class Checkpoints:
         newest is kept, but not if a signal or another rank had it saved: then the one before that is."""
         data, state = self.data, self.step.state()
         self.check(state, done)
-        k = self.step.wiring.n_classes
-        info = model_info(self.cfg, data.shape, k, known_of(self.cfg, data, k))
+        info = model_info(self.cfg, data.shape, self.step.wiring.n_classes, self.known)
         info |= {"step": done, "data_sha256": data.sha256, "device": self.step.device.type, "fastaae": __version__}
         started = perf_counter()
         info |= {"restarts": self.restarts, "stopped": stopped, "metrics_bytes": self.directory.sync()}

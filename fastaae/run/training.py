@@ -20,7 +20,7 @@ from ..engine.step import Step
 from ..files import expanded, warn_caller
 from ..kernels.exact import exact_arithmetic
 from ..liveness import Heartbeat
-from ..model import Model, known_of
+from ..model import Model
 from . import Run, ranks
 from .progress import Progress
 from .resume import SLOWER, Checkpoints, NonFiniteError, begin, command
@@ -95,8 +95,8 @@ class Training:
         self.cfg, self.data, self.directory, self.step = checkpoints.cfg, checkpoints.data, checkpoints.directory, step
         parts: tuple[Any, ...] = (networks.get("encoder"), networks["decoder"], step.heads, step.batches.scale)
         own = [[p and p.mapped(lambda t, r=r: t[r : r + 1]) for p in parts] for r in range(self.cfg.replicas)]
-        known = known_of(self.cfg, self.data, k := step.wiring.n_classes)
-        self.models = [Model(self.cfg, self.data.shape, k, *some, prior=prior, known=known) for some in own]
+        sizes, known = (self.data.shape, step.wiring.n_classes), checkpoints.known
+        self.models = [Model(self.cfg, *sizes, *some, prior=prior, known=known) for some in own]
         self.watch = Watch(step, self.models, self.data.parts["valid"] or self.data.train)
         self.done = self.logged = checkpoints.newest or 0  # steps
         self.replay: Replay | None = None
