@@ -247,7 +247,7 @@ def _build(
     held = _held(n_validation, len(x), "x_valid" in arrays)
     train, valid = _split(len(x), held, y if stratified else None, shuffle)
     if y is not None and (absent := absent_classes(y[train], len(classes))):
-        names = ", ".join(brief(classes[int(k)]) for k in absent.split(", ") if k != "...")
+        names = ", ".join(brief(classes[k]) for k in absent[:5])
         why = f"n_validation={held} of {len(x)} examples leaves none of class {names} to train on"
         warn_caller(f"{name}: {why}: pass more of them, or another n_validation")
     whole = {part: Rows.all(a.flatten(1)) for part, a in arrays.items()}
@@ -326,10 +326,9 @@ def span_warning(name: str, low: Any, high: Any, dtype: Any) -> str | None:
     return f"{name} has values from {low:g} to {high:g}, next to nothing of 0 to {most}: {hint}"
 
 
-def absent_classes(y: torch.Tensor, n_classes: int) -> str:
-    """The first of the classes that y has no label of, for messages; "" if it has all."""
-    absent = sorted(set(range(n_classes)) - set(y.unique().tolist()))
-    return ", ".join(map(str, absent[:5])) + (", ..." if len(absent) > 5 else "")
+def absent_classes(y: torch.Tensor, n_classes: int) -> list[int]:
+    """The classes that y has no label of."""
+    return sorted(set(range(n_classes)) - set(y.unique().tolist()))
 
 
 def examples(name: str, value: Any, scale: str | None = "unit") -> torch.Tensor:

@@ -88,7 +88,8 @@ def _warn_of_labels(cfg: Config, data: datasets.Data) -> None:
             warn_caller(f"classes ({found}) are far from their {kind}, {hint}")
     if cfg.n_clusters and y_valid is not None and (absent := datasets.absent_classes(y_valid, k)):
         lost = "no cluster gets that label, and test examples of it count as errors"
-        warn_caller(f"{data.name}: no validation example is of class {absent}: {lost}")
+        names = ", ".join(map(str, absent[:5])) + ", ..." * (len(absent) > 5)
+        warn_caller(f"{data.name}: no validation example is of class {names}: {lost}")
 
 
 def config_of(path: str | Path) -> Config:
