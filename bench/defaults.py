@@ -45,17 +45,18 @@ def kinds() -> dict[str, np.ndarray]:
     }
 
 
-def measured(name: str, x: np.ndarray, hidden: tuple[int, ...], fields: dict) -> list[dict]:
+def measured(name: str, x: np.ndarray, hidden: tuple[int, ...], fields: dict, steps: int = STEPS) -> list[dict]:
     """A row for each seed."""
     image = name in ("digits", "faces")
     if not image and SCALED:
         fields = {"scale": "standard", **fields}
     elif not image:
         x, fields = (x - x.min(0)) / np.ptp(x, 0), {"output": "linear", **fields}
-    epochs = math.ceil(STEPS / ((len(x) - len(x) // 6) // 100))
+    epochs = math.ceil(steps / ((len(x) - len(x) // 6) // 100))
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
+        epochs = fields.pop("epochs", epochs)
         options = {"epochs": epochs, "replicas": SEEDS, "checkpoint_every": epochs, "out_dir": folder, **fields}
         try:
             run = fastaae.train(fastaae.Config(hidden=hidden, **options), data=x, progress=False)
@@ -73,7 +74,7 @@ def measured(name: str, x: np.ndarray, hidden: tuple[int, ...], fields: dict) ->
             "data": name, "hidden": hidden, "seed": seed, "ratio": ratio, "code_std": code,
             "reconstruction": run.metrics["valid_reconstruction"]["replicas"][seed],
             "alive": 0.3 <= ratio <= 3 and 0.5 <= code <= 2, "seconds": seconds / SEEDS,
-            "said": "; ".join(sorted({str(w.message)[:60] for w in said})),
+            "said": "; ".join(sorted({str(w.message) for w in said})),
         })  # fmt: skip
     return rows
 

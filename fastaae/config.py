@@ -70,7 +70,7 @@ class Config:
     prior: Literal["gaussian", "uniform", "mixture", "swiss_roll", "custom"] = "gaussian"
     """Distribution that the aggregated posterior of z is matched to. mixture: of 2-D Gaussians, the petals of a flower;
     swiss_roll: 2-D, with noise around a spiral; custom: what the function given to train(prior=...) draws."""
-    prior_std: float = 1.0
+    prior_std: float = 5.0
     """Standard deviation of a Gaussian or uniform prior, factor on lengths (priors.py) of a mixture or swiss roll."""
     components: int = 10
     """Gaussians of a mixture, pieces of a swiss roll."""

@@ -12,7 +12,6 @@ from .files import suggestion
 
 PAPER = {  # what the paper's experiments have in common, where Config's defaults are others
     "style_dim": 8,
-    "prior_std": 5.0,
     "output": "sigmoid",
     "init_std": 0.01,
     "optimizer": "sgd",

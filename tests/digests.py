@@ -84,7 +84,9 @@ def of_runs() -> Iterator[tuple[str, str, list[float]]]:
         made = {"samples": torch.from_numpy(model.sample(20, seed=3))}
         if model.encoder is not None:
             made["codes"] = torch.from_numpy(model.encode(dataset()[0][:30]))
-        made |= {f"history.{k}": torch.from_numpy(v).double() for k, v in run.history.items()}
+        made |= {
+            f"history.{k}": torch.from_numpy(v).double() for k, v in run.history.items() if k != "dead_units"
+        }  # came later
         learned = [t.double().abs().mean().item() for k, t in tensors.items() if k.endswith("weight")]
         sums = [float(np.mean(learned)), made["samples"].double().mean().item()]
         yield name, checkpoint.digest(tensors)[:12] + checkpoint.digest(made)[:12], sums

@@ -22,7 +22,7 @@ FILES = sorted([*(ROOT / "fastaae").glob("**/*.py"), *(ROOT / "kernels").glob("*
 HELP = re.compile(  # what is allowed, or an imperative where a part begins; a hint is "did you mean ..." or one
     r"expected|at (?:most|least)|allowed|\bmust\b|\bneeds?\b|\bonly\b|\btakes\b|\bto \{|did you mean|last good|{hint}"
     r"|(?:[:;,.?)] |\b(?:or|and|then) )(?i:ask|call|choose|delete|divide|drop|fill|fit|get|give|go on|leave|lower|make"
-    r"|move|name|pass|pip install|put|raise|replace|rescale|resume|run|save|score|set|start|stop|use|wait|write)\b"
+    r"|move|name|pass|pip install|put|raise|replace|rescale|resume|run|save|score|set|start|stop|try|use|wait|write)\b"
 )
 NONSENSE = re.compile(  # nothing follows that such a word could stand before
     r"expected (?:a fit|again|all|another|any|both|each|enough|fewer|it|less|many|more|none|once|ones?|other|others"
@@ -62,7 +62,7 @@ CASES = [(path, *case) for path in FILES for case in raised(path)]
 
 
 def faults(name, arguments):
-    if name == "_error":  # it makes the form from the name, the value and what is expected
+    if name == "_error" or name.endswith(".not_finite"):  # they add what is expected, or what to do
         return []
     message = arguments[0] if arguments else ""
     found = []

@@ -108,6 +108,7 @@ def test_extreme_logits_cost_what_float64_says(fields, logit, dtype):
     assert reconstruction_error(m, x) == pytest.approx(each.sum().item() / 4, rel=relative)
 
 
+@pytest.mark.filterwarnings("ignore:code_std")  # nothing changes that it could encode
 def test_the_loss_of_impossible_images_is_that_of_their_logits(tmp_path):
     fields = {"hidden": (16,), "style_dim": 2, "prior_std": 1.0, "batch_size": 50, "epochs": 60, "init_std": 0.05}
     fields |= {"optimizer": "adam", "lr_reconstruction": 0.05, "lr_adversarial": 1e-4}

@@ -269,7 +269,7 @@ def test_its_repr_says_in_a_few_lines_what_it_is(classes):
         f"Model 'custom': {'semi_supervised' if classes else 'unsupervised'}, float32 on cpu",
         "  examples: [2, 3], sigmoid output, squared error",
         f"  layers: 6-5-4-{2 + classes}, then {2 + classes}-5-4-6",
-        f"  code: 2-D, prior gaussian of scale 1{', 3 classes' * (classes > 0)}",
+        f"  code: 2-D, prior gaussian of scale 5{', 3 classes' * (classes > 0)}",
     ]
 
 

@@ -54,7 +54,8 @@ FIELDS = {
 CFG = Config(**{**PAPER, **FIELDS})
 ADAM = {"optimizer": "adam", "lr_reconstruction": 1e-3, "lr_adversarial": 2e-3, "lr_classification": 3e-3}
 SEMI = {"task": "semi_supervised", "n_labeled": 90}
-GAME = ("told_apart_z", "told_apart_y", "code_mean", "code_std")
+TRY = "; try optimizer='adam', init_std=0.05, lr_reconstruction=0.001, lr_adversarial=0.0003"
+GAME = ("told_apart_z", "told_apart_y", "dead_units", "code_mean", "code_std")
 
 
 def fit(directory, data=DATA, resume=False, progress=False, **fields):
@@ -730,7 +731,8 @@ def test_loss_that_is_not_finite_is_named_exactly(tmp_path, monkeypatch, index, 
 
     monkeypatch.setattr(phases, phase.__name__, broken)
     kept = re.escape(f"{tmp_path}/checkpoint.safetensors (step 5)")
-    message = f"^step 8: the {phase.__name__} loss of replica 1 is {value}; last good checkpoint: {kept}$"
+    tried = f"{TRY}, lr_classification=0.001"
+    message = f"^step 8: the {phase.__name__} loss of replica 1 is {value}{tried}; last good checkpoint: {kept}$"
     with pytest.raises(NonFiniteError, match=message):
         fit(tmp_path, **SEMI, log_every=100)
     assert finite_checkpoint(tmp_path) == 5
@@ -740,9 +742,9 @@ def test_loss_that_is_not_finite_is_named_exactly(tmp_path, monkeypatch, index, 
 @pytest.mark.parametrize(
     ("k", "message"),
     [
-        (2, "step 3: the reconstruction loss of replica 1 is nan; last good checkpoint: none"),
-        (7, "step 8: the reconstruction loss of replica 1 is nan; last good checkpoint: STEP5"),
-        (10, "step 10: decoder.0.weight is not finite; last good checkpoint: STEP5"),
+        (2, f"step 3: the reconstruction loss of replica 1 is nan{TRY}; last good checkpoint: none"),
+        (7, f"step 8: the reconstruction loss of replica 1 is nan{TRY}; last good checkpoint: STEP5"),
+        (10, f"step 10: decoder.0.weight is not finite{TRY}; last good checkpoint: STEP5"),
     ],
     ids=["first-epoch", "second-epoch", "after-the-last-loss"],
 )
@@ -844,10 +846,14 @@ def test_the_games_metrics_are_those_computed_by_hand(tmp_path, task):
 
     def look(step):
         found.update({name: step.judging[name].x[0].double().clone() for name in step.discriminators})
-        found["step"] = step
+        tapes = [*step.judging.values(), step.player.encoding, step.player.decoding]
+        hidden = [x for tape in [*tapes, *([step.player.classifying] if task else [])] for x in tape.x[1:-1]]
+        shares = [[100 * (x[r].numpy() == 0).all(0).mean() for x in hidden] for r in range(2)]
+        found["dead_units"], found["step"] = [max(s) for s in shares], step
 
     with during_step(10, look):
         run = fit(tmp_path, **task)
+    assert list(run.history["dead_units"][-1]) == found.pop("dead_units")
     for name, network in found.pop("step").discriminators.items():
         x = found.pop(name)
         for layer, (w, b) in enumerate(zip(network.weights, network.biases, strict=True)):
@@ -864,30 +870,101 @@ def test_the_games_metrics_are_those_computed_by_hand(tmp_path, task):
     assert len({*run.history["code_std"].flatten()}) == 4
 
 
+ANGLE = np.random.default_rng(0).uniform(0, np.pi, 300)
+MOONS = np.concatenate([np.c_[f * np.cos(ANGLE) + k, f * np.sin(ANGLE) + k / 2] for k, f in ((0, 1), (1, -1))])
+OLD = {"optimizer": "sgd", "lr_reconstruction": 0.01, "lr_adversarial": 0.1, "init_std": 0.01}
+
+
+def on_moons(directory, steps, **fields):
+    """A run of so many steps, five an epoch, its warnings, and the fields that these, or its error, say to try."""
+    options = {"hidden": (64, 64), "scale": "standard", "checkpoint_every": 400, "out_dir": str(directory)}
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        try:
+            run = train(Config(**{"epochs": steps // 5, **options, **fields}), data=MOONS, progress=False)
+        except NonFiniteError as error:
+            return None, [str(error)], tried(str(error))
+    said = [str(w.message) for w in warned]
+    assert said == [row["warning"] for row in rows(directory) if "warning" in row]
+    return run, said, tried(*said)
+
+
+def tried(*said):
+    found = [re.search(r"; try (.*?)(?=;|$)", message) for message in said]
+    return eval(f"dict({found[0][1]})") if found and found[0] else {}
+
+
 @pytest.mark.parametrize(
-    ("limits", "said"),
+    ("fields", "said", "remedy"),
+    [
+        (OLD, "code_std is .* after 250 steps: codes have collapsed", {"optimizer": "adam", "epochs": 400}),
+        ({**OLD, "init_std": 1.0}, "step .* loss of replica 0 is (inf|nan)", {"optimizer": "adam", "init_std": 0.05}),
+        ({"lr_reconstruction": 1.0}, "(reconstruction|dead_units|code_std) is", {"lr_reconstruction": 1e-3}),
+        ({"lr_adversarial": 1e3}, "is", {"lr_adversarial": 3e-4}),
+        ({"style_dim": 30}, "(told_apart_z|code_std) is", {"style_dim": 2}),
+        ({"prior_std": 0.02}, "code_std is .*: codes lie far beyond the prior", {"prior_std": 5.0}),
+        ({"regularizer": "kl", "posterior": "gaussian", "regularizer_weight": 2.0}, "code_std is .* codes have coll",
+         {"regularizer_weight": 0.2}),
+        ({}, None, {}),
+    ],
+    ids=["collapsed", "not-finite", "rate", "game", "code", "scattered", "kl", "well"],
+)  # fmt: skip
+def test_a_run_gone_wrong_is_told_once_soon_and_with_what_helps(tmp_path, fields, said, remedy):
+    for k in range(3):
+        run, found, new = on_moons(tmp_path / str(k), 2000 if k else 400, **fields)
+        if k == 0:
+            assert len(found) == (said is not None) and remedy.items() <= new.items(), found
+            assert said is None or re.search(said, found[0]), found
+        if not new:
+            break
+        fields = {**fields, **new}
+    spread = run.model.sample(2000, seed=0).std(0) / MOONS.std(0)
+    assert found == [] and run.history["code_std"][-1] > 0.4
+    assert said is None or 0.5 < spread.mean() < 2
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
     [
         (
-            {"TOLD_APART": 0.0, "COLLAPSED": 0.0},
-            r"told_apart_z is \S+, \S+ since step 5 \(the discriminator has won: .*; see lr_adver",
+            {"dead_units": [98.9, 99], "code_std": [0.0, 0.0]},
+            "dead_units is 98.9, 99 {}: percent of a layer's units give",
         ),
+        ({"code_std": [0.0499, 1.0]}, "code_std is 0.0499, 1 {}: codes have collapsed to a point"),
         (
-            {"TOLD_APART": 100.1, "COLLAPSED": 9.0},
-            r"code_std is \S+, \S+ since step 5 \(codes have collapsed to a point, .*; see lr_adver",
+            {"code_std": [1.0, 0.299]},
+            "code_std is 1, 0.299 {}: codes fill little of the prior, most samples are decoded",
         ),
-        ({"TOLD_APART": 100.1, "COLLAPSED": 0.0}, None),
+        ({"code_std": [3.01, 1.0]}, "code_std is 3.01, 1 {}: codes lie far beyond the prior"),
+        ({"told_apart_z": [50.0, 99.0]}, "told_apart_z is 50, 99 {}: the discriminator has won"),
+        ({"told_apart_z": [98.9, 98.9], "dead_units": [98.9, 98.9], "code_std": [0.31, 2.99]}, None),
     ],
-    ids=["won", "collapsed", "neither"],
+    ids=["dead", "collapsed", "unfilled", "scattered", "won", "well"],
 )
-def test_a_game_that_is_over_is_said_once(tmp_path, monkeypatch, limits, said):
-    for name, value in limits.items():
-        monkeypatch.setattr(watch, name, value)
-    with pytest.warns(UserWarning, match=said) if said else contextlib.nullcontext([]) as warned:
-        run = fit(tmp_path, epochs=210, log_every=50)
-    found = [row for row in rows(tmp_path) if "warning" in row]
-    assert [(row["step"], row["epoch"]) for row in found] == ([(1005, 200)] if said else [])
-    assert [str(w.message) for w in warned] == [row["warning"] for row in found]
-    assert len(run.history["told_apart_z"]) == 210
+def test_what_a_number_means_is_said(tmp_path, monkeypatch, numbers, said):
+    measure = watch.Watch.measure
+    well = {"told_apart_z": [50.0, 50.0], "dead_units": [0.0, 0.0], "code_std": [1.0, 1.0]}
+    monkeypatch.setattr(watch.Watch, "measure", lambda self: {**measure(self), **well, **numbers})
+    when = "after 300 steps" if "fill" in (said or "") else "after 250 steps"
+    message = re.escape(said.format(when)) if said else ""
+    with pytest.warns(UserWarning, match=f"^{message}.*{TRY}") if said else contextlib.nullcontext([]) as warned:
+        fit(tmp_path, epochs=60)
+    assert len(warned) == (said is not None)
+
+
+def test_a_loss_beyond_that_of_the_mean_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "LOST", 0.0)
+    x = X.astype(np.float64)
+    mean = 0.5 * x[from_arrays(DATA).train.index].var(0).sum()
+    with pytest.warns(UserWarning, match="^reconstruction is .* after 250 steps: a decoder that always .*") as warned:
+        fit(tmp_path, epochs=60)
+    assert re.search(r"the data has (\S+);", str(warned[0].message))[1] == f"{mean:.3g}"
+
+
+@pytest.mark.parametrize(("steps", "told"), [(240, []), (300, [250]), (1000, [335])], ids=str)
+def test_when_a_run_gone_wrong_is_told(tmp_path, steps, told):
+    on_moons(tmp_path, steps, **OLD)
+    assert [row["step"] for row in rows(tmp_path) if "warning" in row] == told
 
 
 # Own data, threads, progress
@@ -958,7 +1035,7 @@ def test_a_warning_has_a_line_of_its_own_beside_the_bar(tmp_path, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = lambda message, *_, **__: print(f"WARNING {message}", file=terminal)
-        monkeypatch.setattr(training.Watch, "warnings", lambda *_: ["it is over"])
+        monkeypatch.setattr(training.Watch, "warning", lambda *_: "it is over")
         fit(tmp_path, progress=True)
     seen = [text for text in re.split(r"[\r\n]", terminal.getvalue()) if "WARNING" in text]
     assert [re.sub(r"\x1b\[A", "", text) for text in seen] == ["WARNING it is over"] * 2

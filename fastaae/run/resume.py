@@ -25,6 +25,7 @@ from ..engine.step import Step
 from ..files import WriteError, brief, expanded, warn_caller
 from ..model import from_tensors, known_of, model_info
 from . import provenance
+from .watch import remedy
 
 # Fields that may differ between a checkpoint and the config it is resumed with.
 RESUMABLE = "epochs out_dir dataset data_dir device graph checkpoint_every log_every profile on_divergence".split()
@@ -35,7 +36,8 @@ UNBALANCED = 0.2  # share of examples that a uniform y must mistake: from 0.28 o
 
 
 class NonFiniteError(RuntimeError):
-    """A loss became NaN or infinite; the message names step, phase, replica and the last good checkpoint."""
+    """A loss became NaN or infinite; the message names step, phase, replica, what to change, and the last
+    good checkpoint."""
 
 
 def begin(cfg: Config | None, data: Any, resume: str | Path | None) -> tuple[Config, datasets.Data, bool]:
@@ -209,7 +211,11 @@ class Checkpoints:
         finite = torch.stack([torch.isfinite(t).all() for t in numbers.values()]).tolist()  # one wait for the device
         for name, good in zip(numbers, finite, strict=True):
             if not good:
-                raise NonFiniteError(f"step {done}: {name} is not finite; last good checkpoint: {self.last_good()}")
+                raise self.not_finite(f"step {done}: {name} is not finite")
+
+    def not_finite(self, what: str) -> NonFiniteError:
+        """The error that says what is not, what to change, and what is kept."""
+        return NonFiniteError(f"{what}{remedy(self.step, 'weights')}; last good checkpoint: {self.last_good()}")
 
     def last_good(self) -> str:
         """The one that is kept, for messages."""

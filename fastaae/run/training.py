@@ -53,7 +53,8 @@ def train(
         WriteError: the disk is full, or the directory cannot be written to; the last checkpoint is kept. Or it is gone.
 
     Warns of a damaged checkpoint, where the one before it is resumed, of classes far from their uniform prior, of a
-    restart, of a discriminator that has won and of codes that have collapsed to a point.
+    restart, and once of what has gone wrong, with what to change: codes that have collapsed to a point or scattered, a
+    discriminator that has won, dead units, a loss above that of the data's mean.
 
     Where torch.distributed has several ranks, each trains its share of the replicas, and metrics are those of all.
     """
@@ -97,10 +98,12 @@ class Training:
         own = [[p and p.mapped(lambda t, r=r: t[r : r + 1]) for p in parts] for r in range(self.cfg.replicas)]
         sizes, known = (self.data.shape, step.wiring.n_classes), checkpoints.known
         self.models = [Model(self.cfg, *sizes, *some, prior=prior, known=known) for some in own]
-        self.watch = Watch(step, self.models, self.data.parts["valid"] or self.data.train)
         self.done = self.logged = checkpoints.newest or 0  # steps
+        valid = self.data.parts["valid"] or self.data.train
+        self.watch = Watch(step, self.models, valid, self.data.train, self.done)
         self.replay: Replay | None = None
         self.profiling, self.profiled = contextlib.ExitStack(), False
+        self.losses: dict[str, list[float]] = {}  # mean ones of the last steps logged here
         self.valid: dict[str, list[float]] = {}  # metrics after the last epoch trained here
 
     def run(self) -> Run:
@@ -163,12 +166,11 @@ class Training:
         step.slot.zero_()
         for k, phase, replica in np.argwhere(~np.isfinite(losses)):
             what = f"the {step.phases[phase].__name__} loss of replica {replica} is {losses[k, phase, replica]}"
-            kept = self.checkpoints.last_good()
-            raise NonFiniteError(f"step {self.logged + k + 1}: {what}; last good checkpoint: {kept}")
+            raise self.checkpoints.not_finite(f"step {self.logged + k + 1}: {what}")
         self.logged = self.done
-        means = {phase.__name__: losses[:, i].mean(0).tolist() for i, phase in enumerate(step.phases)}
-        self.directory.append({"step": self.done, "epoch": epoch, **means})
-        self.progress.show(self.done, means)
+        self.losses = {phase.__name__: losses[:, i].mean(0).tolist() for i, phase in enumerate(step.phases)}
+        self.directory.append({"step": self.done, "epoch": epoch, **self.losses})
+        self.progress.show(self.done, self.losses)
 
     def end_epoch(self, epoch: int) -> None:
         self.checkpoints.check(self.step.parameters(), self.done)
@@ -177,7 +179,7 @@ class Training:
             game = self.watch.measure()
         self.progress.show(self.done, self.valid)
         self.directory.append({"step": self.done, "epoch": epoch, **self.valid, **game})
-        for warning in self.watch.warnings(game, self.done):
+        if warning := self.watch.warning(self.losses, game, self.done):
             self.warn(warning, epoch)
         if self.checkpoints.due(epoch):
             self.checkpoints.save(self.done)

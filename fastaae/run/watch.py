@@ -1,30 +1,36 @@
-"""How the game between discriminators and encoder goes: numbers after each epoch, and a warning where it is over."""
+"""How a run goes: numbers after each epoch, and a warning, with what to change, where it has gone wrong."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 
+from ..config import Config
 from ..data import Rows
 from ..engine import priors
 from ..engine.step import Step
 from ..model import Model
 
-CODES = 1000  # validation examples whose codes are compared with the prior
-# Percent from which a discriminator has won; share of the prior's standard deviation below which codes have collapsed.
-# Good runs are beyond either in their first epochs at most: a warning waits for three in a row, and 1,000 steps.
-TOLD_APART, COLLAPSED = 99.0, 0.1
+EXAMPLES = 1000  # of the validation set, whose codes are compared with the prior, and of the training set
+# A run has gone wrong where its loss is so many times that of a decoder that always gives the mean of the data, so many
+# percent of a layer's units are dead, codes spread less (in the end: less than the next) or more than so many standard
+# deviations of the prior, or a discriminator is right in so many percent. Good runs may be so, at first.
+LOST, DEAD, COLLAPSED, UNFILLED, SCATTERED, TOLD_APART = 1.5, 99.0, 0.05, 0.3, 3.0, 99.0
+SOON, LATE = 250, 1000  # steps for which that has to last, a third of the run between them
+ENOUGH = 2000  # steps after which small networks are trained, in bench/defaults.py
 
 
 class Watch:
-    """The game of one step, and of its models' codes of the first examples x [N, D]."""
+    """Of one step from `done` steps on, and of its models' codes of the first validation examples."""
 
-    def __init__(self, step: Step, models: Sequence[Model], rows: Rows):
-        self.step, self.models, self.x = step, models, next(rows.split(CODES))
-        self.prior_std: float | None = None
-        self.bad_since: dict[str, float] = {}  # steps; infinite once warned of
+    def __init__(self, step: Step, models: Sequence[Model], rows: Rows, training: Rows, done: int):
+        self.step, self.models, self.start, self.x = step, models, done, next(rows.split(EXAMPLES))
+        self.training = training
+        self.scales: tuple[float, float] | None = None  # of the loss and of codes
+        self.good: dict[str, int] = {}  # the last step that a number was good at
+        self.told = False
 
     def measure(self) -> dict[str, list[float]]:
         """The numbers, [R] each: see Run.history."""
@@ -34,31 +40,96 @@ class Watch:
             rows = step.judging[name].x[0]  # of the last batch: the prior's samples, then codes (of a GAN: images)
             logits = torch.stack([network.replica(r)(x) for r, x in enumerate(rows)])  # [R, 2B, 1]
             game[f"told_apart_{name}"] = (100 * ((logits[..., 0] > 0) == real).double().mean(1)).tolist()
+        passes = [*step.player.passes.values(), *((n, step.judging[k]) for k, n in step.discriminators.items())]
+        dead = [(n.output(t.x, i) <= 0).all(1).double().mean(1) for n, t in passes for i in range(len(n.weights) - 1)]
+        game["dead_units"] = (100 * torch.stack(dead).amax(0)).tolist() if dead else [0.0] * cfg.replicas
         if cfg.task == "gan":
             return game
-        if self.prior_std is None:
+        if self.scales is None:
             draws = step.codes.prior["z"][0]
-            self.prior_std = priors.spread(step.batches.source, draws, cfg.prior_std, cfg.components)
+            spread = priors.spread(step.batches.source, draws, cfg.prior_std, cfg.components)
+            self.scales = mean_loss(cfg, self.models[0], next(self.training.split(EXAMPLES))), spread
         means, stds = [], []
         with torch.inference_mode():
             for model in self.models:
                 g = None if cfg.posterior == "gaussian" else torch.Generator(step.device).manual_seed(cfg.seed)
-                z = model.code(model.scaled(self.x), g)[0].double() / self.prior_std
+                z = model.code(model.scaled(self.x), g)[0].double() / self.scales[1]
                 means.append(z.mean(0).abs().max().item())
                 stds.append(z.var(0, correction=0).mean().sqrt().item())
         return {**game, "code_mean": means, "code_std": stds}
 
-    def warnings(self, game: dict[str, list[float]], done: int) -> Iterator[str]:
-        """What of measure()'s numbers has been wrong for a while, after so many steps; each once."""
-        for name, values in game.items():
-            wrong = ""
+    def warning(self, losses: Mapping[str, Sequence[float]], game: Mapping[str, Sequence[float]], done: int) -> str:
+        """What has gone wrong for a while, or in the end, and what to change, once; else nothing. It is of measure()'s
+        numbers and the mean losses of the last steps, after so many."""
+        step, numbers = self.step, {**losses, **game}
+        total = step.cfg.epochs * step.steps_per_epoch
+        wrong = {name: (words, early) for name, words, early in self._wrong(numbers)}
+        self.good |= {name: done for name in numbers if name not in wrong}
+        if not wrong or self.told:
+            return ""
+        name, (words, early) = next(iter(wrong.items()))  # the others follow from the first
+        since = self.good.get(name, self.start)
+        lasts = early and done - since >= max(SOON, min(LATE, total // 3))
+        ends = done == total >= self.start + SOON and not name.startswith("told_apart")  # which is of one batch
+        if not (lasts or ends):
+            return ""
+        self.told = True
+        values = ", ".join(f"{value:.3g}" for value in numbers[name])
+        when = f"since step {since}" if since else f"after {done} steps"
+        return f"{name} is {values} {when}: {words}{remedy(step, name)}"
+
+    def _wrong(self, numbers: Mapping[str, Sequence[float]]) -> Iterator[tuple[str, str, bool]]:
+        """The names of numbers that are of a run gone wrong, what that means, and whether a good run is never so for
+        long: causes first."""
+        lost, dead, codes = (numbers.get(name, [1.0]) for name in ("reconstruction", "dead_units", "code_std"))
+        if self.scales and max(lost) > LOST * self.scales[0]:
+            yield "reconstruction", f"a decoder that always gives the mean of the data has {self.scales[0]:.3g}", True
+        if max(dead) >= DEAD:
+            yield "dead_units", "percent of a layer's units give 0 for all examples, and learn no more", True
+        if min(codes) < COLLAPSED:
+            yield "code_std", "codes have collapsed to a point, far within the prior", True
+        elif min(codes) < UNFILLED:
+            yield "code_std", "codes fill little of the prior, most samples come from where there are none", False
+        elif max(codes) > SCATTERED:
+            yield "code_std", "codes lie far beyond the prior, and samples are of few of them", True
+        for name, values in numbers.items():
             if name.startswith("told_apart") and max(values) >= TOLD_APART:
-                wrong = "the discriminator has won: its gradient teaches the encoder nothing"
-            elif name == "code_std" and min(values) < COLLAPSED:
-                wrong = "codes have collapsed to a point, far within the prior"
-            if not wrong:
-                self.bad_since.pop(name, None)
-            elif done - (since := self.bad_since.setdefault(name, done)) >= max(1000, 2 * self.step.steps_per_epoch):
-                self.bad_since[name] = math.inf
-                numbers = ", ".join(f"{value:.3g}" for value in values)
-                yield f"{name} is {numbers} since step {since} ({wrong}); see lr_adversarial"
+                yield name, "the discriminator has won: its gradient teaches the encoder nothing", True
+
+
+def mean_loss(cfg: Config, model: Model, x: torch.Tensor) -> float:
+    """The reconstruction loss on examples x [N, D] of a decoder that always gives their mean."""
+    target = model.standardized(model.scaled(x)).double()
+    if cfg.reconstruction == "cross_entropy":
+        return (torch.special.entr(target.mean(0)) + torch.special.entr(1 - target.mean(0))).sum().item()
+    return target.var(0, correction=0).sum().item() / 2
+
+
+def remedy(step: Step, name: str) -> str:
+    """What fields to change, and to what, where one of measure()'s numbers, a loss or a weight says that a run has gone
+    wrong; bench/remedies.py tries it."""
+    cfg, size, kept = step.cfg, step.networks["decoder"].sizes[-1], Config  # whose defaults train data of many kinds
+    rates = ["lr_reconstruction", "lr_adversarial", *(["lr_classification"] if cfg.classifies else [])]
+    above = [field for field in rates if getattr(cfg, field) > getattr(kept, field)]
+    codes = name.startswith(("code_std", "told_apart"))
+    new: dict[str, Any]
+    if cfg.task == "gan" and codes:
+        return ""  # none is known
+    if cfg.optimizer != kept.optimizer:
+        new = {field: getattr(kept, field) for field in ("optimizer", "init_std", *rates)}
+    elif above or cfg.init_std > 3 * kept.init_std:
+        new = {field: getattr(kept, field) for field in (*above, "init_std")}
+    elif not codes:
+        new = {field: getattr(cfg, field) / 10 for field in rates}
+    elif cfg.regularizer == "kl":
+        new = {"regularizer_weight": cfg.regularizer_weight / 10}
+    elif cfg.prior_std < kept.prior_std:
+        new = {"prior_std": kept.prior_std}
+    elif cfg.style_dim > max(size, 2):
+        new = {"style_dim": max(size, 2)}
+    else:
+        new = {"style_dim": cfg.style_dim // 2} if cfg.style_dim > 3 else {"lr_adversarial": cfg.lr_adversarial / 3}
+    if codes and cfg.epochs * step.steps_per_epoch < ENOUGH:
+        new["epochs"] = -(-ENOUGH // step.steps_per_epoch)
+    changes = {field: value for field, value in new.items() if value != getattr(cfg, field)}
+    return "; try " + ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v!r}" for k, v in changes.items())
