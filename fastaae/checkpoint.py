@@ -50,15 +50,8 @@ class DamagedError(CheckpointError):
 RESTARTS = 3  # of a diverged run from its last checkpoint
 UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS, errno.EPERM)
 MOST = {"step": 2**53, "metrics_bytes": 2**53, "restarts": RESTARTS, "n_classes": 2**31}
-KINDS = {
-    "fastaae": str,
-    "config": dict,
-    "shape": list,
-    "stopped": bool,
-    "data_sha256": str,
-    "device": str,
-    "dtype": str,
-} | dict.fromkeys(MOST, int)
+WORDS = dict.fromkeys(("fastaae", "data_sha256", "device", "dtype"), str)
+KINDS = {"config": dict, "shape": list, "stopped": bool, **WORDS, **dict.fromkeys(MOST, int)}
 
 
 def check_info(path: Path, info: dict[str, Any]) -> None:
@@ -86,13 +79,9 @@ def write_atomic(path: Path, content: bytes, previous: Path | None = None) -> No
 def replaced(path: Path, previous: Path | None = None, size: int | None = None) -> Iterator[Path]:
     """Inside, write a new file of the name that this yields, in the folder of `path` and of about so many bytes. It is
     synced, takes the place of what is at path (of a link, not of what that leads to), and the folder is synced. What is
-    replaced is kept as the file `previous`.
-
-    Raises:
-        OSError: it could not be written, or is a folder, a pipe or a device; the new file is gone and the old one
-            intact. Only where the folder cannot be
-            synced is the new one already in place, though a power cut may still undo that.
-    """
+    replaced is kept as the file `previous`. Raises OSError: it could not be written, or is a folder, a pipe or a
+    device; the new file is gone and the old one intact. Only where the folder cannot be synced is the new one already
+    in place, though a power cut may still undo that."""
     new = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp{path.suffix}")
     try:
         yield new
@@ -147,10 +136,7 @@ def sync_folder(path: Path) -> None:
 
 def save(path: str | Path, tensors: dict[str, Tensor], info: dict[str, Any], previous: Path | None = None) -> None:
     """Write tensors (any device, layout) and JSON-ready info to one file, atomically; what it replaces to `previous`.
-
-    Raises:
-        OSError: see replaced. ValueError: more than load() takes.
-    """
+    Raises OSError: see replaced. ValueError: more than load() takes."""
     metadata = {"format": str(FORMAT), "info": json.dumps(info), "sha256": _ZEROS}
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     packed = memoryview(safetensors.torch.save(copies, metadata))
@@ -169,12 +155,9 @@ def save(path: str | Path, tensors: dict[str, Tensor], info: dict[str, Any], pre
 
 
 def load(path: str | Path) -> Checkpoint:
-    """Read what save() wrote. Only its header is held until the digest has been checked.
-
-    Raises:
-        DamagedError: it is damaged. CheckpointError: it is not there, no regular file, not a fastaae checkpoint, of
-            another format, or beyond the limits above.
-    """
+    """Read what save() wrote. Only its header is held until the digest has been checked. Raises DamagedError: it is
+    damaged. CheckpointError: it is not there, no regular file, not a fastaae checkpoint, of another format, or beyond
+    the limits above."""
     path = Path(path)
     try:
         check_regular(path, MAX_BYTES)

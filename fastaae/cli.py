@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_type_hints
 
 from . import __version__
 from .config import UNUSED, Config
-from .experiments import DESCRIPTIONS, PRESETS, preset
+from .experiments import PRESETS, preset
 from .files import BROKEN, WriteError, brief, expanded, printable, read_json, suggestion
 
 if TYPE_CHECKING:
@@ -73,11 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
         text = f"{error}: pip install 'fastaae[demo]'" if isinstance(error, ImportError) else str(error)
         text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else text
         _say(text or "out of memory")
-        return (
-            1
-            if getattr(error, "errno", None) in BROKEN or isinstance(error, WriteError | RuntimeError | MemoryError)
-            else 2
-        )
+        broken = getattr(error, "errno", None) in BROKEN
+        return 1 if broken or isinstance(error, WriteError | RuntimeError | MemoryError) else 2
 
 
 def _run(command: str, *arguments: str) -> None:
@@ -132,7 +129,7 @@ def _say(message: object) -> None:
 def _presets(arguments: list[str]) -> None:
     if arguments:
         raise ValueError(f"presets: expected no arguments, got {' '.join(arguments)}")
-    _table(*([name, DESCRIPTIONS[name]] for name in PRESETS))
+    _table(*([name, what] for name, (what, _) in PRESETS.items()))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -263,9 +260,8 @@ def _list(arguments: list[str]) -> None:
         try:
             found, history = run.recorded(), run.history()
             metrics = read_json(run.summary)["metrics"] if run.summary.exists() else {}
-            told = [f"{name} {_metric(m)}" for name, m in metrics.items() if name.startswith("test_")] or [
-                f"{name} {values[-1].mean():.4g}" for name, values in history.items() if name.startswith("valid_")
-            ]
+            told = [f"{name} {_metric(m)}" for name, m in metrics.items() if name.startswith("test_")]
+            told = told or [f"{name} {v[-1].mean():.4g}" for name, v in history.items() if name.startswith("valid_")]
             epochs = f"{max(history['epoch'], default=0)}/{found['config']['epochs']}"
             cells = (found["config"]["name"], epochs, found["hardware"]["device"], ", ".join(told), path)
             rows.append([printable(cell) for cell in cells])
@@ -274,22 +270,14 @@ def _list(arguments: list[str]) -> None:
     _table(*rows)
 
 
-def _examples(path: str) -> Any:
-    """The examples in a file or folder."""
-    from .data.formats import examples_of
-
-    return examples_of(path, path)
-
-
-def _save(array: Any, path: str) -> None:
-    """Write a .npy file, and say which."""
+def _save(array: Any, path: Path) -> None:
+    """Write a .npy file."""
     import numpy as np
 
     from .checkpoint import replaced
 
-    with replaced(expanded(path), size=array.nbytes) as new, open(new, "xb") as file:
+    with replaced(path, size=array.nbytes) as new, open(new, "xb") as file:
         np.save(file, array, allow_pickle=False)
-    _print(expanded(path))
 
 
 def _number(word: str) -> int | None:
@@ -365,6 +353,7 @@ class Parzen(OnData):
     """File that keeps the partial sums; the same command goes on from them."""
 
     def __call__(self, directory: str) -> None:
+        from .data.formats import examples_of
         from .model import load
         from .parzen import parzen_log_likelihood
 
@@ -378,16 +367,16 @@ class Parzen(OnData):
             model = load(directory, self.replica)
         elif directory:
             (model,), data = self.models_and_data(directory, self.replica)
-        queries = _examples(self.queries) if self.queries else data and data.x_test
+        queries = examples_of("queries", self.queries) if self.queries else data and data.x_test
         if queries is None:
             raise ValueError(f"parzen: {data.name if data else self.samples} has no test set, expected --queries FILE")
-        validation = data and data.x_valid[:held] if held else _examples(self.validation)
+        validation = data and data.x_valid[:held] if held else examples_of("validation", self.validation)
         options = {"validation": validation if self.sigma is None else None, "state": self.state}
         start = time.perf_counter()
         if model:
             result = model.log_likelihood(queries, n or 0, self.sigma, seed=self.seed, **options)
         else:
-            result = parzen_log_likelihood(queries, _examples(self.samples), self.sigma, **options)
+            result = parzen_log_likelihood(queries, examples_of("samples", self.samples), self.sigma, **options)
         report = {k: getattr(result, k) for k in ("mean", "sem", "error_bound", "sigma", "n_samples", "dimensions")}
         report |= {"query_range": result.query_range[:2], "sample_range": result.sample_range[:2]}
         _print(json.dumps({"log_likelihood": report | {"seconds": round(time.perf_counter() - start, 3)}}))
@@ -404,12 +393,14 @@ class OnExamples:
 
     def __call__(self, command: str, directory: str, path: str) -> None:
         """Write what the model's method of the command's name makes of the examples."""
+        from .data.formats import examples_of
         from .model import load
 
         if not path or path.startswith("-") or not (out := self.out or "").endswith(".npy"):
             given = f"{path or 'nothing'}, --out {self.out}"
             raise ValueError(f"{command}: expected a file of examples and --out FILE.npy, got {given}")
-        _save(getattr(load(directory, self.replica), command)(_examples(path)), out)
+        _save(getattr(load(directory, self.replica), command)(examples_of("x", path)), expanded(out))
+        _print(expanded(out))
 
 
 @dataclasses.dataclass
@@ -438,9 +429,7 @@ class Sample:
 
         label = self.label if (number := _number(self.label or "")) is None else number
         made = load(directory, self.replica).sample(self.n, self.seed, label)
-        if not png:
-            return _save(made, out)
-        grid(made, expanded(out))
+        (grid if png else _save)(made, expanded(out))
         _print(expanded(out))
 
 

@@ -76,7 +76,8 @@ def normalized_mutual_information(a: ArrayLike, b: ArrayLike) -> float:
     i, j = (np.unique(array("labels", v, lists=True), return_inverse=True)[1] for v in words)
     if i.shape != j.shape or i.ndim != 1 or not len(i):
         raise ValueError(f"labels of shapes {i.shape} and {j.shape}: expected two lists of one length")
-    in_a, in_b, in_both = (_entropy(labels) for labels in (i, j, i * (j.max() + 1) + j))
+    shares = [np.unique(v, return_counts=True)[1] / len(i) for v in (i, j, i * (j.max() + 1) + j)]
+    in_a, in_b, in_both = (max(0.0, float(-(p * np.log(p)).sum())) for p in shares)  # their entropies
     mean = (in_a + in_b) / 2
     return float(np.clip((in_a + in_b - in_both) / mean, 0, 1)) if mean else 1.0
 
@@ -102,8 +103,3 @@ def _checked(q: Q, y: ArrayLike) -> tuple[Assigned, np.ndarray]:
     if y.shape != q.clusters.shape or not np.issubdtype(y.dtype, np.integer) or y.max() >= 2**63:
         raise ValueError(f"y of shape {y.shape} and type {y.dtype}: expected {len(q.clusters)} integers")
     return q, y.astype(np.int64)
-
-
-def _entropy(labels: np.ndarray) -> float:
-    p = np.unique(labels, return_counts=True)[1] / len(labels)
-    return max(0.0, float(-(p * np.log(p)).sum()))

@@ -65,11 +65,8 @@ class RunDirectory:
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Keep other processes from training here, and remove what killed ones had half written. However a process
-        ends, the system lets go for it. (Windows has no such locks: there nothing is kept from anyone.)
-
-        Raises:
-            ValueError: another process holds it; the message says which. OSError: the directory cannot be written to.
-        """
+        ends, the system lets go for it. (Windows has no such locks: there nothing is kept from anyone.) Raises
+        ValueError: another process holds it; the message says which. OSError: the directory cannot be written to."""
         with open(_open(self.path / LOCK, os.O_RDWR | os.O_CREAT), "r+b", buffering=0) as file:
             try:
                 if fcntl is not None:
@@ -104,11 +101,8 @@ class RunDirectory:
 
     def load(self, mend: bool = False, warn: bool = True) -> checkpoint.Checkpoint:
         """The newest checkpoint; where that one is damaged, with a warning, the one before it, which with mend becomes
-        the newest. That is for who holds the directory alone.
-
-        Raises:
-            CheckpointError: neither can be loaded; the message is about the newest.
-        """
+        the newest. That is for who holds the directory alone. Raises CheckpointError: neither can be loaded; the
+        message is about the newest."""
         if not self.newest.exists() and self.of_rank(0).exists():
             hint = "resume it under torchrun, or name the directory of one rank, such as rank-0"
             raise checkpoint.CheckpointError(f"{self.path}: trained by several ranks: {hint}")
@@ -146,9 +140,8 @@ class RunDirectory:
         self.check_held()
         with open(self.metrics, "a", encoding="utf-8", opener=_open) as lines:
             if self.logged not in (None, found := lines.tell()):
-                warn_caller(
-                    f"{self.metrics}: {found} bytes, {self.logged} were written: its history is another's in part"
-                )
+                lengths = f"{found} bytes, {self.logged} were written"
+                warn_caller(f"{self.metrics}: {lengths}: its history is another's in part")
             lines.write(json.dumps(row) + "\n")
             self.logged = lines.tell()
 

@@ -11,179 +11,92 @@ from .config import Config
 from .files import suggestion
 
 PAPER = {  # what the paper's experiments have in common, where Config's defaults are others
-    "style_dim": 8,
-    "output": "sigmoid",
-    "init_std": 0.01,
-    "optimizer": "sgd",
-    "lr_reconstruction": 0.01,
-    "lr_adversarial": 0.1,
-    "lr_classification": 0.1,
-    "lr_decay_epochs": (50, 1000),
-}
+    "style_dim": 8, "output": "sigmoid", "init_std": 0.01, "optimizer": "sgd",
+    "lr_reconstruction": 0.01, "lr_adversarial": 0.1, "lr_classification": 0.1, "lr_decay_epochs": (50, 1000),
+}  # fmt: skip
 
 _SEMI_SUPERVISED = {  # section 5 and appendix A.2 of the paper
-    "task": "semi_supervised",
-    "style_dim": 10,
-    "prior_std": 1.0,
-    "input_noise": 0.3,
-    "epochs": 5000,
-}
+    "task": "semi_supervised", "style_dim": 10, "prior_std": 1.0, "input_noise": 0.3, "epochs": 5000,
+}  # fmt: skip
 
 _ADAM = {"optimizer": "adam", "lr_reconstruction": 2e-4, "init_std": 0.03}  # with 0.01 the first epochs are lost
 
 _SHAPED = {  # figures 2b and 4; by the SGD of mnist-2d components are filled, and classes find theirs, later
-    **_ADAM,
-    "style_dim": 2,
-    "prior_std": 5.0,
+    **_ADAM, "style_dim": 2, "epochs": 1000,
     "lr_adversarial": 1e-3,  # at 5e-4 both, zeros stay on a neighbour's petal
-    "epochs": 1000,
-}
+}  # fmt: skip
 
 _SHORT = {  # table 1 in far fewer epochs
-    **_ADAM,
-    "dropout": 0.2,
-    "lr_adversarial": 1e-4,
-    "lr_decay_epochs": (55,),
-    "epochs": 70,
-}
+    **_ADAM, "dropout": 0.2, "lr_adversarial": 1e-4, "lr_decay_epochs": (55,), "epochs": 70,
+}  # fmt: skip
 
 _LABELS = {"label_prior": True, "n_labeled": 10_000}  # the other 40,000 images have none
 
 _JOINT = {  # one cost of reconstruction and regulariser: what the paper compares with
-    "reconstruction": "cross_entropy",
-    "init_std": 0.03,
-    "optimizer": "adam",
-    "lr_reconstruction": 1e-3,
-    "lr_decay_epochs": (50,),
-    "epochs": 100,
-}
+    **_ADAM, "reconstruction": "cross_entropy", "lr_reconstruction": 1e-3, "lr_decay_epochs": (50,), "epochs": 100,
+}  # fmt: skip
 
 _SVHN = {
-    "dataset": "svhn",
-    "scale": "standard",
-    "output": "linear",
-    "batch_norm": "autoencoder",
-    "input_dropout": 0.2,
-    "prior_std": 1.0,
-    "lr_reconstruction": 1e-4,
-    "lr_adversarial": 0.01,
-    "lr_decay_epochs": (250,),
-    "epochs": 1000,
-}
+    "dataset": "svhn", "scale": "standard", "output": "linear", "batch_norm": "autoencoder", "input_dropout": 0.2,
+    "prior_std": 1.0, "lr_reconstruction": 1e-4, "lr_adversarial": 0.01, "lr_decay_epochs": (250,), "epochs": 1000,
+}  # fmt: skip
 
 _EMBEDDING = {**_SEMI_SUPERVISED, "task": "embedding", "style_dim": 2}  # section 7
 
 _CLUSTERING = {  # section 6
-    "task": "clustering",
-    "hidden": (3000, 3000),
-    "style_dim": 5,
-    "prior_std": 1.0,
-    "batch_norm": "encoder",
-    "input_dropout": 0.2,
-    "lr_decay_epochs": (50,),
-    "epochs": 1500,
-}
+    "task": "clustering", "hidden": (3000, 3000), "style_dim": 5, "prior_std": 1.0, "batch_norm": "encoder",
+    "input_dropout": 0.2, "lr_decay_epochs": (50,), "epochs": 1500,
+}  # fmt: skip
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "digits": {
-        "dataset": "digits",
-        "hidden": (200, 200),
-        "style_dim": 2,
-        "init_std": 0.05,
-        "lr_reconstruction": 0.03,
-        "epochs": 200,
-        "lr_decay_epochs": (150,),
-    },
-    "mnist-likelihood": {"style_dim": 8, "prior_std": 5.0, "epochs": 1000},
-    "mnist-likelihood-adam": {**_SHORT, "reconstruction": "cross_entropy"},
-    "tfd-likelihood": {
-        **_SHORT,
-        "dataset": "tfd",
-        "style_dim": 15,
-        "prior_std": 10.0,
-        "scale": "standard",
-        "output": "linear",
-    },
-    "mnist-gan": {
-        "task": "gan",
-        "style_dim": 100,
-        "prior": "uniform",
-        "prior_std": 1.0,
-        "dropout": 0.5,
-        "init_std": 0.05,
-        "momentum_adversarial": 0.5,
-        "lr_adversarial": 0.02,
-        "lr_decay_epochs": (),
-        "epochs": 60,
-    },
-    "mnist-gmmn": {**_JOINT, "regularizer": "mmd", "regularizer_weight": 100.0},
-    "mnist-vae-2d": {**_JOINT, "style_dim": 2, "regularizer": "kl", "posterior": "gaussian"},
-    "mnist-2d": {"style_dim": 2, "prior_std": 5.0, "epochs": 1000},
-    "mnist-2d-mixture": {
-        **_SHAPED,
-        "prior": "mixture",
-        "lr_adversarial": 1e-4,  # at 1e-3 codes collapse
-        "dropout": 0.2,
-    },
-    "mnist-2d-swiss-roll": {**_SHAPED, "prior": "swiss_roll", **_LABELS},
-    "mnist-2d-labels": {**_SHAPED, "prior": "mixture", **_LABELS},
-    "mnist-100": {**_SEMI_SUPERVISED, "n_labeled": 100},
-    "mnist-1000": {**_SEMI_SUPERVISED, "n_labeled": 1000},
-    "mnist-all": _SEMI_SUPERVISED,
-    "svhn-1000": {**_SVHN, "task": "semi_supervised", "n_labeled": 1000, "style_dim": 20},
-    "mnist-style": {  # where the code is fast to learn, it carries the class as well, and the label is ignored
-        **_SHORT,
-        "task": "supervised",
-        "style_dim": 15,
-        "prior_std": 1.0,
-        "lr_reconstruction": 1e-4,
-        "lr_adversarial": 5e-4,
-    },
-    "svhn-style": {**_SVHN, "task": "supervised", "style_dim": 15},
-    "mnist-embedding-2d-1000": {**_EMBEDDING, "n_labeled": 1000},
-    "mnist-embedding-2d-100": {**_EMBEDDING, "n_labeled": 100},
+PRESETS: dict[str, tuple[str, dict[str, Any]]] = {  # what each is, and what it changes of PAPER
+    "digits": ("2-D code of scikit-learn's 8x8 digits; seconds",
+        {"dataset": "digits", "hidden": (200, 200), "style_dim": 2, "init_std": 0.05, "lr_reconstruction": 0.03,
+         "epochs": 200, "lr_decay_epochs": (150,)}),
+    "mnist-likelihood": ("8-D code, scored by its samples' log-likelihood: table 1", {"epochs": 1000}),
+    "mnist-likelihood-adam": ("the same by Adam and cross-entropy: better in far fewer epochs",
+        {**_SHORT, "reconstruction": "cross_entropy"}),
+    "tfd-likelihood": ("15-D code of the Toronto Face Database: the other half of table 1",
+        {**_SHORT, "dataset": "tfd", "style_dim": 15, "prior_std": 10.0, "scale": "standard", "output": "linear"}),
+    "mnist-gan": ("beside it in table 1: a decoder against a discriminator of images",
+        {"task": "gan", "style_dim": 100, "prior": "uniform", "prior_std": 1.0, "dropout": 0.5, "init_std": 0.05,
+         "momentum_adversarial": 0.5, "lr_adversarial": 0.02, "lr_decay_epochs": (), "epochs": 60}),
+    "mnist-gmmn": ("beside it in table 1: a code matched by maximum mean discrepancy",
+        {**_JOINT, "regularizer": "mmd", "regularizer_weight": 100.0}),
+    "mnist-vae-2d": ("2-D code of a variational autoencoder: beside figure 2",
+        {**_JOINT, "style_dim": 2, "regularizer": "kl", "posterior": "gaussian"}),
+    "mnist-2d": ("2-D code under a Gaussian, to look at: figure 2", {"style_dim": 2, "epochs": 1000}),
+    "mnist-2d-mixture": ("2-D code on ten petals: figure 2",
+        {**_SHAPED, "lr_adversarial": 1e-4,  # at 1e-3 codes collapse
+         "prior": "mixture", "dropout": 0.2}),
+    "mnist-2d-swiss-roll": ("2-D code along a roll, a class on each piece: figure 4; 10,000 labels",
+        {**_SHAPED, **_LABELS, "prior": "swiss_roll"}),
+    "mnist-2d-labels": ("2-D code on ten petals, a class on each: figure 4; 10,000 labels",
+        {**_SHAPED, **_LABELS, "prior": "mixture"}),
+    "mnist-100": ("classes learned from 100 labels, and styles: table 2", {**_SEMI_SUPERVISED, "n_labeled": 100}),
+    "mnist-1000": ("the same from 1,000 labels", {**_SEMI_SUPERVISED, "n_labeled": 1000}),
+    "mnist-all": ("the same from all labels", _SEMI_SUPERVISED),
+    "svhn-1000": ("the same of house numbers in colour, from 1,000 labels",
+        {**_SVHN, "task": "semi_supervised", "n_labeled": 1000, "style_dim": 20}),
+    # where the code is fast to learn, it carries the class as well, and the label is ignored
+    "mnist-style": ("the decoder is told the label, the code keeps the style: figure 7",
+        {**_SHORT, "task": "supervised", "style_dim": 15, "prior_std": 1.0, "lr_reconstruction": 1e-4,
+         "lr_adversarial": 5e-4}),
+    "svhn-style": ("the same of house numbers in colour", {**_SVHN, "task": "supervised", "style_dim": 15}),
+    "mnist-embedding-2d-1000": ("2-D representation, a head for each class plus style: figure 10; 1,000 labels",
+        {**_EMBEDDING, "n_labeled": 1000}),
+    "mnist-embedding-2d-100": ("the same from 100 labels", {**_EMBEDDING, "n_labeled": 100}),
     # without batch normalisation few heads are used
-    "mnist-embedding-2d-unsupervised": {**_EMBEDDING, "n_clusters": 20, "batch_norm": "encoder"},
-    "mnist-embedding-10d-100": {**_EMBEDDING, "style_dim": 10, "n_labeled": 100, "fixed_heads": 10.0},
-    "mnist-clusters-16": {**_CLUSTERING, "n_clusters": 16},
-    "mnist-clusters-30": {**_CLUSTERING, "n_clusters": 30},
-    "mnist-clusters-30-adam": {  # where the game is slower than reconstruction, z takes the class and y stays soft
-        **_CLUSTERING,
-        **_ADAM,
-        "n_clusters": 30,
-        "hidden": (1000, 1000),
-        "lr_adversarial": 5e-4,
-        "lr_decay_epochs": (30,),
-        "epochs": 40,
-    },
-}
-
-DESCRIPTIONS = {
-    "digits": "2-D code of scikit-learn's 8x8 digits; seconds",
-    "mnist-likelihood": "8-D code, scored by its samples' log-likelihood: table 1",
-    "mnist-likelihood-adam": "the same by Adam and cross-entropy: better in far fewer epochs",
-    "tfd-likelihood": "15-D code of the Toronto Face Database: the other half of table 1",
-    "mnist-gan": "beside it in table 1: a decoder against a discriminator of images",
-    "mnist-gmmn": "beside it in table 1: a code matched by maximum mean discrepancy",
-    "mnist-vae-2d": "2-D code of a variational autoencoder: beside figure 2",
-    "mnist-2d": "2-D code under a Gaussian, to look at: figure 2",
-    "mnist-2d-mixture": "2-D code on ten petals: figure 2",
-    "mnist-2d-swiss-roll": "2-D code along a roll, a class on each piece: figure 4; 10,000 labels",
-    "mnist-2d-labels": "2-D code on ten petals, a class on each: figure 4; 10,000 labels",
-    "mnist-100": "classes learned from 100 labels, and styles: table 2",
-    "mnist-1000": "the same from 1,000 labels",
-    "mnist-all": "the same from all labels",
-    "svhn-1000": "the same of house numbers in colour, from 1,000 labels",
-    "mnist-style": "the decoder is told the label, the code keeps the style: figure 7",
-    "svhn-style": "the same of house numbers in colour",
-    "mnist-embedding-2d-1000": "2-D representation, a head for each class plus style: figure 10; 1,000 labels",
-    "mnist-embedding-2d-100": "the same from 100 labels",
-    "mnist-embedding-2d-unsupervised": "the same of 20 clusters, no labels",
-    "mnist-embedding-10d-100": "the same in 10-D with fixed heads, from 100 labels",
-    "mnist-clusters-16": "16 clusters, no labels: table 3",
-    "mnist-clusters-30": "30 clusters, no labels: table 3",
-    "mnist-clusters-30-adam": "the same by Adam, a third as wide: better in far fewer seconds",
-}
+    "mnist-embedding-2d-unsupervised": ("the same of 20 clusters, no labels",
+        {**_EMBEDDING, "n_clusters": 20, "batch_norm": "encoder"}),
+    "mnist-embedding-10d-100": ("the same in 10-D with fixed heads, from 100 labels",
+        {**_EMBEDDING, "style_dim": 10, "n_labeled": 100, "fixed_heads": 10.0}),
+    "mnist-clusters-16": ("16 clusters, no labels: table 3", {**_CLUSTERING, "n_clusters": 16}),
+    "mnist-clusters-30": ("30 clusters, no labels: table 3", {**_CLUSTERING, "n_clusters": 30}),
+    # where the game is slower than reconstruction, z takes the class and y stays soft
+    "mnist-clusters-30-adam": ("the same by Adam, a third as wide: better in far fewer seconds",
+        {**_CLUSTERING, **_ADAM, "n_clusters": 30, "hidden": (1000, 1000), "lr_adversarial": 5e-4,
+         "lr_decay_epochs": (30,), "epochs": 40}),
+}  # fmt: skip
 
 
 def presets() -> list[str]:
@@ -199,4 +112,4 @@ def preset(name: str, /, **changes: Any) -> Config:
     """
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}: expected one of {', '.join(PRESETS)}{suggestion(name, PRESETS)}")
-    return Config.from_dict({"name": name, **PAPER, **PRESETS[name], **changes})
+    return Config.from_dict({"name": name, **PAPER, **PRESETS[name][1], **changes})

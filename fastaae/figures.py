@@ -137,9 +137,8 @@ def _write(path: str | Path, save: Callable[..., None]) -> None:
     try:
         save(picture, format=path.suffix[1:] or "png")
     except (KeyError, ValueError) as error:
-        raise ValueError(
-            f"{path}: no picture of this kind ({brief(error)}); give it a name that ends in .png"
-        ) from None
+        why = f"no picture of this kind ({brief(error)})"
+        raise ValueError(f"{path}: {why}; give it a name that ends in .png") from None
     write_atomic(path, picture.getvalue())
 
 
@@ -263,8 +262,7 @@ def style_content(model: Model, z: ArrayLike, path: str | Path) -> None:
     """Write a row for every style z [N, style_dim], decoded with each label in turn, of more than SHOWN the first.
     Raises as Model.decode, so if the decoder takes no labels."""
     z, k = _floats(z), min(max(1, model.n_classes), SHOWN)
-    labels = np.tile(np.arange(k), len(z))
-    grid(model.decode(np.repeat(z, k, 0), labels), path, columns=k)
+    grid(model.decode(np.repeat(z, k, 0), np.tile(np.arange(k), len(z))), path, columns=k)
 
 
 def cluster_heads(model: Model, x: Any, path: str | Path, n: int = 16, seed: int | None = 0) -> None:
@@ -298,8 +296,7 @@ def neighbours(samples: ArrayLike, train: Any, path: str | Path, columns: int = 
     if len(samples) % integer("columns", columns, 1) or not len(samples):
         raise ValueError(f"{len(samples)} samples: expected a multiple of columns={columns}")
     rows = samples.reshape(-1, columns, *samples.shape[1:])
-    index = nearest(rows[:, -1], train)
-    found = _unit(train[index]).reshape(-1, 1, *samples.shape[1:])
+    found = _unit(train[nearest(rows[:, -1], train)]).reshape(-1, 1, *samples.shape[1:])
     grid(np.concatenate([rows, found], 1).reshape(-1, *samples.shape[1:]), path, columns + 1, dividers=(columns,))
 
 

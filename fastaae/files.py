@@ -21,11 +21,8 @@ SMALL_UNPACKED, MAX_RATIO = 64 * 2**20, 20  # see unpacked()
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """The path that a caller or a variable names, where ~ is a home directory.
-
-    Raises:
-        ValueError: it is no path, empty, or begins with the ~ of nobody.
-    """
+    """The path that a caller or a variable names, where ~ is a home directory. Raises ValueError: it is no path, empty,
+    or begins with the ~ of nobody."""
     if not isinstance(path, str | os.PathLike) or not (text := os.fspath(path)) or "\0" in str(text):
         raise ValueError(f"path {brief(path)}: expected the name of a file or folder")
     if (whole := os.path.expanduser(text)).startswith("~"):
@@ -60,22 +57,16 @@ def private(path: Path, others: int = 0o022) -> bool:
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """The object in a JSON file, in UTF-8, of at most 1 MiB.
-
-    Raises:
-        ValueError: it is no such file; the message does not name it. OSError: it cannot be read.
-    """
+    """The object in a JSON file, in UTF-8, of at most 1 MiB. Raises ValueError: it is no such file; the message does
+    not name it. OSError: it cannot be read."""
     path = expanded(path)
     check_regular(path, MAX_JSON)
     return parse_json(path.read_text(encoding="utf-8"))
 
 
 def parse_json(text: str | bytes) -> dict[str, Any]:
-    """The object that JSON text says.
-
-    Raises:
-        ValueError: it says something else, names something twice (readers take one or the other), or is no JSON.
-    """
+    """The object that JSON text says. Raises ValueError: it says something else, names something twice (readers take
+    one or the other), or is no JSON."""
     try:
         value = json.loads(text, object_pairs_hook=_unique)
     except RecursionError as error:

@@ -79,13 +79,8 @@ class Model:
     @property
     def batch(self) -> int:
         """How many examples at a time go through the networks."""
-        widest = max(
-            n
-            for network in (self.encoder, self.decoder)
-            if network is not None
-            for w in network.weights
-            for n in w.shape
-        )
+        networks = [network for network in (self.encoder, self.decoder) if network is not None]
+        widest = max(n for network in networks for w in network.weights for n in w.shape)
         return min(BATCH, max(1, WIDE // widest))
 
     @property
@@ -150,8 +145,7 @@ class Model:
         decode. Raises as encode and decode."""
         if self.config.task == "supervised" or labels is not None:
             return self.decode(self.encode(x), labels)
-        decoded = self._encoded(lambda b: self.decoded(self.join(*self.code(b))), x)
-        return decoded.reshape(-1, *self.shape)
+        return self._encoded(lambda b: self.decoded(self.join(*self.code(b))), x).reshape(-1, *self.shape)
 
     def reconstruction_error(self, x: Rows, labels: Any = None) -> Rows:
         """The config's reconstruction loss of each example x [N, ...], summed over its dimensions, float64 [N]: a score
@@ -408,10 +402,8 @@ def from_tensors(
         t, other = tensors[name], tensors["decoder.0.weight"]
         expected = (*other.shape[:1], *shape)
         if t.shape != expected or t.dtype not in (other.dtype, dtype) or t.dtype not in (torch.float32, torch.float64):
-            found = f"{tuple(t.shape)} and dtype {t.dtype}"
-            raise ValueError(
-                f"{name} has shape {found}, its config needs {expected}, and float32 or float64 throughout"
-            )
+            found = f"{name} has shape {tuple(t.shape)} and dtype {t.dtype}"
+            raise ValueError(f"{found}, its config needs {expected}, and float32 or float64 throughout")
         return t[replica : replica + 1].to(device, copy=True)
 
     if type(replica := scalar(replica)) is not int:
@@ -429,9 +421,8 @@ def from_tensors(
         known = {name: info[name] for name in ("dtype", "classes", "label_weights") if name in info}
         for name, kinds in (("classes", (str, int, bool)), ("label_weights", (float,))):
             if name in known and not _list_of(known[name], classes, kinds):
-                raise ValueError(
-                    f"{name}={brief(known[name])}: expected {classes} different names, or positive numbers"
-                )
+                expected = f"{classes} different names, or positive numbers"
+                raise ValueError(f"{name}={brief(known[name])}: expected {expected}")
         scale = None
         if config.scale != "unit":
             ends = [own(f"standard.{name}", 1, d, dtype=torch.float64) for name in ("mean", "std")]

@@ -102,22 +102,11 @@ class ParzenResult:
 
 
 def parzen_log_likelihood(
-    queries: Array,
-    samples: Array | Source,
-    sigma: float | None = None,
-    *,
-    validation: Array | None = None,
-    sigmas: Grid | None = None,
-    n_samples: int | None = None,
-    method: str = "auto",
-    tolerance: float = 1e-4,
-    device: str | None = None,
-    block: int | None = None,
-    progress: bool | None = None,
-    state: str | Path | None = None,
-    distributed: bool = False,
-    timeout: float = 120.0,
-) -> ParzenResult:
+    queries: Array, samples: Array | Source, sigma: float | None = None, *, validation: Array | None = None,
+    sigmas: Grid | None = None, n_samples: int | None = None, method: str = "auto", tolerance: float = 1e-4,
+    device: str | None = None, block: int | None = None, progress: bool | None = None,
+    state: str | Path | None = None, distributed: bool = False, timeout: float = 120.0,
+) -> ParzenResult:  # fmt: skip
     """Log-likelihood of queries under the Gaussian Parzen-window density of samples.
 
     Arrays are NumPy arrays or torch tensors [n, ...] of floats, or of uint8 k that mean k / 255, all of the same axes

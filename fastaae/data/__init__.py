@@ -117,24 +117,16 @@ def load(
         raise DataError(f"dataset={brief(dataset)}: expected a name or a path")
     if data_dir is not None and not expanded(data_dir).is_dir():
         raise DataError(f"data_dir={data_dir!r} is not a folder: name the one that holds the data, or leave it out")
-    if dataset == "mnist":
-        return _build("mnist", _named(*sources.mnist(data_dir)), n_validation, scale)
-    if dataset == "svhn":
-        name, arrays = sources.svhn(data_dir)
-        return _build(name, _named(*arrays), n_validation, scale)
-    if dataset == "tfd":
-        if n_validation is not None:
-            raise DataError(f"n_validation={n_validation}, expected None: the folds of TFD say what is for validation")
-        name, arrays, held = sources.tfd(data_dir)
-        return _build(name, _named(*arrays), held, scale)
-    if dataset == "digits":
-        return _build("digits", _named(*sources.digits()), n_validation, scale)
+    if dataset == "tfd" and n_validation is not None:
+        raise DataError(f"n_validation={n_validation}, expected None: the folds of TFD say what is for validation")
+    if dataset in sources.KNOWN:
+        name, arrays, held = sources.KNOWN[dataset](data_dir)
+        return _build(name, arrays, n_validation if held is None else held, scale)
     if dataset == "arrays":
         raise DataError(f"{dataset=}: trained on the caller's own arrays, in Python: pass them again as data=")
     if not expanded(dataset).exists():
-        raise DataError(
-            f"dataset={dataset!r}: expected 'mnist', 'svhn', 'tfd', 'digits' or the path of a file or folder"
-        )
+        names = ", ".join(map(repr, sources.KNOWN))
+        raise DataError(f"{dataset=}: expected {names} or the path of a file or folder")
     try:
         return from_arrays(dataset, n_validation, dataset, scale, stratified)
     except DataError as error:
@@ -216,10 +208,7 @@ def labeled_subset(labels: torch.Tensor, n_labeled: int | None, n_classes: int, 
 
 def label_weights(given: str | Sequence[float], data: Data, k: int) -> list[float] | None:
     """The prior of k classes that a config asks for: None if uniform, shares of the training labels, or as given.
-
-    Raises:
-        ValueError: they are not as many.
-    """
+    Raises ValueError where they are not as many."""
     if given == "uniform":
         return None
     if given == "data":
@@ -231,10 +220,6 @@ def label_weights(given: str | Sequence[float], data: Data, k: int) -> list[floa
     return [float(w) / sum(map(float, given)) for w in given]
 
 
-def _named(x: Any, y: Any, x_test: Any, y_test: Any) -> dict[str, Any]:
-    return {"x": x, "y": y, "x_test": x_test, "y_test": y_test}
-
-
 def _build(
     name: str, given: dict[str, Any], n_validation: int | None, scale: str, shuffle: bool = False,
     stratified: bool = True,
@@ -244,11 +229,15 @@ def _build(
     arrays, ends = _arrays(given, scale)
     labels, classes = _labels(given, {part: len(x) for part, x in arrays.items()})
     x, y = arrays["x"], labels["x"]
-    held = _held(n_validation, len(x), "x_valid" in arrays)
-    train, valid = _split(len(x), held, y if stratified else None, shuffle)
+    n, others = len(x), "x_valid" in arrays
+    held = (0 if others else n // 6) if n_validation is None else scalar(n_validation)
+    if type(held) is not int or not 0 <= held < n or (held and others):
+        most = "None or 0 beside x_valid" if others else f"at least 0 and fewer than {n}"
+        raise DataError(f"n_validation={brief(held)} of {n} training examples, expected {most}")
+    train, valid = _split(n, held, y if stratified else None, shuffle)
     if y is not None and (absent := absent_classes(y[train], len(classes))):
         names = ", ".join(brief(classes[k]) for k in absent[:5])
-        why = f"n_validation={held} of {len(x)} examples leaves none of class {names} to train on"
+        why = f"n_validation={held} of {n} examples leaves none of class {names} to train on"
         warn_caller(f"{name}: {why}: pass more of them, or another n_validation")
     whole = {part: Rows.all(a.flatten(1)) for part, a in arrays.items()}
     parts = {"train": Rows(whole["x"].x, train), "valid": whole.get("x_valid"), "test": whole.get("x_test")}
@@ -265,7 +254,7 @@ def _arrays(given: dict[str, Any], scale: str) -> tuple[dict[str, torch.Tensor],
     examined = {key: _examined(key, given[key], scale) for key in keys}
     if odd := [said for _, said, _ in examined.values() if said]:
         warn_caller(odd[0])
-    found, ends = {key: x for key, (x, _, _) in examined.items()}, examined["x"][2]
+    found = {key: x for key, (x, _, _) in examined.items()}
     first = found["x"]
     for key, x in found.items():
         if (x.shape[1:], x.dtype) != (first.shape[1:], first.dtype):
@@ -273,8 +262,8 @@ def _arrays(given: dict[str, Any], scale: str) -> tuple[dict[str, torch.Tensor],
             raise DataError(f"{key} has {has}, expected {expected} as in x")
     if "x_unlabeled" in found:
         found["x"] = torch.cat([first, found.pop("x_unlabeled")])
-        ends = min(ends[0], examined["x_unlabeled"][2][0]), max(ends[1], examined["x_unlabeled"][2][1])
-    return found, ends
+    lows, highs = zip(*(examined[key][2] for key in keys if key in ("x", "x_unlabeled")), strict=True)
+    return found, (min(lows), max(highs))
 
 
 def _labels(given: dict[str, Any], n: dict[str, int]) -> tuple[dict[str, torch.Tensor | None], list[Any]]:
@@ -294,20 +283,9 @@ def _labels(given: dict[str, Any], n: dict[str, int]) -> tuple[dict[str, torch.T
     return found, classes
 
 
-def _held(n_validation: int | None, n: int, given: bool) -> int:
-    """How many of n examples are for validation, where no others are given for that."""
-    held = (0 if given else n // 6) if n_validation is None else scalar(n_validation)
-    if type(held) is not int or not 0 <= held < n or (held and given):
-        most = "None or 0 beside x_valid" if given else f"at least 0 and fewer than {n}"
-        raise DataError(f"n_validation={brief(held)} of {n} training examples, expected {most}")
-    return held
-
-
 def _split(n: int, held: int, y: torch.Tensor | None, shuffle: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """The rows of n that are for training, and the `held` others: of labels y a like share of each."""
-    order = _count(n)
-    if shuffle:
-        order = torch.from_numpy(np.random.default_rng(SPLIT_SEED).permutation(n))
+    order = torch.from_numpy(np.random.default_rng(SPLIT_SEED).permutation(n)) if shuffle else _count(n)
     if y is None or not shuffle:
         return order[: n - held], order[n - held :]
     alone = (y >= 0) & (y.clamp_min(0).bincount()[y.clamp_min(0)] < 2)
@@ -334,10 +312,7 @@ def absent_classes(y: torch.Tensor, n_classes: int) -> list[int]:
 def examples(name: str, value: Any, scale: str | None = "unit") -> torch.Tensor:
     """`value`, called `name` in errors, as checked examples [N, ...] on the CPU, contiguous, maybe of its memory:
     bytes, or float32, where `scale` is "unit"; else float64 and integers, too. None: as "unit", but beyond [0, 1], too.
-
-    Raises:
-        DataError: no such array, not finite, or not in [0, 1] where it has to be. Warns of a range hardly filled.
-    """
+    Raises DataError: no such array, not finite, or not in [0, 1] where it has to be. Warns of a range hardly filled."""
     t, odd, _ = _examined(name, value, scale)
     if odd:
         warn_caller(odd)
@@ -351,10 +326,8 @@ def _examined(name: str, value: Any, scale: str | None) -> tuple[torch.Tensor, s
         raise DataError(f"{name} has shape {x.shape}, expected [N, ...] with at least one example and one feature")
     unit = scale in ("unit", None)
     if unit and x.dtype.kind in "iu" and x.dtype != np.uint8:
-        hint = "scale='minmax' or 'standard', or " if scale else ""
-        raise DataError(
-            f"{name} has dtype {x.dtype}, expected uint8 in 0..255 or floats in [0, 1]: choose {hint}convert it"
-        )
+        found, hint = f"{name} has dtype {x.dtype}", "scale='minmax' or 'standard', or " if scale else ""
+        raise DataError(f"{found}, expected uint8 in 0..255 or floats in [0, 1]: choose {hint}convert it")
     with np.errstate(over="ignore"):
         held = np.float32 if unit and x.dtype != np.uint8 else HELD.get(x.dtype.name, x.dtype)
         t = shared(x.astype(held, copy=False))

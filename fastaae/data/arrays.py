@@ -18,10 +18,7 @@ MAX_PIXELS = 2**24  # of one image
 def array(name: str, value: Any, lists: bool = False) -> np.ndarray:
     """`value`, called `name` in errors, as a plain array of numbers, which may share its memory: NumPy's, a tensor of
     any device, a DataFrame, a PIL image, whatever says how NumPy makes one of it or has slices; a list if allowed.
-
-    Raises:
-        DataError: it has a mask, or is sparse, ragged or of no real numbers.
-    """
+    Raises DataError: it has a mask, or is sparse, ragged or of no real numbers."""
     if isinstance(value, Tensor):
         t = tensor(name, value).cpu()
         return (t.float() if t.is_floating_point() and t.dtype != torch.float64 else t).numpy()  # it has no bfloat16
@@ -51,9 +48,8 @@ def _readable(value: Any) -> Any:
         deep, grey = value.mode[0] in "IF", value.mode in ("1", "L", "LA")
         return np.asarray(value if deep else value.convert("L" if grey else "RGB"))
     if hasattr(value, "columns") and hasattr(value, "dtypes"):
-        if words := [
-            c for c, t in zip(value.columns, value.dtypes, strict=True) if getattr(t, "kind", "f") not in "biuf"
-        ]:
+        kinds = [getattr(t, "kind", "f") for t in value.dtypes]
+        if words := [c for c, kind in zip(value.columns, kinds, strict=True) if kind not in "biuf"]:
             raise ValueError(f"columns {brief(words)} are of no numbers: drop them, or make numbers of them")
         found = np.asarray(value)
         return np.asarray(value, np.float64) if found.dtype == object else found
@@ -91,10 +87,7 @@ def shared(values: np.ndarray) -> Tensor:
 
 def flat(name: str, t: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Examples t [N, ...] as [N, D]: of this shape, or one that differs by axes of length 1, or one of the two flat.
-
-    Raises:
-        DataError: they have another shape, or other axes first.
-    """
+    Raises DataError: they have another shape, or other axes first."""
     given, d = tuple(t.shape[1:]), math.prod(shape)
     if math.prod(given) != d:
         raise DataError(f"{name} has {math.prod(given)} values per example, expected {d} of shape {shape}")

@@ -34,9 +34,9 @@ FILES = "a .npy, .npz, .mat or IDX file, or a folder of IDX files or images (for
 MAX_MAPPED = 2**50  # bytes of a file that is not read at once
 
 
-def opened(value: Any) -> dict[str, Any]:
-    """The arrays of a data set by their names: x and maybe others of USUAL. An x is what array() takes, a y what
-    labels.encoded() takes. Raises DataError.
+def opened(value: Any, name: str = "data") -> dict[str, Any]:
+    """The arrays of a data set, called `name` in errors, by their names: x and maybe others of USUAL. An x is what
+    array() takes, a y what labels.encoded() takes. Raises DataError.
 
     `value` is x, (x, y), a mapping of such names, a torch Dataset or DataLoader of x or (x, y), or the path of a .npy,
     .npz or .mat file, of an IDX file of images (labels and test set beside it), or of a folder of such files or of
@@ -47,9 +47,9 @@ def opened(value: Any) -> dict[str, Any]:
     if isinstance(value, str | os.PathLike):
         return _of_path(expanded(value))
     if isinstance(value, Dataset | DataLoader):
-        return _of_dataset("data", value)
+        return _of_dataset(name, value)
     if isinstance(value, tuple) and len(value) != 2:
-        raise DataError(f"data is a tuple of {len(value)}, expected (x, y)")
+        raise DataError(f"{name} is a tuple of {len(value)}, expected (x, y)")
     value = dict(zip("xy", value, strict=True)) if isinstance(value, tuple) else value
     given = {name: v for name, v in (value if isinstance(value, Mapping) else {"x": value}).items() if v is not None}
     found = {name: given[own] for name, own in _usual(given).items()}
@@ -60,10 +60,8 @@ def opened(value: Any) -> dict[str, Any]:
 def examples_of(name: str, value: Any) -> Any:
     """One array of examples, called `name` in errors, as array() takes it, of what opened() takes as x; of a file or a
     Dataset that has more it is x. Raises DataError."""
-    if isinstance(value, str | os.PathLike):
-        return _of_path(expanded(value))["x"]
-    if isinstance(value, Dataset | DataLoader):
-        return _of_dataset(name, value)["x"]
+    if isinstance(value, str | os.PathLike | Dataset | DataLoader):
+        return opened(value, name)["x"]
     if not isinstance(value, list | tuple):
         return value
     if value and (hasattr(value[0], "getbands") or (isinstance(value[0], np.ndarray | Tensor) and value[0].ndim)):
@@ -81,9 +79,8 @@ def _usual(names: Iterable[Any], path: Path | None = None) -> dict[str, Any]:
         found |= {name: there[0]} if there else {}
     others = [name for name in names if name not in found.values()]
     if others and not path:
-        raise DataError(
-            f"unknown arrays {brief(others)}; allowed are x, x_train, y, y_train, {', '.join([*USUAL][2:])}"
-        )
+        allowed = f"x, x_train, y, y_train, {', '.join([*USUAL][2:])}"
+        raise DataError(f"unknown arrays {brief(others)}; allowed are {allowed}")
     if "x" not in found:
         raise DataError(f"{where}there is no array x (or x_train) among {brief([*names])}: pass the examples as x")
     if others:
@@ -204,9 +201,9 @@ def _folder(folder: Path) -> dict[str, Any]:
         return {key + end: value for end, arrays in splits for key, value in arrays.items()}
     images = [p for place in (*inner.values(), folder) for p in sorted(place.iterdir())
               if p.suffix.lower() in IMAGES and p.is_file() and not p.name.startswith(".")]  # fmt: skip
-    if flat := [p for p in images if p.parent == folder]:
-        if len(flat) < len(images):
-            raise ValueError(f"{flat[0].name} lies beside folders of images: put it in the folder of its class")
+    flat = [p for p in images if p.parent == folder]
+    if 0 < len(flat) < len(images):
+        raise ValueError(f"{flat[0].name} lies beside folders of images: put it in the folder of its class")
 
     def items():
         for path in images:

@@ -23,10 +23,7 @@ def encoded(name: str, value: Any, n: int, classes: Sequence[Any] | None = None)
     Labels are an array, tensor, list, Series or DataFrame of words, bools, integers or floats that are integers, [n] or
     [n, 1]; or one-hot [n, K] of classes 0 to K - 1 or as a DataFrame calls its columns. None, NaN, the integer -1 and a
     row of zeros are no label. `classes`, of a training set or a model, are the only ones there may be, if given.
-
-    Raises:
-        DataError: labels are otherwise, or not n, or none at all, or of over 10,000 classes.
-    """
+    Raises DataError: labels are otherwise, or not n, or none at all, or of over 10,000 classes."""
     found = _array(name, value, n)
     different, where = (found, np.arange(n)) if found.dtype == object else np.unique(found, return_inverse=True)
     labels = [_label(name, v) for v in different.tolist()]

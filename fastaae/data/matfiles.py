@@ -33,12 +33,9 @@ def converted(path: Path, names: Sequence[str], limit_bytes: int, convert: Conve
     """What `convert` makes of the variables `names` of the MATLAB file (version 4 to 7.2) `path`, which it gets in the
     shapes and dtypes they are stored in; kept as .npz in the folder `cache`, where only this user may write, by the
     file's SHA-256. A name that ends in ? may be missing. (What a power cut leaves there, the sums within a .npz show.)
-
-    Raises:
-        DataError: not such a file, a variable is missing or not a full array of real numbers, they declare more than
-            `limit_bytes` together or than such a file may unpack to, `convert` refuses them, the file is damaged, or
-            SciPy is missing. The message names the file. OSError: the disk is full, or fails.
-    """
+    Raises DataError, which names the file: not such a one, a variable is missing or not a full array of real numbers,
+    they declare more than `limit_bytes` together or than such a file may unpack to, `convert` refuses them, the file is
+    damaged, or SciPy is missing. OSError: the disk is full, or fails."""
     path, digest = path.absolute(), hashlib.sha256()
     try:
         size = check_regular(path, MAX_BYTES)
@@ -83,8 +80,7 @@ def _read(path: Path, names: Sequence[str], limit_bytes: int, seconds: float) ->
             for end in alive:
                 os.close(end)
         if done.returncode == errno.ENOSPC:
-            room = f"no room for the arrays of {path}: name a larger folder in TMPDIR"
-            full = OSError(errno.ENOSPC, room, folder)
+            full = OSError(errno.ENOSPC, f"no room for the arrays of {path}: name a larger folder in TMPDIR", folder)
             raise full
         if done.returncode < 0:
             raise DataError(f"the process reading it died of signal {-done.returncode}: a damaged file? get it again")

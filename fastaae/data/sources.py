@@ -27,12 +27,14 @@ MAX_MAT_BYTES = 4 * 2**30  # what a .mat file may declare for its arrays; SVHN's
 MAX_DOWNLOAD_BYTES = 64 * 2**20
 SLOW, PATIENCE = 1000, 10  # bytes a second below which, for so many seconds, a mirror is given up
 
-Arrays = tuple[Any, Any, Any, Any]  # x, y, x_test and y_test, before checks; None for what there is not
+# A data set's name; x, y, x_test and y_test, before checks, None for what there is not; and how many of x, the last,
+# are for validation, None where the caller says that.
+Known = tuple[str, dict[str, Any], int | None]
 
 MIRRORS = "https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"
 
 
-def digits() -> Arrays:
+def digits(_: str | None) -> Known:
     """scikit-learn's digits, in [0, 1]; the last 297 are the test set."""
     try:
         from sklearn.datasets import load_digits
@@ -40,7 +42,7 @@ def digits() -> Arrays:
         raise DataError(f"the digits data set needs scikit-learn ({error}): pip install 'fastaae[demo]'") from None
     bunch: Any = load_digits()
     x, y = (bunch.images / 16).astype(np.float32), bunch.target
-    return x[:-297], y[:-297], x[-297:], y[-297:]
+    return "digits", {"x": x[:-297], "y": y[:-297], "x_test": x[-297:], "y_test": y[-297:]}, None
 
 
 def read_npz(path: Path) -> dict[str, Any]:
@@ -94,12 +96,11 @@ _MNIST = (
 )
 
 
-def mnist(data_dir: str | None) -> Arrays:
+def mnist(data_dir: str | None) -> Known:
     """MNIST, from the first folder that holds any of its files, else downloaded."""
     folders = _folders(data_dir, "mnist", "MNIST/raw")
     paths = next(filter(None, map(_find, folders)), None) or _download(_cache() / "mnist", folders)
-    x, y, x_test, y_test = (_read_idx(path, file) for path, file in zip(paths, _MNIST, strict=True))
-    return x, y, x_test, y_test
+    return "mnist", dict(zip(("x", "y", "x_test", "y_test"), map(_read_idx, paths, _MNIST), strict=True)), None
 
 
 def _folders(data_dir: str | None, *subfolders: str) -> list[Path]:
@@ -209,8 +210,8 @@ def _received(url: str) -> bytes:
     return bytes(content)
 
 
-def svhn(data_dir: str | None) -> tuple[str, Arrays]:
-    """SVHN and its name, from the first folder that holds any of its files."""
+def svhn(data_dir: str | None) -> Known:
+    """SVHN, from the first folder that holds any of its files."""
     folders = _folders(data_dir, "svhn", "SVHN")
     for folder in folders:
         present = _listing(folder, "SVHN")
@@ -220,11 +221,11 @@ def svhn(data_dir: str | None) -> tuple[str, Arrays]:
                 continue
             if missing := [name for name in names[:2] if name not in present]:
                 raise DataError(f"{folder}: holds a part of SVHN, but not {', '.join(missing)}: put the rest there")
-            train, test, *extra = (
-                read_mat(folder / name, ("X", "y"), _svhn_arrays) for name in names if name in present
-            )
+            paths = [folder / name for name in names if name in present]
+            train, test, *extra = (read_mat(path, ("X", "y"), _svhn_arrays) for path in paths)
             x, y = (np.concatenate([train[key], extra[0][key]]) if extra else train[key] for key in "xy")
-            return f"svhn{' subset' if prefix else ''}", (x, y, test["x"], test["y"])
+            name = f"svhn{' subset' if prefix else ''}"
+            return name, {"x": x, "y": y, "x_test": test["x"], "y_test": test["y"]}, None
     raise DataUnavailable(
         f"SVHN is in none of {', '.join(map(str, folders))}. Put train_32x32.mat, test_32x32.mat and, if wanted, "
         "extra_32x32.mat, the cropped digits (format 2) of http://ufldl.stanford.edu/housenumbers, in a folder, and "
@@ -241,8 +242,8 @@ def _svhn_arrays(given: matfiles.Variables) -> matfiles.Variables:
     return {"x": np.ascontiguousarray(images.transpose(3, 0, 1, 2)), "y": labels[:, 0].astype(np.int64) % 10}
 
 
-def tfd(data_dir: str | None) -> tuple[str, Arrays, int]:
-    """TFD, its name and n_validation, from the first folder that holds a *_48x48.mat."""
+def tfd(data_dir: str | None) -> Known:
+    """TFD, from the first folder that holds a *_48x48.mat."""
     folders = _folders(data_dir, "tfd", "TFD", "faces")
     for folder in folders:
         if found := [name for name in _listing(folder, "TFD") if name.endswith("_48x48.mat")]:
@@ -259,7 +260,7 @@ def tfd(data_dir: str | None) -> tuple[str, Arrays, int]:
     order, test = np.argsort(part, kind="stable")[: np.sum(part < 3)], part == 3
     y, y_test = (None, None) if y.min() < 0 else (y[order], y[test])
     name = "tfd" if stem.lower().startswith("tfd") else f"{stem} (TFD layout)"
-    return name, (x[order], y, x[test], y_test), int(np.sum(part == 2))
+    return name, {"x": x[order], "y": y, "x_test": x[test], "y_test": y_test}, int(np.sum(part == 2))
 
 
 def _tfd_arrays(given: matfiles.Variables) -> matfiles.Variables:
@@ -290,3 +291,6 @@ def read_mat(path: Path, names: Sequence[str], convert: matfiles.Convert) -> mat
         hint = "expected your own files and folders, not open to all; or name another folder as data_dir"
         raise DataError(f"{path}: in the cache, where others may change it, {hint}")
     return matfiles.converted(path, names, MAX_MAT_BYTES, convert, cache / "mat")
+
+
+KNOWN = {"mnist": mnist, "svhn": svhn, "tfd": tfd, "digits": digits}

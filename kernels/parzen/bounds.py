@@ -99,10 +99,8 @@ class Bounds(Projection):
 
     def features(self, samples: Tensor, center: Tensor) -> Features | None:
         """Of samples [n, D]; None if some lie too far out for float32."""
-        if samples.dtype in (torch.float64, torch.uint8):
-            t = (double(samples) - center).float()
-        else:
-            t = samples.float() - center.float()
+        in_double = samples.dtype in (torch.float64, torch.uint8)
+        t = (double(samples) - center).float() if in_double else samples.float() - center.float()
         if not extent(t) < LIMIT:
             return None
         levels, n = self.levels(t), len(t)

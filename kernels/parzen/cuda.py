@@ -67,15 +67,8 @@ def _near_kernel(
     square_ptr,  # float32 [N to a multiple of BN], |s|² / 2, then inf
     limit_ptr,  # float32 [M to a multiple of BM], limit / 2, then -inf
     words_ptr,  # int32 [M to a multiple of BM, W], W = BN / 32 per tile
-    M,
-    N,
-    K: tl.constexpr,
-    W,
-    run,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    TMA: tl.constexpr,
-):
+    M, N, K: tl.constexpr, W, run, BM: tl.constexpr, BN: tl.constexpr, TMA: tl.constexpr,
+):  # fmt: skip
     row, first = tl.program_id(0) * BM, tl.program_id(1) * run
     offs_m = row + tl.arange(0, BM)
     limit = tl.load(limit_ptr + offs_m)
@@ -96,16 +89,8 @@ def _wide_kernel(
     square_ptr,  # int32 [N to a multiple of BN], |s|² / 2 rounded down, then 4 BOUND
     limit_ptr,  # int32 [M to a multiple of BM], limit / 2 rounded up, then -BOUND
     words_ptr,  # int32 [M to a multiple of BM, W], W = BN / 32 per tile
-    M,
-    N,
-    K,
-    W,
-    run,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-    TMA: tl.constexpr,
-):
+    M, N, K, W, run, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, TMA: tl.constexpr,
+):  # fmt: skip
     row, first = tl.program_id(0) * BM, tl.program_id(1) * run
     offs_m = row + tl.arange(0, BM)
     limit = tl.load(limit_ptr + offs_m)
@@ -152,17 +137,8 @@ def _sums_kernel(
     weight_ptr,  # float32 [S], times log2(e)
     minimum_ptr,  # float32 [P, M]
     sums_ptr,  # float32 [P, S, M], zeros
-    M,
-    N,
-    K,
-    S,
-    split,
-    radius,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-    TMA: tl.constexpr,
-):
+    M, N, K, S, split, radius, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, TMA: tl.constexpr,
+):  # fmt: skip
     row, part = tl.program_id(0) * BM, tl.program_id(1)
     offs_m = row + tl.arange(0, BM)
     mask_m = offs_m < M
@@ -199,8 +175,7 @@ def _project_kernel(
     values_ptr,  # fp16 [N, K]
     square_ptr,  # float32 [N]
     error_ptr,  # float32 [N]
-    N,
-    D,
+    N, D,
     scale,  # of samples in fp16
     unit,  # from what the products are in to what values are in
     ratio,  # from samples' scale to that of values
@@ -209,10 +184,8 @@ def _project_kernel(
     slack,  # error of the remainder's square beside the length's
     SIZE: tl.constexpr,
     REST: tl.constexpr,  # whether column SIZE is the length of what the projection leaves
-    K: tl.constexpr,
-    BM: tl.constexpr,
-    BK: tl.constexpr,
-):
+    K: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0) * BM
     mask_m, offs_k = row + tl.arange(0, BM) < N, tl.arange(0, BK)
     s_ptr += tl.cast(row, tl.int64) * D + tl.arange(0, BM)[:, None] * D
@@ -256,14 +229,8 @@ def _quantize_kernel(
     codes_ptr,  # int8 [N, K]
     square_ptr,  # int32 [N]
     lost_ptr,  # float32 [N], |v - offset - step codes|
-    N,
-    D,
-    K,
-    offset,
-    step,
-    BM: tl.constexpr,
-    BK: tl.constexpr,
-):
+    N, D, K, offset, step, BM: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
     rows = tl.program_id(0) * BM + tl.arange(0, BM)
     at, mask_m = rows.to(tl.int64)[:, None], rows[:, None] < N
     square, lost2 = tl.zeros([BM, BK], tl.int32), tl.zeros([BM, BK], tl.float32)
@@ -288,11 +255,8 @@ def _distances_kernel(
     rows_ptr,  # int64 [L]
     columns_ptr,  # int64 [L]
     d2_ptr,  # float64 [L]
-    L,
-    D,
-    BL: tl.constexpr,
-    BD: tl.constexpr,
-):
+    L, D, BL: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
     pair = tl.program_id(0).to(tl.int64) * BL + tl.arange(0, BL)
     mask = pair < L
     x_ptr += tl.load(rows_ptr + pair, mask=mask, other=0)[:, None] * D
@@ -315,10 +279,8 @@ def _count_kernel(
     live_ptr,  # int32 [S], whether terms are wanted
     minimum_ptr,  # float64 [M], updated
     sums_ptr,  # float64 [S, M], updated
-    M,
-    S,
-    BL: tl.constexpr,
-):
+    M, S, BL: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0)
     first, last = tl.load(ends_ptr + row), tl.load(ends_ptr + row + 1)
     before = tl.load(minimum_ptr + row)

@@ -79,9 +79,7 @@ class Codes:
     and b are integers times a step, and |b|² - 2 a·b is exact."""
 
     def __init__(self, queries: Tensor):
-        low, high = 0.0, 1.0
-        if queries.dtype != torch.uint8:
-            low, high = torch.stack(torch.aminmax(queries)).tolist()
+        low, high = (0, 1) if queries.dtype == torch.uint8 else torch.stack(torch.aminmax(queries)).tolist()
         grid = [low + 128 / 255 * (high - low), max((high - low) / 255, 1e-12)]  # codes are -128 to 127
         self.offset, self.step = torch.tensor(grid, dtype=torch.float32, device="cpu").tolist()
         self.codes, self.square, self.error = cuda.quantize(queries, self.offset, self.step)
