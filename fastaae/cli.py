@@ -13,6 +13,7 @@ import shlex
 import sys
 import time
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_type_hints
@@ -31,11 +32,12 @@ USAGE = """usage: fastaae COMMAND ...
 train
   presets                      the experiments there are
   train NAME [--FIELD VALUE]   train a preset, any field of Config changed
+  train --dataset PATH         train your own data: a .npy, .npz, IDX or .mat file, or a folder of images
   train --config FILE          repeat the run of a config.json
   resume DIR [--FIELD VALUE]   go on with a stopped run, or with a finished one for more --epochs
   list RUNS                    the runs in a folder, with their metrics
 
-use what was trained; DATA is a .npy file, or a .npz file with x
+use what was trained; DATA is such a path, too
   encode DIR DATA              style codes of examples, to a .npy file
   predict DIR DATA             classes of examples
   reconstruct DIR DATA         examples, decoded from their codes
@@ -78,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(command: str, *arguments: str) -> None:
-    if command in ("-h", "--help") or (command == "presets" and {"-h", "--help"} & {*arguments}):
+    if command in ("-h", "--help") or (command in ("presets", "list") and {"-h", "--help"} & {*arguments}):
         _print(*USAGE.splitlines())
     elif command == "--version":
         _print(__version__)
@@ -142,15 +144,16 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(f"{message}; run {self.prog} --help")
 
 
-def _parsed(kind: type, arguments: list[str], default: Any = None, **options: Any) -> Any:
-    """The dataclass that flags make of its fields, others as in the default. Help leaves out what a preset ignores."""
+def _parsed(kind: type, arguments: list[str], default: Any = None, hidden: Collection[str] = (), **options: Any) -> Any:
+    """The dataclass that flags make of its fields, others as in the default. Help leaves out the hidden ones and what a
+    preset ignores."""
     usage = {"description": kind.__doc__, "usage": "%(prog)s [--FIELD VALUE ...]"}
     parser = group = _Parser(allow_abbrev=False, **{**usage, **options})
     sources = "".join(map(inspect.getsource, kind.__mro__[:-1]))
     texts = dict(re.findall(r'^    (\w+): [^\n]*\n    """(.*?)"""$', sources, re.DOTALL | re.MULTILINE))
-    unused = set()
+    unused = {*hidden}
     if getattr(default, "name", None) in PRESETS:
-        unused = {name for names, used, _ in UNUSED for name in names.split() if not used(default)}
+        unused |= {name for names, used, _ in UNUSED for name in names.split() if not used(default)}
         parser.epilog = "What this experiment ignores is left out."
     for name, hint in get_type_hints(kind).items():
         if kind is Config and name in TOPICS:
@@ -197,10 +200,11 @@ def _train(arguments: list[str]) -> None:
             base, program = preset(name), f"fastaae train {name}"
         case flags:
             base, program = Config(), "fastaae train"
-            if not {"-h", "--help"} & {*flags}:
-                raise ValueError(f"train: expected a preset ({', '.join(PRESETS)}) or --config FILE first, then flags")
+            if not {"-h", "--help", "--dataset"} & {flag.partition("=")[0] for flag in flags}:
+                first = f"a preset ({', '.join(PRESETS)}), --config FILE or --dataset PATH"
+                raise ValueError(f"train: expected {first} first, then flags")
     cfg = _parsed(Config, flags, default=base, prog=program, description="Fields of the run and their values.")
-    if path and cfg.dataset == base.dataset and cfg.n_validation == base.n_validation:
+    if path and all(getattr(cfg, name) == getattr(base, name) for name in ("dataset", "n_validation", "scale")):
         data = read_json(path).get("data")
         if sha256 := data.get("sha256") if isinstance(data, dict) else None:
             _, where = _same_data(cfg, sha256, path, recorded=cfg.data_dir == base.data_dir)
@@ -212,10 +216,11 @@ def _resume(arguments: list[str]) -> None:
     directory, flags = _directory("resume", *(word for word in arguments if word != "--quiet"))
     cfg = None
     if flags:
-        from .run.resume import config_of
+        from .run.resume import RESUMABLE, config_of
 
         base, what = config_of(directory) if directory else Config(), "Fields that say how, and how long, to go on."
-        cfg = _parsed(Config, flags, default=base, prog="fastaae resume DIR", description=what)
+        others = {*vars(base)} - {*RESUMABLE}
+        cfg = _parsed(Config, flags, base, others, prog="fastaae resume DIR", description=what)
     _train_and_report(cfg, directory, "--quiet" in arguments)
 
 
@@ -302,7 +307,7 @@ class OnData:
     data_dir: str | None = None
     """Folder of the data set's files; default: where the run found them, then $FASTAAE_DATA and the user's cache."""
     dataset: str | None = None
-    """The run's .npz file, where it has moved."""
+    """The run's file or folder of data, where it has moved."""
 
     def models_and_data(self, directory: str, replica: int | None = None) -> tuple[list[Model], Data]:
         """The run's models, or that of one replica, and its data."""
@@ -387,19 +392,22 @@ class OnExamples:
     """A command on a run and a file of examples."""
 
     out: str | None = None
-    """.npy file to write."""
+    """.npy file to write, needed."""
     replica: int = 0
     """Which model of the run."""
 
     def __call__(self, command: str, directory: str, path: str) -> None:
-        """Write what the model's method of the command's name makes of the examples."""
-        from .data.formats import examples_of
+        """Write what the model's method of the command's name makes of the examples; of a supervised model, with the
+        labels beside them."""
+        from .data.formats import opened
         from .model import load
 
         if not path or path.startswith("-") or not (out := self.out or "").endswith(".npy"):
             given = f"{path or 'nothing'}, --out {self.out}"
             raise ValueError(f"{command}: expected a file of examples and --out FILE.npy, got {given}")
-        _save(getattr(load(directory, self.replica), command)(examples_of("x", path)), expanded(out))
+        model, given = load(directory, self.replica), opened(path)
+        y = [given.get("y")] if command == "reconstruct" and model.config.task == "supervised" else []
+        _save(getattr(model, command)(given["x"], *y), expanded(out))
         _print(expanded(out))
 
 
@@ -416,19 +424,22 @@ class Sample:
     replica: int = 0
     """Which model of the run."""
     out: str | None = None
-    """.png or .npy file; default: samples.png in the run directory."""
+    """.png or .npy file; default: samples.png in the run directory, of a table samples.npy."""
 
     def __call__(self, directory: str) -> None:
-        out = self.out or str(Path(directory) / "samples.png")
-        if not out.lower().endswith((".png", ".npy")):
-            raise ValueError(f"--out {out}: expected the name of a .png or .npy file")
+        if self.out and not self.out.lower().endswith((".png", ".npy")):
+            raise ValueError(f"--out {self.out}: expected the name of a .png or .npy file")
+        from .model import load
+
+        model = load(directory, self.replica)
+        table = len(model.shape) == 1 and model.config.scale != "unit"
+        out = self.out or str(Path(directory) / ("samples.npy" if table else "samples.png"))
         if png := out.lower().endswith(".png"):
             import matplotlib.image  # noqa: F401  # an error comes before the work
         from .figures import grid
-        from .model import load
 
         label = self.label if (number := _number(self.label or "")) is None else number
-        made = load(directory, self.replica).sample(self.n, self.seed, label)
+        made = model.sample(self.n, self.seed, label)
         (grid if png else _save)(made, expanded(out))
         _print(expanded(out))
 

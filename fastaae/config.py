@@ -36,8 +36,8 @@ class Config:
     y W_C + z of a cluster head and z; with labels or, given n_clusters, without; gan: no encoder, and a discriminator
     of images and decoded draws from the prior."""
     dataset: str = "mnist"
-    """"mnist", "svhn" or "tfd" (the user's own .mat files), "digits" (8x8, ships with scikit-learn) or the path of a
-    .npz file with x, y, x_test, y_test."""
+    """"mnist", "svhn" or "tfd" (the user's own .mat files), "digits" (8x8, ships with scikit-learn) or a path: a .npy,
+    .npz (x, y, x_test, y_test), .mat or IDX file, or a folder of IDX files or images."""
     data_dir: str | None = None
     """Folder of the data set's files; searched before $FASTAAE_DATA and the user's cache."""
     n_validation: int | None = None

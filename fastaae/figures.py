@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from .checkpoint import write_atomic
 from .config import Config
-from .data import Data, span_warning
+from .data import Data, from_arrays, span_warning
 from .data.arrays import array, flat, tensor
 from .engine import priors
 from .files import brief, expanded, warn_caller
@@ -29,12 +29,13 @@ EMPTY = 128 / 255  # of a place without an image: the grey of the lines
 SHOWN = 100  # components of a prior, clusters or labels at most, the first: their number may be all that a file holds
 
 
-def draw(model: Model, data: Data, folder: str | Path, seed: int = 0) -> dict[Path, str]:
+def draw(model: Model, data: Any, folder: str | Path, seed: int = 0) -> dict[Path, str]:
     """Write the paper's pictures that fit a model into a folder, made if it is not there. Without the function of a
     prior "custom" there are no samples. Warns of pictures that its shapes do not allow, and writes the others.
 
     Args:
-        data: what the model was trained on; validation images are shown where there is no test set.
+        data: what the model was trained on, as of train(); validation images are shown where there is no test set, and
+            training images where there is none of either.
         seed: of the samples, and of the images beside cluster heads.
 
     Returns:
@@ -45,6 +46,7 @@ def draw(model: Model, data: Data, folder: str | Path, seed: int = 0) -> dict[Pa
     """
     model.stream(1, seed)  # which checks the seed
     folder, contents, failed = expanded(folder), {}, []
+    data = from_arrays(data, scale=model.config.scale)
     for name, what, write in _pictures(model, data, seed):
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -60,9 +62,9 @@ def draw(model: Model, data: Data, folder: str | Path, seed: int = 0) -> dict[Pa
 def _pictures(model: Model, data: Data, seed: int) -> Iterator[tuple[str, str, Callable[[Path], None]]]:
     """Name, content and writer of each picture that fits the model."""
     cfg = model.config
-    split, tensor, y = "test", data.x_test, data.y_test
-    if tensor is None:
-        split, tensor, y = "validation", data.x_valid, data.y_valid
+    names = {"test": "test", "valid": "validation", "train": "training"}
+    split, part = next((what, part) for part, what in names.items() if data.parts[part] is not None)
+    tensor, y = getattr(data, f"x_{part}"), data.labels[part]
     x = flat(split, tensor.reshape(-1, *data.shape), model.shape).reshape(-1, *model.shape).numpy()
 
     def scatter(name: str, z: Callable[[], np.ndarray], curves: Sequence[np.ndarray], title: str):
@@ -262,7 +264,7 @@ def style_content(model: Model, z: ArrayLike, path: str | Path) -> None:
     """Write a row for every style z [N, style_dim], decoded with each label in turn, of more than SHOWN the first.
     Raises as Model.decode, so if the decoder takes no labels."""
     z, k = _floats(z), min(max(1, model.n_classes), SHOWN)
-    grid(model.decode(np.repeat(z, k, 0), np.tile(np.arange(k), len(z))), path, columns=k)
+    grid(model.decode(np.repeat(z, k, 0), np.tile(np.eye(k, model.n_classes), (len(z), 1))), path, columns=k)
 
 
 def cluster_heads(model: Model, x: Any, path: str | Path, n: int = 16, seed: int | None = 0) -> None:
@@ -275,10 +277,10 @@ def cluster_heads(model: Model, x: Any, path: str | Path, n: int = 16, seed: int
             cluster has fewer.
     """
     x, n = array("x", x), integer("n", n, 0)
-    assigned, images = model.predict(x), _unit(x).reshape(-1, *model.shape)
+    assigned, images = model.predict_proba(x).argmax(1), _unit(x).reshape(-1, *model.shape)
     k, rng = min(model.n_classes, SHOWN), np.random.default_rng(seed)
     rows = np.full((k, 1 + n, *model.shape), EMPTY, np.float32)
-    rows[:, 0] = model.decode(np.zeros((k, model.config.style_dim)), np.arange(k))
+    rows[:, 0] = model.decode(np.zeros((k, model.config.style_dim)), np.eye(k, model.n_classes))
     sure = -model.log_q(x) if seed is None else None
     for cluster in range(k):
         members = np.flatnonzero(assigned == cluster)

@@ -17,6 +17,7 @@ from . import __version__, checkpoint
 from .config import WITH_Y, Config
 from .data import Data, examples, label_weights
 from .data.arrays import flat, tensor
+from .data.formats import examples_of
 from .data.labels import encoded
 from .device import find_device
 from .directory import RunDirectory
@@ -314,7 +315,8 @@ class Model:
                 skip = max(skip - len(code), 0)
 
     def _examples(self, x: Any, name: str = "x") -> Tensor:
-        return flat(name, examples(name, x, None if self.pixels else self.config.scale), self.shape)
+        given = examples(name, examples_of(name, x), None if self.pixels else self.config.scale)
+        return flat(name, given, self.shape)
 
     def _labels(self, labels: Any, n: int, needed: bool = False) -> Tensor | None:
         """Probabilities [n, n_classes] of what a caller gave as labels."""
@@ -367,7 +369,7 @@ def model_info(config: Config, shape: tuple[int, ...], n_classes: int, known: di
 def known_of(config: Config, data: Data, k: int) -> dict[str, Any]:
     """What a model with k classes has to know of the data that it is trained on: see Model."""
     known: dict[str, Any] = {"dtype": str(data.train.x.dtype).removeprefix("torch.")}
-    if data.classes != list(range(data.n_classes)) and k == data.n_classes:
+    if (data.classes != list(range(k)) or bool in map(type, data.classes)) and k == data.n_classes:
         known["classes"] = data.classes
     if weights := label_weights(config.label_weights, data, k) if config.task in WITH_Y else None:
         known["label_weights"] = weights

@@ -438,7 +438,9 @@ def test_bad_paths(tmp_path):
         os.mkfifo(tmp_path / name)
         fails(tmp_path / name, "not a regular file")
     (tmp_path / "a.csv").write_text("1,2\n")
-    fails(tmp_path / "a.csv", r"begins with b'1,2\\n', .*\): give a .npy, .npz, .mat or IDX file")
+    fails(tmp_path / "a.csv", r"a table: read it with pandas.read_csv and pass that; expected a .npy, .npz, .mat")
+    (tmp_path / "a.txt").write_text("1,2\n")
+    fails(tmp_path / "a.txt", r"begins with b'1,2\\n', .*\): give a .npy, .npz, .mat or IDX file")
 
 
 def test_bad_folders(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from dataclasses import replace
@@ -325,9 +326,9 @@ def with_value(value, dtype=np.float32):
         (with_value(3, np.int64), "dtype int64"),
         (np.zeros(6), r"shape \(6,\)"),
         (np.zeros((0, *SHAPE)), "at least one example"),
-        ([[0.0] * 6], "expected a numpy array or a torch tensor"),
+        ({"x": 1}, "x is a dict, expected a numpy array or a torch tensor"),
     ],
-    ids=["narrow", "wide", "NaN", "infinite", "integers", "one example", "no example", "list"],
+    ids=["narrow", "wide", "NaN", "infinite", "integers", "one example", "no example", "mapping"],
 )
 @pytest.mark.parametrize("method", ["encode", "predict", "predict_proba", "reconstruct"])
 def test_wrong_examples_are_refused(method, x, message):
@@ -335,10 +336,21 @@ def test_wrong_examples_are_refused(method, x, message):
         getattr(model(), method)(x)
 
 
-@pytest.mark.parametrize("beyond", [1.5, -0.5, 200.0])
+@pytest.mark.parametrize("beyond", [1.5, -0.5, 200.0, 300.0])
 def test_examples_beyond_the_range_of_training_are_taken(beyond):
     m, x = model(), with_value(beyond)
-    assert np.isfinite(m.encode(x)).all() and m.reconstruct(x).shape == x.shape  # as its own samples may be
+    far = f"x has values from 0 to {beyond:g}, the model knows \\[0, 1\\]: divide by {max(beyond, 255):g}"
+    with pytest.warns(UserWarning, match=far) if beyond > 2 else contextlib.nullcontext():
+        assert np.isfinite(m.encode(x)).all() and m.reconstruct(x).shape == x.shape  # as its own samples may be
+
+
+def test_a_model_takes_what_training_takes(tmp_path):
+    m, x = model(), np.random.default_rng(0).random((7, *SHAPE))
+    z = m.encode(x)
+    np.save(tmp_path / "x.npy", x)
+    items = [(torch.from_numpy(row), 0) for row in x]
+    for given in (x.tolist(), [*x], tmp_path / "x.npy", str(tmp_path / "x.npy"), torch.utils.data.DataLoader(items, 3)):
+        assert np.array_equal(m.encode(given), z)
 
 
 @pytest.mark.parametrize("z", [Z[0], Z[:, :1], Z[None], np.zeros((2, 3)), 1.0], ids=lambda z: str(np.shape(z)))

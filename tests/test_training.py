@@ -933,7 +933,7 @@ def test_a_run_gone_wrong_is_told_once_soon_and_with_what_helps(tmp_path, fields
         ({"code_std": [0.0499, 1.0]}, "code_std is 0.0499, 1 {}: codes have collapsed to a point"),
         (
             {"code_std": [1.0, 0.299]},
-            "code_std is 1, 0.299 {}: codes fill little of the prior, most samples are decoded",
+            "code_std is 1, 0.299 {}: codes fill little of the prior, most samples come from",
         ),
         ({"code_std": [3.01, 1.0]}, "code_std is 3.01, 1 {}: codes lie far beyond the prior"),
         ({"told_apart_z": [50.0, 99.0]}, "told_apart_z is 50, 99 {}: the discriminator has won"),
@@ -1066,7 +1066,9 @@ def test_the_first_line_says_what_is_trained_on_what(tmp_path, capsys, case):
 def test_the_first_line_of_bytes_without_labels_in_a_directory_with_an_odd_name(tmp_path, capsys):
     fit(tmp_path / "\x1b[2Ja\nrun", data=BYTES[:300].reshape(300, 4, 4), epochs=1, progress=True)
     first = capsys.readouterr().err.splitlines()[0]
-    assert first.startswith("arrays: 250 examples, 50 to validate, 4x4 from 0 to 255, no labels; cpu, ")
+    assert first.startswith(
+        "arrays: 250 examples, 50 to validate, 4x4 from 0 to 255, no labels; 1 epoch of 5 steps; cpu, "
+    )
     assert first.endswith("\\x1b[2Ja\\nrun")
 
 

@@ -178,11 +178,14 @@ def from_arrays(
     return _build(name, opened(data), n_validation, scale, shuffle=True, stratified=stratified)
 
 
-def labeled_subset(labels: torch.Tensor, n_labeled: int | None, n_classes: int, seed: int) -> torch.Tensor:
+def labeled_subset(
+    labels: torch.Tensor, n_labeled: int | None, n_classes: int, seed: int, classes: Sequence[Any] = ()
+) -> torch.Tensor:
     """Indices, int64 [n_labeled], of a random subset of `labels` (integer [N]) that is balanced over the classes.
 
     Each class gets n_labeled // n_classes examples; the remainder goes to randomly chosen classes, one each.
-    The same arguments give the same subset. None gives all that have a label (those of others are -1).
+    The same arguments give the same subset. None gives all that have a label (those of others are -1). Errors call
+    classes as `classes` says.
 
     Raises:
         DataError: `n_labeled` is not in [1, N], or a class has too few examples.
@@ -200,7 +203,7 @@ def labeled_subset(labels: torch.Tensor, n_labeled: int | None, n_classes: int, 
     for label, count in enumerate(counts):
         members = np.flatnonzero(labels.cpu().numpy() == label)
         if len(members) < count:
-            there = f"class {label}, it has {len(members)}"
+            there = f"class {brief(classes[label] if classes else label)}, it has {len(members)}"
             raise DataError(f"n_labeled={n_labeled} asks for {count} examples of {there}: ask for fewer")
         chosen.append(rng.choice(members, count, replace=False))
     return torch.from_numpy(np.concatenate(chosen))
@@ -255,10 +258,13 @@ def _arrays(given: dict[str, Any], scale: str) -> tuple[dict[str, torch.Tensor],
     if odd := [said for _, said, _ in examined.values() if said]:
         warn_caller(odd[0])
     found = {key: x for key, (x, _, _) in examined.items()}
+    if scale != "unit" and len({x.dtype for x in found.values()}) > 1:
+        kind = torch.from_numpy(np.zeros(0, np.result_type(*(x.numpy().dtype for x in found.values())))).dtype
+        found = {key: x.to(kind) for key, x in found.items()}
     first = found["x"]
     for key, x in found.items():
         if (x.shape[1:], x.dtype) != (first.shape[1:], first.dtype):
-            has, expected = (f"{a.dtype} examples of shape {tuple(a.shape[1:])}" for a in (x, first))
+            has, expected = (f"{str(a.dtype)[6:]} examples of shape {tuple(a.shape[1:])}" for a in (x, first))
             raise DataError(f"{key} has {has}, expected {expected} as in x")
     if "x_unlabeled" in found:
         found["x"] = torch.cat([first, found.pop("x_unlabeled")])
@@ -326,10 +332,11 @@ def _examined(name: str, value: Any, scale: str | None) -> tuple[torch.Tensor, s
         raise DataError(f"{name} has shape {x.shape}, expected [N, ...] with at least one example and one feature")
     unit = scale in ("unit", None)
     if unit and x.dtype.kind in "iu" and x.dtype != np.uint8:
-        found, hint = f"{name} has dtype {x.dtype}", "scale='minmax' or 'standard', or " if scale else ""
-        raise DataError(f"{found}, expected uint8 in 0..255 or floats in [0, 1]: choose {hint}convert it")
+        found, hint = f"{name} has dtype {x.dtype}", "choose scale='minmax' or 'standard', or " if scale else ""
+        raise DataError(f"{found}, expected uint8 in 0..255 or floats in [0, 1]: {hint}convert it")
     with np.errstate(over="ignore"):
         held = np.float32 if unit and x.dtype != np.uint8 else HELD.get(x.dtype.name, x.dtype)
+        held = np.int16 if not unit and x.dtype == np.uint8 and x.ndim == 2 else held  # numbers, no pixels
         t = shared(x.astype(held, copy=False))
     low, high = _span(name, t)
     if scale == "unit" and t.dtype != torch.uint8 and (low < 0 or high > 1):
@@ -337,7 +344,10 @@ def _examined(name: str, value: Any, scale: str | None) -> tuple[torch.Tensor, s
         hint = f"divide by {by}" if 0 <= low and high <= 255 else "choose scale='minmax' or 'standard'"
         hint = "clip it" if -0.01 < low and high < 1.01 else hint  # rounding, or the overshoot of a resize
         raise DataError(f"{name} has values from {low:.9g} to {high:.9g}, expected [0, 1]: {hint}")
-    return t, span_warning(name, low, high, t.dtype) if unit else None, (low, high)
+    odd = span_warning(name, low, high, t.dtype) if unit else None
+    if scale is None and t.dtype != torch.uint8 and (high > 2 or low < -1):  # beyond what a model makes itself
+        odd = f"{name} has values from {low:.9g} to {high:.9g}, the model knows [0, 1]: divide by {max(high, 255):g}"
+    return t, odd, (low, high)
 
 
 def _span(name: str, x: torch.Tensor) -> tuple[float, float]:

@@ -73,9 +73,9 @@ def tensor(name: str, value: Any) -> Tensor:
     return value.detach().resolve_neg()
 
 
-def plain(values: np.ndarray, dtype: Any = None) -> np.ndarray:
+def plain(values: np.ndarray) -> np.ndarray:
     """Contiguous, writable, no negative strides (one row may keep them though contiguous): as torch wants memory."""
-    return np.require(values.copy() if min(values.strides, default=0) < 0 else values, dtype, ["C", "W"])
+    return np.require(values.copy() if min(values.strides, default=0) < 0 else values, None, ["C", "W"])
 
 
 def shared(values: np.ndarray) -> Tensor:

@@ -27,11 +27,20 @@ USUAL = {  # what the arrays are called; numpy.savez calls the first two arr_0 a
     "x_unlabeled": ("x_unlabeled",),
 }  # fmt: skip
 SPLITS = {"train": "", "test": "_test", "valid": "_valid", "val": "_valid"}  # folders of images
+UNLABELED = ("unlabeled", "unlabelled")  # folder of images without a class
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
 TESTS = ("t10k", "test")  # what an IDX file has in its name, where that of the training set has "train"
 IDX = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}  # dtypes, by the third byte of a file
 FILES = "a .npy, .npz, .mat or IDX file, or a folder of IDX files or images (for which: pip install 'fastaae[images]')"
 MAX_MAPPED = 2**50  # bytes of a file that is not read at once
+CONVERT = "python -c \"import numpy, torch; numpy.save('x.npy', torch.load('x.pt'))\""
+PICKLE = f"a pickle, which may run code: if you trust it, {CONVERT}"
+OTHERS = {  # what to do with files of other kinds, by their suffix
+    ".pt": PICKLE, ".pth": PICKLE, ".pkl": PICKLE,
+    ".csv": "a table: read it with pandas.read_csv and pass that", ".h5": "pass an array of h5py.File(path)",
+    ".hdf5": "pass an array of h5py.File(path)", ".parquet": "a table: read it with pandas and pass that",
+    **dict.fromkeys(IMAGES, "one image: put images into a folder and pass that"),
+}  # fmt: skip
 
 
 def opened(value: Any, name: str = "data") -> dict[str, Any]:
@@ -117,7 +126,8 @@ def _stacked(name: str, items: Iterable[tuple[str, Any]], single: bool = True) -
         like = like or (block.dtype, block.shape[1:])
         if (block.dtype, block.shape[1:]) != like:
             found = f"{own} is {block.dtype} of shape {block.shape[1:]}"
-            raise DataError(f"{found}, expected {like[0]} of {like[1]} as the first: make all alike (resize, convert)")
+            hint = "make all alike (resize, convert); x and labels are a tuple (x, y)"
+            raise DataError(f"{found}, expected {like[0]} of {like[1]} as the first: {hint}")
         held += block.tobytes()
         n += len(block)
     if like is None:
@@ -128,9 +138,8 @@ def _stacked(name: str, items: Iterable[tuple[str, Any]], single: bool = True) -
 def _of_path(path: Path) -> dict[str, Any]:
     """opened() of a file or folder."""
     kind = path.suffix.lower()
-    if kind in (".pt", ".pth", ".pkl"):
-        how = "if you trust it: python -c \"import numpy, torch; numpy.save('x.npy', torch.load('x.pt'))\""
-        raise DataError(f"{path}: a pickle, which may run code, expected {FILES}; {how}")
+    if kind in OTHERS and not path.is_dir():
+        raise DataError(f"{path}: {OTHERS[kind]}; expected {FILES}")
     if not path.exists():
         raise DataError(f"{path}: no such file or folder, expected {FILES}")
     if kind in (".npz", ".mat"):
@@ -202,6 +211,9 @@ def _folder(folder: Path) -> dict[str, Any]:
     images = [p for place in (*inner.values(), folder) for p in sorted(place.iterdir())
               if p.suffix.lower() in IMAGES and p.is_file() and not p.name.startswith(".")]  # fmt: skip
     flat = [p for p in images if p.parent == folder]
+    deep = [p for place in inner.values() for p in place.glob("*/**/*") if p.suffix.lower() in IMAGES and p.is_file()]
+    if deep:
+        warn_caller(f"{folder}: {len(deep)} images lie deeper and are left out, {deep[0]} is one: move them up")
     if 0 < len(flat) < len(images):
         raise ValueError(f"{flat[0].name} lies beside folders of images: put it in the folder of its class")
 
@@ -211,4 +223,4 @@ def _folder(folder: Path) -> dict[str, Any]:
                 yield str(path), image
 
     found = {"x": _stacked(str(folder), items())}
-    return found if flat else found | {"y": [p.parent.name for p in images]}
+    return found if flat else found | {"y": [None if p.parent.name in UNLABELED else p.parent.name for p in images]}

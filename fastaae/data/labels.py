@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..files import DataError, brief
+from ..files import DataError, brief, warn_caller
 from ..scalars import scalar
 from .arrays import array
 
 MAX_CLASSES = 10_000
+MISSING = {"", "-1", "nan", "na", "n/a", "<na>", "nat", "none", "null", "?"}  # words that mean no label, elsewhere
 
 
 def encoded(name: str, value: Any, n: int, classes: Sequence[Any] | None = None) -> tuple[np.ndarray, list[Any]]:
@@ -32,6 +33,8 @@ def encoded(name: str, value: Any, n: int, classes: Sequence[Any] | None = None)
         raise DataError(f"{name} has labels that are {' and '.join(kinds)}, expected one kind: make strings of all")
     if classes is None and not 1 <= len(there) <= MAX_CLASSES:
         raise DataError(f"{name} has {len(there)} classes among {n} labels, expected 1 to {MAX_CLASSES}")
+    if classes is None and (odd := sorted(v for v in there if str(v).lower() in MISSING)):
+        warn_caller(f"{name} has label {brief(odd[0])}, taken for a class: pass None, NaN or -1 for no label")
     classes = sorted(there) if classes is None else [*classes]
     codes: dict[Any, int] = {None: -1} | {label: code for code, label in enumerate(classes)}
     if unknown := sorted(there.difference(codes)):
@@ -58,6 +61,8 @@ def _array(name: str, value: Any, n: int) -> np.ndarray:
         if found.dtype.kind not in "biuf" or ((found != 0) & (found != 1)).any() or (found.sum(1) > 1).any():
             hint = "pass one label for each example (of probabilities, their argmax)"
             raise DataError(f"{name} has shape {found.shape} and is not one-hot: {hint}")
+        if columns is not None and not found.any(1).all():
+            warn_caller(f"{name} has rows of zeros, taken for no label: give every class a column (no drop_first)")
         found = np.where(found.any(1), found.argmax(1), -1)
         found = found if columns is None else np.array([*columns, None], object)[found]
     if found.shape != (n,):

@@ -54,9 +54,11 @@ class Step:
             what = "label_prior=True" if cfg.label_prior else f"task={cfg.task!r}"
             raise ValueError(f"{what} needs labels with the training data, {data.name} has none: pass y")
         if y is not None and cfg.task == "supervised" and (y < 0).any():
-            raise ValueError(
-                f"task='supervised': {int((y < 0).sum())} training examples have no label, expected one each"
-            )
+            lacking = int((y < 0).sum())
+            raise ValueError(f"task='supervised': {lacking} training examples have no label, expected one each")
+        if (cfg.task == "supervised" or cfg.classifies or cfg.label_prior) and data.n_classes < 2:
+            only = f"the only class of {data.name} is {data.classes[0]!r}"
+            raise ValueError(f"{only}, expected two or more: -1, None and NaN are no labels, call a class otherwise")
         if cfg.label_prior and cfg.components != data.n_classes:
             raise ValueError(f"components={cfg.components}: expected {data.n_classes}, one for each class")
         w = self.wiring = wiring(cfg, d, data.n_classes)

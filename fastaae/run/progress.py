@@ -77,17 +77,22 @@ def opening(checkpoints: Checkpoints) -> str:
     """What is trained on which data, where, and who computes it, in a line."""
     cfg, data, step = checkpoints.cfg, checkpoints.data, checkpoints.step
     (low, high), whats = data.range, {"train": "examples", "valid": "to validate", "test": "to test"}
-    counts = ", ".join(f"{len(rows):,} {whats[part]}" for part, rows in data.parts.items() if rows is not None)
-    labels = "no labels"
-    if data.y_train is not None:
-        known = int((data.y_train >= 0).sum()) if cfg.task == "supervised" or cfg.classifies or cfg.label_prior else 0
-        labels = f"{data.n_classes} classes, {min(cfg.n_labeled or known, known):,} labels used"
+    counts, labels, uses = [], "no labels", cfg.task == "supervised" or cfg.classifies or cfg.label_prior
+    known = {part: int((y >= 0).sum()) for part, y in data.labels.items() if y is not None}
+    for part, rows in data.parts.items():
+        some = uses and part != "train" and rows is not None and known.get(part, 0) < len(rows)
+        counts += [f"{len(rows):,} {whats[part]}" + f" ({known.get(part, 0)} labelled)" * some] if rows else []
+    if "train" in known:
+        used = min(cfg.n_labeled or known["train"], known["train"]) if uses else 0
+        labels = f"{data.n_classes} classes, {used:,} labels used"
     why = "small layers" if onednn.fits(step.networks["decoder"].shadows[0]) else f"no other for {cfg.precision} here"
     by = {"layers": "Triton (16 bits)", "onednn": "oneDNN (large float32 layers)", "reference": f"PyTorch ({why})"}
     modules = {p.linear.__module__.split(".")[-1] for network in step.networks.values() for p in network.products}
     computed = " and ".join(name for module, name in by.items() if module in modules)
-    shape = f"{'x'.join(map(str, data.shape))} from {low:g} to {high:g}"
-    return f"{data.name}: {counts}, {shape}, {labels}; {step.device}, {cfg.precision} by {computed}; {cfg.out_dir}"
+    shape = f"{'x'.join(map(str, data.shape))} from {low:.4g} to {high:.4g}"
+    steps = f"{cfg.epochs:,} epoch{'s' * (cfg.epochs > 1)} of {(n := step.steps_per_epoch):,} step{'s' * (n > 1)}"
+    what = f"{data.name}: {', '.join(counts)}, {shape}, {labels}; {steps}"
+    return f"{what}; {step.device}, {cfg.precision} by {computed}; {cfg.out_dir}"
 
 
 class Screen:

@@ -43,9 +43,11 @@ class NonFiniteError(RuntimeError):
 def begin(cfg: Config | None, data: Any, resume: str | Path | None) -> tuple[Config, datasets.Data, bool]:
     """Config and data of a new run, or of one to go on with, and whether it is that. Its checkpoint has to be loaded
     again once the directory is held: another process may train there until then. Raises as train()."""
+    if cfg is not None and isinstance(data, str | os.PathLike):
+        cfg, data = replace(cfg, dataset=os.fspath(data)), None
     if cfg is not None and data is not None:
         cfg = replace(cfg, dataset="arrays")  # so that nobody takes the run for one on cfg.dataset
-    elif cfg is not None and cfg.dataset.endswith(".npz"):
+    elif cfg is not None and cfg.dataset not in datasets.sources.KNOWN and expanded(cfg.dataset).exists():
         cfg = replace(cfg, dataset=str(expanded(cfg.dataset).absolute()))  # a run may be resumed from another folder
     if cfg is not None and cfg.data_dir is not None:
         cfg = replace(cfg, data_dir=str(expanded(cfg.data_dir).absolute()))
@@ -84,13 +86,14 @@ def _warn_of_labels(cfg: Config, data: datasets.Data) -> None:
         weights = (cfg.classifies and datasets.label_weights(cfg.label_weights, data, k)) or [1 / k] * k
         prior = torch.tensor(weights, dtype=torch.float32, device="cpu")
         if (wrong := (share - prior).clamp_min(0).sum().item()) > UNBALANCED:
-            found = ", ".join(f"{c}: {100 * p:.3g} %" for c, p in enumerate(share[:10].tolist())) + ", ..." * (k > 10)
+            shares = zip(map(brief, data.classes), share[:10].tolist(), strict=False)
+            found = ", ".join(f"{c}: {100 * p:.3g} %" for c, p in shares) + ", ..." * (k > 10)
             hint = f"by which {100 * wrong:.0f} % would be of another: choose label_weights='data', or even them out"
             kind = "uniform prior" if cfg.label_weights == "uniform" else "prior, label_weights"
             warn_caller(f"classes ({found}) are far from their {kind}, {hint}")
     if cfg.n_clusters and y_valid is not None and (absent := datasets.absent_classes(y_valid, k)):
         lost = "no cluster gets that label, and test examples of it count as errors"
-        names = ", ".join(map(str, absent[:5])) + ", ..." * (len(absent) > 5)
+        names = ", ".join(brief(data.classes[c]) for c in absent[:5]) + ", ..." * (len(absent) > 5)
         warn_caller(f"{data.name}: no validation example is of class {names}: {lost}")
 
 
