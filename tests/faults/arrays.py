@@ -1,4 +1,4 @@
-"""Hostile .npz, IDX, .mat and HDF5 files: R23, R24."""
+"""Hostile .npz, IDX, .mat, HDF5 and .npy files, and folders of images: R23, R24, R47."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,9 +18,9 @@ import numpy as np
 import fastaae
 from fastaae import data
 
-from .case import Check, Outcome
+from .case import Check, Outcome, Skip
 from .forks import forked_mat_reader
-from .hostile import MB, NO_FILES, mutated, refused, unclear, zipped
+from .hostile import MB, NO_FILES, mutated, peak, refused, unclear, zipped
 from .inside import DataError, IdxFile, matfiles, read_idx, read_npz
 
 
@@ -240,7 +241,51 @@ def hostile_mat(rng: np.random.Generator, case: int, folder: Path) -> str | Outc
     return None if right else f"loads as {[(k, a.dtype, a.shape) for k, a in loaded.items()]}"
 
 
+# R47: files without a checksum, and pictures
+
+
+@functools.cache
+def own_files() -> dict[str, bytes]:
+    """Good files of people, by the way they are called: an array of GENUINE each, and a picture of its first."""
+    file, picture = io.BytesIO(), io.BytesIO()
+    np.save(file, GENUINE)
+    try:
+        from PIL import Image
+    except ImportError:
+        raise Skip("pillow is not installed") from None
+    Image.fromarray(GENUINE[0]).save(picture, "png")
+    packed = gzip.compress(IDX_BYTES, mtime=0)
+    return {"x.npy": file.getvalue(), "own-idx3": IDX_BYTES, "own-idx3.gz": packed, "set/a/1.png": picture.getvalue()}
+
+
+def hostile_own(rng: np.random.Generator, case: int, folder: Path) -> str | Outcome | None:
+    """Values may have changed unseen: what comes is numbers, no more than the file can hold, or a line that names it.
+    Beside a picture that is spoilt lies a good one."""
+    name, content = list(own_files().items())[case % 4]
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(mutated(rng, content))
+    if name.startswith("set"):
+        (folder / "set/b").mkdir()
+        (folder / "set/b/1.png").write_bytes(content)
+    opened = folder / "set" if name.startswith("set") else path
+    peak()
+    before = peak()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loaded = data.load(str(opened), scale="standard")
+    except DataError as error:
+        return unclear(str(error), str(folder))
+    if (more := peak() - before) > 200 * MB:
+        return f"{name}: {more / MB:.0f} MB"
+    x = loaded.train.x
+    most = 2 * GENUINE[0].size if name.startswith("set") else 2 * len(content) + 2**12
+    return None if x.numel() <= most else Outcome(f"{name}: {tuple(x.shape)} of {path.stat().st_size}", wrong=True)
+
+
 CHECKS = {
     "R23": Check("hostile .npz and IDX files", 1000, hostile_array),
     "R24": Check("hostile .mat and HDF5 files", 8006, hostile_mat),
+    "R47": Check("hostile .npy and IDX files, folders of images", 2000, hostile_own),
 }
