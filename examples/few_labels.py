@@ -14,9 +14,9 @@ from sklearn.semi_supervised import LabelSpreading
 
 import fastaae
 
-LABELS, FIELDS = 50, {  # chosen by the validation error of the first seed
-    "task": "semi_supervised", "hidden": (300, 300), "style_dim": 10, "input_noise": 0.3, "lr_adversarial": 1e-3,
-    "epochs": 150,
+LABELS, FIELDS = 50, {  # chosen by the error on unlabelled training rows of two other seeds
+    "task": "semi_supervised", "hidden": (300, 300), "style_dim": 10, "prior_std": 1.0, "input_noise": 0.3,
+    "lr_adversarial": 1e-3, "epochs": 150, "n_validation": 0,  # which would take eight of the labels
 }  # fmt: skip
 
 

@@ -43,7 +43,7 @@ class Config:
     n_validation: int | None = None
     """Training examples held out for validation; None: one in six (10,000 of MNIST's 60,000), or TFD's own."""
     n_labeled: int | None = None
-    """Labelled training examples, balanced over classes, drawn per replica; None: all."""
+    """Labelled training examples, in the shares of label_weights, drawn per replica; None: all."""
 
     regularizer: Literal["adversarial", "kl", "mmd"] = "adversarial"
     """What draws codes to the prior. adversarial: discriminators; kl: the divergence of a Gaussian posterior, which

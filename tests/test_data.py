@@ -24,7 +24,9 @@ import pytest
 import torch
 from scipy.io import savemat
 
+from fastaae import Config
 from fastaae.data import DataError, DataUnavailable, from_arrays, labeled_subset, load, sources
+from fastaae.engine.step import Step
 
 RNG = np.random.default_rng(0)
 X = RNG.random((60, 2, 3)).astype(np.float32)
@@ -216,6 +218,27 @@ def test_labeled_subset_depends_on_the_seed_also_in_the_remainder():
     labels = torch.from_numpy(Y)
     subsets = [labels[labeled_subset(labels, 5, 4, seed)] for seed in range(30)]
     assert len({int(torch.bincount(subset).argmax()) for subset in subsets}) == 4
+
+
+@pytest.mark.parametrize(
+    ("shares", "n", "counts"),
+    [([0.5, 0.3, 0.2], 10, [5, 3, 2]), ([0.5, 0.3, 0.2], 11, [6, 3, 2]), ([0.97, 0.01, 0.01, 0.01], 10, [7, 1, 1, 1]),
+     ([0.985, 0.005, 0.005, 0.005], 4, [1, 1, 1, 1]), ([0.25] * 4, 7, [2, 2, 2, 1])],
+    ids=str,
+)  # fmt: skip
+def test_labeled_subset_in_the_shares_of_classes(shares, n, counts):
+    labels = torch.arange(400) % len(shares)
+    chosen = labels[labeled_subset(labels, n, len(shares), 0, shares=shares)]
+    assert chosen.bincount(minlength=len(shares)).tolist() == counts
+
+
+def test_n_labeled_follows_label_weights(tmp_path):
+    y = np.repeat([0, 1, 2], [300, 200, 100])
+    data, options = (RNG.random((600, 4)), y), {"task": "semi_supervised", "hidden": (8,), "n_labeled": 60, "epochs": 1}
+    for weights, counts in (("uniform", [20, 20, 20]), ("data", [30, 20, 10]), ((3, 2, 1), [30, 20, 10])):
+        cfg = Config(**options, label_weights=weights)
+        batches = Step(cfg, from_arrays(data), "cpu").batches
+        assert batches.y[batches.labeled_rows[0].long()].bincount().tolist() == counts
 
 
 def test_labeled_subset_none_is_everything():

@@ -179,11 +179,13 @@ def from_arrays(
 
 
 def labeled_subset(
-    labels: torch.Tensor, n_labeled: int | None, n_classes: int, seed: int, classes: Sequence[Any] = ()
-) -> torch.Tensor:
+    labels: torch.Tensor, n_labeled: int | None, n_classes: int, seed: int, classes: Sequence[Any] = (),
+    shares: Sequence[float] | None = None,
+) -> torch.Tensor:  # fmt: skip
     """Indices, int64 [n_labeled], of a random subset of `labels` (integer [N]) that is balanced over the classes.
 
-    Each class gets n_labeled // n_classes examples; the remainder goes to randomly chosen classes, one each.
+    Each class gets n_labeled // n_classes examples; the remainder goes to randomly chosen classes, one each. With
+    `shares`, that sum to 1, a class has its share of them, to rounding, and at least one.
     The same arguments give the same subset. None gives all that have a label (those of others are -1). Errors call
     classes as `classes` says.
 
@@ -199,6 +201,11 @@ def labeled_subset(
     rng = np.random.default_rng(seed)
     counts = np.full(n_classes, n_labeled // n_classes)
     counts[rng.choice(n_classes, n_labeled % n_classes, replace=False)] += 1
+    if shares is not None:
+        counts = np.maximum(exact := n_labeled * np.asarray(shares), 1).astype(int)
+        while left := np.sign(n_labeled - counts.sum()):
+            missing = left * (exact - counts)
+            counts[np.where((left > 0) | (counts > 1), missing, -np.inf).argmax()] += left
     chosen = []
     for label, count in enumerate(counts):
         members = np.flatnonzero(labels.cpu().numpy() == label)

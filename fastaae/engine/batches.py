@@ -120,7 +120,7 @@ class Batches:
         self.feeds, self.noise = [self._feed(*each) for each in inputs], noise
         self.images = self.feeds[0]
         if (cfg.classifies or cfg.label_prior) and (y := data.labels["train"]) is not None:
-            chosen = [labeled_subset(y, cfg.n_labeled, data.n_classes, s, data.classes) for s in self.seeds]
+            chosen = [labeled_subset(y, cfg.n_labeled, data.n_classes, s, data.classes, weights) for s in self.seeds]
             labeled = self.rows[torch.stack(chosen).to(device)]
             if cfg.label_prior:
                 known = self.y.new_full((r, len(self.x)), data.n_classes)
