@@ -21,9 +21,11 @@ readme = ROOT / "README.md"
 
 KERNELS = [".kernels", ".kernels.step", ".kernels.parzen"]
 IMAGES = ["pillow"]
+BOARD = ["tensorboard"]
 DEMO = ["scikit-learn", "matplotlib", *IMAGES]
 TEST = [
     *DEMO,
+    *BOARD,
     "h5py",
     "pandas",
     "zarr",
@@ -58,7 +60,7 @@ setup(
         "nvtx",
         "tqdm",
     ],
-    extras_require={"images": IMAGES, "demo": DEMO, "test": TEST},
+    extras_require={"images": IMAGES, "tensorboard": BOARD, "demo": DEMO, "test": TEST},
     entry_points={"console_scripts": ["fastaae = fastaae.cli:main"]},
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # for checkers, to whom only a name imported "as" itself is p
     from .parzen import ParzenResult as ParzenResult
     from .parzen import parzen_log_likelihood as parzen_log_likelihood
     from .run import Run as Run
+    from .run.hooks import tensorboard as tensorboard
     from .run.resume import NonFiniteError as NonFiniteError
     from .run.signals import Interrupted as Interrupted
     from .run.training import train as train
@@ -35,6 +36,7 @@ _HOME = {
     "presets": "experiments",
     "train": "run.training",
     "Run": "run",
+    "tensorboard": "run.hooks",
     "Interrupted": "run.signals",
     "NonFiniteError": "run.resume",
     "Model": "model",

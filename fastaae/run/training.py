@@ -22,6 +22,7 @@ from ..kernels.exact import exact_arithmetic
 from ..liveness import Heartbeat
 from ..model import Model
 from . import Run, ranks
+from .hooks import Hook, OnLog
 from .progress import Progress
 from .resume import SLOWER, Checkpoints, NonFiniteError, begin, command
 from .signals import Interrupted, Signals
@@ -34,6 +35,7 @@ def train(
     resume: str | Path | None = None,
     progress: bool = True,
     prior: priors.Custom | None = None,
+    on_log: OnLog | None = None,
 ) -> Run:
     """Train an adversarial autoencoder and evaluate it.
 
@@ -44,6 +46,8 @@ def train(
         progress: say what is trained, then show a bar, or a line every 30 s where the output is no terminal.
         prior: with cfg.prior "custom", a function of (out, generator) that fills out [B, style_dim] in place with draws
             by that torch.Generator alone; see priors.Custom.
+        on_log: called with every line of metrics.jsonl, a dict, once that is written, between steps; where it returns
+            True training ends, with a checkpoint. One that raises is warned of and called no more. On all ranks.
 
     Raises:
         ValueError: data and config do not fit, the output directory holds another run, or the checkpoint to resume is
@@ -62,15 +66,17 @@ def train(
         raise ValueError(f"train: got a {type(cfg).__name__}, expected a Config, for instance fastaae.preset('digits')")
     with exact_arithmetic(inference=False):
         if not ranks.several():
-            return _train_replicas(*begin(cfg, data, resume), progress, prior, None)
+            return _train_replicas(*begin(cfg, data, resume), progress, prior, None, on_log)
         with ranks.share(cfg, resume) as (cfg, resume, heartbeat):
-            run = _train_replicas(*begin(cfg, data, resume), progress and heartbeat.rank == 0, prior, heartbeat)
+            shown = progress and heartbeat.rank == 0
+            run = _train_replicas(*begin(cfg, data, resume), shown, prior, heartbeat, on_log)
     return replace(run, directory=run.directory.parent, metrics=ranks.gathered(run.metrics, run.directory))
 
 
 def _train_replicas(
-    cfg: Config, data: Data, resumed: bool, progress: bool, prior: priors.Custom | None, heartbeat: Heartbeat | None
-) -> Run:
+    cfg: Config, data: Data, resumed: bool, progress: bool, prior: priors.Custom | None, heartbeat: Heartbeat | None,
+    on_log: OnLog | None,
+) -> Run:  # fmt: skip
     """As train(), of the replicas of this process."""
     start = expanded(cfg.out_dir or ".").absolute()
     step = Step(cfg, data, find_device(cfg.device), prior)
@@ -79,7 +85,7 @@ def _train_replicas(
         checkpoints.make_directory(start)
         with checkpoints.directory.held():
             with Progress(checkpoints, checkpoints.begin(), progress) as bar, Signals() as signals:
-                return Training(checkpoints, signals, bar, prior, heartbeat).run()
+                return Training(checkpoints, signals, bar, prior, heartbeat, on_log).run()
     except OSError as error:
         raise checkpoints.write_error(error) from error
 
@@ -89,8 +95,9 @@ class Training:
 
     def __init__(
         self, checkpoints: Checkpoints, signals: Signals, bar: Progress, prior: priors.Custom | None,
-        heartbeat: Heartbeat | None,
+        heartbeat: Heartbeat | None, on_log: OnLog | None,
     ):  # fmt: skip
+        self.hook = Hook(on_log, self.warn)
         self.checkpoints, self.signals, self.progress, self.heartbeat = checkpoints, signals, bar, heartbeat
         step, networks = checkpoints.step, checkpoints.step.networks
         self.cfg, self.data, self.directory, self.step = checkpoints.cfg, checkpoints.data, checkpoints.directory, step
@@ -111,7 +118,7 @@ class Training:
         if self.checkpoints.newest is None and (self.cfg.on_divergence == "restart" or self.heartbeat is not None):
             self.checkpoints.save(self.done)  # to go back to; and one rank cannot go on without the others
         with self.profiling:
-            while self.done < self.cfg.epochs * self.step.steps_per_epoch:
+            while self.done < self.cfg.epochs * self.step.steps_per_epoch and not self.hook.ended:
                 try:
                     self.run_epochs()
                 except NonFiniteError as error:
@@ -130,11 +137,11 @@ class Training:
                 within = self.done - epoch * n
                 if within == n or within % cfg.log_every == 0:
                     self.log(epoch)
-                if within < n:
-                    self.pause(epoch)
+                if within < n and self.pause(epoch):
+                    return
             self.end_epoch(epoch)
-            if epoch + 1 < cfg.epochs:
-                self.pause(epoch)
+            if epoch + 1 < cfg.epochs and self.pause(epoch):
+                return
 
     def run_steps(self, replay: Callable[[int], None]) -> None:
         """Run the next step, or on a GPU, where the host only launches, as many as fill a line of the log."""
@@ -169,7 +176,7 @@ class Training:
             raise self.checkpoints.not_finite(f"step {self.logged + k + 1}: {what}")
         self.logged = self.done
         self.losses = {phase.__name__: losses[:, i].mean(0).tolist() for i, phase in enumerate(step.phases)}
-        self.directory.append({"step": self.done, "epoch": epoch, **self.losses})
+        self.write({"step": self.done, "epoch": epoch, **self.losses})
         self.progress.show(self.done, self.losses)
 
     def end_epoch(self, epoch: int) -> None:
@@ -178,7 +185,7 @@ class Training:
             self.valid = evaluation.evaluate(self.models, self.data, "valid")
             game = self.watch.measure()
         self.progress.show(self.done, self.valid)
-        self.directory.append({"step": self.done, "epoch": epoch, **self.valid, **game})
+        self.write({"step": self.done, "epoch": epoch, **self.valid, **game})
         if warning := self.watch.warning(self.losses, game, self.done):
             self.warn(warning, epoch)
         if self.checkpoints.due(epoch):
@@ -198,12 +205,18 @@ class Training:
 
     def warn(self, message: str, epoch: int) -> None:
         """Say it, and write it beside the metrics."""
-        self.directory.append({"step": self.done, "epoch": epoch, "warning": message})
+        self.write({"step": self.done, "epoch": epoch, "warning": message})
         self.progress.clear()
         warn_caller(message)
 
-    def pause(self, epoch: int) -> None:
-        """Between steps: save and stop where a signal says so, or another rank has failed."""
+    def write(self, row: dict[str, Any]) -> None:
+        """A line of metrics.jsonl, which the caller's hook gets as well."""
+        self.directory.append(row)
+        self.hook(row)
+
+    def pause(self, epoch: int) -> bool:
+        """Between steps: save and stop where a signal says so, or another rank has failed. Or end: returns whether the
+        caller's hook has asked for that."""
         try:
             if self.signals.received is not None:
                 again = command(self.cfg)
@@ -214,9 +227,14 @@ class Training:
             self.log(epoch)
             self.checkpoints.save(self.done, stopped=True)
             raise
+        if self.hook.ended:
+            self.log(epoch)
+            self.checkpoints.save(self.done, stopped=True)
+            self.valid = self.valid if self.done % self.step.steps_per_epoch == 0 else {}
+        return self.hook.ended
 
     def finish(self) -> Run:
-        valid = self.valid or evaluation.evaluate(self.models, self.data, "valid")  # resumed after the last epoch
+        valid = self.valid or evaluation.evaluate(self.models, self.data, "valid")  # resumed at the end, or ended
         test = evaluation.evaluate(self.models, self.data, "test")
         metrics = {name: evaluation.summarize(v) for name, v in (valid | test).items()}
         summary = {"metrics": metrics, "steps": self.done, "weights_sha256": checkpoint.digest(self.step.parameters())}
