@@ -17,7 +17,7 @@ EXAMPLES = 1000  # of the validation set, whose codes are compared with the prio
 # A run has gone wrong where its loss is so many times that of a decoder that always gives the mean of the data, so many
 # percent of a layer's units are dead, codes spread less (in the end: less than the next) or more than so many standard
 # deviations of the prior, or a discriminator is right in so many percent. Good runs may be so, at first.
-LOST, DEAD, COLLAPSED, UNFILLED, SCATTERED, TOLD_APART = 1.5, 99.0, 0.05, 0.3, 3.0, 99.0
+LOST, DEAD, COLLAPSED, UNFILLED, SCATTERED, TOLD_APART = 1.5, 99.0, 0.05, 0.4, 3.0, 99.0
 SOON, LATE = 250, 1000  # steps for which that has to last, a third of the run between them
 ENOUGH = 2000  # steps after which small networks are trained, in bench/defaults.py
 
