@@ -36,6 +36,7 @@ from .scalars import scalar, within
 LARGEST = 1e150  # magnitude whose square is far from overflow
 SAVE_EVERY = 60.0  # seconds between writes of the partial sums
 STATE = 2  # format of such a file
+DECADES = 6  # beyond the first that a bandwidth is looked for in
 UNLIKE = 8  # times as large as the others, in most rows and in all, and values are in other units
 Array = np.ndarray | Tensor
 Grid = Sequence[float] | Array
@@ -119,7 +120,8 @@ def parzen_log_likelihood(
         sigma: standard deviation of the Gaussian window. None chooses it on `validation`, in the same pass.
         validation: [V, ...], which chooses the bandwidth.
         sigmas: bandwidths to choose from. Default: logspace(-1, 0, 10), as in the original protocol, refined until
-            neighbours differ by less than about 0.1 nats near the best.
+            neighbours differ by less than about 0.1 nats near the best; and, where the best lies at an end, the decades
+            beyond, in a pass each, if samples can be read again (not an iterable), without state and distributed.
         n_samples: how many samples the iterable will yield, if known; other counts are an error.
         method: "pruned" computes only what can matter, "dense" every distance; "auto" takes what is shorter. All are
             exact to the error bound. (A GPU's "dense" are 8 bits of every distance, and float64 where they say it can
@@ -153,7 +155,8 @@ def parzen_log_likelihood(
         x = torch.cat([chooser, x]) if chooser.dtype == x.dtype else torch.cat([double(chooser), double(x)])
         choosing = len(chooser)
     _check_memory(len(x), x.shape[1], len(grid), where)
-    sums = PairSums(x.to(where), torch.tensor(grid, dtype=torch.float64, device=where), choosing, tolerance, method)
+    x, moved = x.to(where), 0
+    sums = PairSums(x, torch.tensor(grid, dtype=torch.float64, device=where), choosing, tolerance, method)
     size = sums.block = block or sums.block
     source, n = samples, n_samples
     held = isinstance(samples, np.ndarray | Tensor) and not isinstance(samples, np.memmap)
@@ -166,6 +169,14 @@ def parzen_log_likelihood(
     heartbeat = Heartbeat("samples", timeout) if distributed else None
     saved = None if state is None else _State(state, sums, n, heartbeat)
     _score(sums, source, shape, n, saved, heartbeat, progress)
+    while choosing and sigmas is None and callable(source) and not (saved or heartbeat) and abs(moved) < DECADES:
+        way = (_best(sums) == len(grid) - 1) - (_best(sums) == 0)
+        if not way or way * moved < 0:  # the best lies where two decades meet
+            return _summary(sums, ranges, told=not way)
+        moved, before = moved + way, sums
+        sums = PairSums(x, before.sigmas * 10.0**way, choosing, tolerance, method)
+        sums.block = before.block
+        _score(sums, source, shape, n, None, None, progress)
     return _summary(sums, ranges)
 
 
@@ -219,8 +230,14 @@ def _score(
         raise ValueError(f"samples: there are {sums.n}, expected at least one")
 
 
-def _summary(sums: PairSums, ranges: dict[str, Range]) -> ParzenResult:
-    """The likelihoods under the given bandwidth, or under the best for the queries that choose it."""
+def _best(sums: PairSums) -> int:
+    """The bandwidth that is the best for the queries that choose it."""
+    return int(sums.result()[0][:, : sums.choosing].mean(1).argmax())
+
+
+def _summary(sums: PairSums, ranges: dict[str, Range], told: bool = True) -> ParzenResult:
+    """The likelihoods under the given bandwidth, or under the best for the queries that choose it; told if that is an
+    end of those tried."""
     seen = Range(*sums.seen)
     for name, given in ranges.items():
         sizes = zip((given.typical, given.extent), (seen.typical, seen.extent), strict=True)
@@ -232,7 +249,7 @@ def _summary(sums: PairSums, ranges: dict[str, Range]) -> ParzenResult:
     if choosing:
         curve = SigmaCurve(sigmas, value[:, :choosing].mean(1), bound[:, :choosing].mean(1))
         best = int(np.argmax(curve.mean))
-        if best in (0, len(sigmas) - 1) and len(sigmas) > 1:
+        if told and best in (0, len(sigmas) - 1) and len(sigmas) > 1:
             end = "smallest" if best == 0 else "largest"
             warn_caller(f"best bandwidth {sigmas[best]:g} is the {end} tried: pass sigmas= beyond it")
     per_query, error_bound = value[best, choosing:].copy(), float(bound[best, choosing:].max())

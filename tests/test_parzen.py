@@ -729,3 +729,34 @@ def test_a_full_disk_at_the_end_does_not_lose_the_result(tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match="state=.*the last sums were not saved .*No space left"):
         result = parzen_log_likelihood(np.zeros((2, 3)), samples, 1.0, state=tmp_path / "state")
     assert result.mean == expected.mean
+
+
+@pytest.mark.parametrize("scale", [1e-4, 0.01, 30.0, 1e5], ids=str)
+@pytest.mark.parametrize("form", ["array", "function"])
+def test_a_bandwidth_beyond_the_first_decade_is_looked_for(scale, form):
+    rng = np.random.default_rng(0)
+    samples, validation, queries = (scale * rng.standard_normal((n, 3)) for n in (400, 60, 50))
+    source = samples if form == "array" else lambda first: iter([samples[first:]])
+    r = parzen_log_likelihood(queries, source, validation=validation)
+    grid = np.logspace(-8, 7, 1000)
+    means = [parzen_log_likelihood(validation, samples, s).mean for s in grid[np.abs(np.log10(grid / scale)) < 1]]
+    best = grid[np.abs(np.log10(grid / scale)) < 1][np.argmax(means)]
+    assert 0.75 < r.sigma / best < 1.35
+    assert r.mean == pytest.approx(parzen_log_likelihood(queries, samples, r.sigma).mean, abs=r.error_bound)
+
+
+def test_a_bandwidth_where_two_decades_meet_is_taken():
+    validation, samples = np.zeros((1, 1)), np.ones((1, 1))  # the best bandwidth of a pair is its distance
+    r = parzen_log_likelihood(validation, samples, validation=validation)
+    assert r.sigma == 1.0
+
+
+@pytest.mark.parametrize("form", ["iterable", "state", "sigmas", "the same"])
+def test_an_end_is_told_where_it_cannot_be_passed(tmp_path, form):
+    x = np.random.default_rng(0).standard_normal((50, 2)) * 100
+    samples = iter([x]) if form == "iterable" else x
+    options = {"state": tmp_path / "s"} if form == "state" else {"sigmas": [0.5, 1.0]} if form == "sigmas" else {}
+    end = "1e-07 is the smallest" if form == "the same" else "1 is the largest"
+    validation = x if form == "the same" else x + 50
+    with pytest.warns(UserWarning, match=f"best bandwidth {end} tried"):
+        parzen_log_likelihood(x, samples, validation=validation, **options)
