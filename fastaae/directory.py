@@ -27,7 +27,7 @@ except ImportError:  # Windows
 NEWEST, PREVIOUS, LOCK = "checkpoint.safetensors", "checkpoint.previous.safetensors", ".lock"
 CONFIG, METRICS, SUMMARY, TRACE = "config.json", "metrics.jsonl", "summary.json", "trace.json"
 MAX_METRICS, MAX_ROW = 2**30, 2**21  # bytes of metrics.jsonl, and of a row, which 20,000 replicas fill
-AFTER_EPOCHS = ("valid_", "told_apart_", "code_", "dead_")  # how names begin of what rows after epochs hold
+AFTER_EPOCHS = ("valid_", "told_apart_", "code_", "dead_", "label_")  # how names begin of what rows after epochs hold
 
 
 class RunDirectory:

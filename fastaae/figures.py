@@ -61,7 +61,7 @@ def draw(model: Model, data: Any, folder: str | Path, seed: int = 0) -> dict[Pat
 
 def _pictures(model: Model, data: Data, seed: int) -> Iterator[tuple[str, str, Callable[[Path], None]]]:
     """Name, content and writer of each picture that fits the model."""
-    cfg = model.config
+    cfg, table = model.config, len(model.shape) == 1 and model.config.scale != "unit"  # no images
     names = {"test": "test", "valid": "validation", "train": "training"}
     split, part = next((what, part) for part, what in names.items() if data.parts[part] is not None)
     tensor, y = getattr(data, f"x_{part}"), data.labels[part]
@@ -72,21 +72,21 @@ def _pictures(model: Model, data: Data, seed: int) -> Iterator[tuple[str, str, C
         what = f"{name} of {split} images{coloured}" + (f"; {title}" if title else "")
         return name, what, lambda path: codes(z(), y, path, curves, title)
 
-    if cfg.prior != "custom" or model.prior is not None:
+    if not table and (cfg.prior != "custom" or model.prior is not None):
         what = "samples; last in a row, the training image nearest to the sample before it"
         yield "neighbours", what, lambda path: neighbours(model.sample(90, seed), data.x_train, path)
-    if model.encoder is not None and cfg.task != "supervised":
+    if not table and model.encoder is not None and cfg.task != "supervised":
         first = x[: min(40, len(x) // 10 * 10 or len(x))]
         what = f"{split} images, each above its reconstruction"
         yield "reconstructions", what, lambda path: reconstructions(first, model.reconstruct(first), path)
     if model.encoder is not None and cfg.style_dim == 2 and not model.label_head:
         yield scatter("codes", lambda: model.encode(x), *outlines(cfg))
-    if cfg.style_dim == 2 and not model.n_classes and (found := spread(cfg)):
+    if not table and cfg.style_dim == 2 and not model.n_classes and (found := spread(cfg)):
         yield "manifold", f"images decoded from {found[1]}", partial(manifold, model, found[0])
-    if cfg.task in ("supervised", "semi_supervised"):
+    if not table and cfg.task in ("supervised", "semi_supervised"):
         what = f"styles of {split} images, one a row, decoded with every label, one a column"
         yield "style_content", what, lambda path: style_content(model, model.encode(x[:10]), path)
-    if cfg.n_clusters:
+    if not table and cfg.n_clusters:
         what = f"a cluster a row, first its head, then {split} images assigned to it"
         yield "cluster_heads", what, partial(cluster_heads, model, x, seed=seed)
     if model.heads is not None and cfg.style_dim == 2:

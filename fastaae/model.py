@@ -126,7 +126,7 @@ class Model:
         """Examples [N, *shape] from style codes z [N, style_dim].
 
         Args:
-            labels: int [N] in [0, n_classes), one for all, or probabilities [N, n_classes]; needed exactly if
+            labels: classes [N] as they were given, one for all, or probabilities [N, n_classes]; needed exactly if
                 n_classes > 0. Of an embedding z is the representation; with labels, what is added to their cluster
                 heads.
 
@@ -149,8 +149,9 @@ class Model:
         return self._encoded(lambda b: self.decoded(self.join(*self.code(b))), x).reshape(-1, *self.shape)
 
     def reconstruction_error(self, x: Rows, labels: Any = None) -> Rows:
-        """The config's reconstruction loss of each example x [N, ...], summed over its dimensions, float64 [N]: a score
-        of anomalies. Labels are needed by a supervised autoencoder, as in decode. Raises as encode and decode."""
+        """The config's reconstruction loss of each example x [N, ...], of scaled data, summed over its dimensions,
+        float64 [N]: a score of anomalies. Labels are needed by a supervised autoencoder, as in decode. Raises as encode
+        and decode."""
         rows = self._examples(x)
         y = self._labels(labels, len(rows), needed=self.config.task == "supervised")
 
@@ -163,7 +164,7 @@ class Model:
 
     def sample(self, n: int, seed: int | None = None, labels: Any = None) -> np.ndarray:
         """Decoded draws from the prior, [n, *shape], the same for the same seed on the same device; None draws anew
-        each time. Labels are as in decode; None draws classes uniformly. Raises as decode."""
+        each time. Labels are as in decode; None draws classes as label_weights says. Raises as decode."""
         return torch.cat(list(self.stream(n, seed, labels))).reshape(-1, *self.shape).cpu().numpy()
 
     def stream(
@@ -322,13 +323,15 @@ class Model:
         """Probabilities [n, n_classes] of what a caller gave as labels."""
         if labels is None:
             if needed and self.n_classes:
-                raise ValueError(f"labels=None: the decoder takes labels, expected them in [0, {self.n_classes})")
+                raise ValueError(f"labels=None: the decoder takes labels, expected some of {brief(self.classes)}")
             return None
         if not self.n_classes:
             raise ValueError(f"labels={brief(labels)}: the model's decoder takes no labels, expected None")
         given = np.full(n, one) if type(one := scalar(labels)) in (int, str, bool) else labels
         if "classes" in self.known and np.ndim(given) == 1:
             given = encoded("labels", given, n, self.classes)[0]
+            if len(lacking := np.flatnonzero(given < 0)):
+                raise ValueError(f"labels has none for example {lacking[0]}, expected one of {brief(self.classes)}")
         y, dtype = tensor("labels", given).to(self.device), self.decoder.weights[0].dtype
         y = y if y.is_floating_point() or y.dtype == torch.bool else y.long()  # of uint64 torch finds no minimum
         if tuple(y.shape) == (n, self.n_classes) and ((y >= 0) & (y <= 1)).all():

@@ -353,9 +353,10 @@ def _array(name: str, values: Any, shape: tuple[int, ...] | None = None, first: 
     """Checked values as a tensor [n, ...] of floats or bytes, or [n, D] of examples that have to be of this shape; of a
     stream, the samples from `first` on. And their range."""
     t = tensor(name, values)
+    t = t if t.dtype in DTYPES or t.dtype == torch.bool else t.double()
     if t.ndim < 2 or t.dtype not in DTYPES:
         kind = f"{t.dtype} {list(t.shape)}".removeprefix("torch.")
-        raise ValueError(f"{name} is {kind}: expected floats or uint8, [n, ...]")
+        raise ValueError(f"{name} is {kind}: expected numbers [n, ...]; one column is x[:, None], one example x[None]")
     if not len(t) or not t[0].numel():
         raise ValueError(f"{name} is empty: {list(t.shape)}, expected at least one value")
     t = t if shape is None else flat(name, t, shape)

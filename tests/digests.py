@@ -24,6 +24,7 @@ import fastaae
 from fastaae import checkpoint
 from fastaae.data import from_arrays
 
+LATER = ("dead_units", "label_kept")  # than the first digests
 GOLDEN = Path(__file__).with_suffix(".json")
 SGD = {"optimizer": "sgd", "lr_reconstruction": 0.01, "lr_adversarial": 0.05, "lr_classification": 0.05}
 SGD |= {"momentum": 0.9, "momentum_adversarial": 0.1, "lr_decay": 0.1, "lr_decay_epochs": (1,)}
@@ -84,9 +85,7 @@ def of_runs() -> Iterator[tuple[str, str, list[float]]]:
         made = {"samples": torch.from_numpy(model.sample(20, seed=3))}
         if model.encoder is not None:
             made["codes"] = torch.from_numpy(model.encode(dataset()[0][:30]))
-        made |= {
-            f"history.{k}": torch.from_numpy(v).double() for k, v in run.history.items() if k != "dead_units"
-        }  # came later
+        made |= {f"history.{k}": torch.from_numpy(v).double() for k, v in run.history.items() if k not in LATER}
         learned = [t.double().abs().mean().item() for k, t in tensors.items() if k.endswith("weight")]
         sums = [float(np.mean(learned)), made["samples"].double().mean().item()]
         yield name, checkpoint.digest(tensors)[:12] + checkpoint.digest(made)[:12], sums

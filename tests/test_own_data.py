@@ -47,11 +47,19 @@ def test_a_single_class_is_refused(tmp_path, task, other):
     fit(tmp_path / "run", (X, y))  # which needs none
 
 
-@pytest.mark.parametrize("word", ["", "nan", "None", "N/A", "-1", "<NA>"])
+@pytest.mark.parametrize("word", ["N/A", "-1", "null", "unlabeled"])
 def test_words_that_mean_no_label_elsewhere_are_told(word):
     with pytest.warns(UserWarning, match=f"y has label '{word}', taken for a class: pass None, NaN or -1"):
         data = from_arrays((X, np.where(Y == 0, word, WORDS)), scale="standard")
     assert word in data.classes
+
+
+@pytest.mark.parametrize("word", ["", "nan", "None", "<NA>"])
+def test_missing_labels_made_words_are_none_and_told(tmp_path, word):
+    y = np.where(Y == 0, word, WORDS)
+    with pytest.warns(UserWarning, match=f"y has label '{word}', taken for no label: call a class otherwise"):
+        run = fit(tmp_path / "run", (X, y), task="semi_supervised")
+    assert run.model.classes == ["blue", "green"]
 
 
 def test_rows_of_zeros_of_a_table_are_told():

@@ -473,7 +473,7 @@ def test_resume_of_a_finished_run_changes_no_result(tmp_path):
 def test_history_holds_losses_at_logged_steps_and_validation_after_epochs(tmp_path):
     run = fit(tmp_path, **SEMI)
     losses = list(wiring.PHASES["semi_supervised"])
-    assert run.history.keys() == {"step", "epoch", *losses, "valid_reconstruction", "valid_error", *GAME}
+    assert run.history.keys() == {"step", "epoch", *losses, "valid_reconstruction", "valid_error", "label_kept", *GAME}
     assert list(run.history["step"]) == [2, 4, 5, 7, 9, 10]
     assert list(run.history["epoch"]) == [1, 2]
     assert {run.history[name].shape for name in losses} == {(6, 2)}
@@ -904,7 +904,7 @@ def tried(*said):
         ({"style_dim": 30}, "(told_apart_z|code_std) is", {"style_dim": 2}),
         ({"prior_std": 0.02}, "code_std is .*: codes lie far beyond the prior", {"prior_std": 5.0}),
         ({"regularizer": "kl", "posterior": "gaussian", "regularizer_weight": 2.0}, "code_std is .* codes have coll",
-         {"regularizer_weight": 0.2}),
+         {"regularizer_weight": 0.02}),
         ({}, None, {}),
     ],
     ids=["collapsed", "not-finite", "rate", "game", "code", "scattered", "kl", "well"],
@@ -927,8 +927,8 @@ def test_a_run_gone_wrong_is_told_once_soon_and_with_what_helps(tmp_path, fields
     ("numbers", "said"),
     [
         (
-            {"dead_units": [98.9, 99], "code_std": [0.0, 0.0]},
-            "dead_units is 98.9, 99 {}: percent of a layer's units give",
+            {"dead_units": [99.9, 100], "code_std": [0.0, 0.0]},
+            "dead_units is 99.9, 100 {}: percent of a layer's units give",
         ),
         ({"code_std": [0.0499, 1.0]}, "code_std is 0.0499, 1 {}: codes have collapsed to a point"),
         (
@@ -937,7 +937,7 @@ def test_a_run_gone_wrong_is_told_once_soon_and_with_what_helps(tmp_path, fields
         ),
         ({"code_std": [3.01, 1.0]}, "code_std is 3.01, 1 {}: codes lie far beyond the prior"),
         ({"told_apart_z": [50.0, 99.0]}, "told_apart_z is 50, 99 {}: the discriminator has won"),
-        ({"told_apart_z": [98.9, 98.9], "dead_units": [98.9, 98.9], "code_std": [0.41, 2.99]}, None),
+        ({"told_apart_z": [98.9, 98.9], "dead_units": [99.9, 99.9], "code_std": [0.41, 2.99]}, None),
     ],
     ids=["dead", "collapsed", "unfilled", "scattered", "won", "well"],
 )
@@ -945,18 +945,24 @@ def test_what_a_number_means_is_said(tmp_path, monkeypatch, numbers, said):
     measure = watch.Watch.measure
     well = {"told_apart_z": [50.0, 50.0], "dead_units": [0.0, 0.0], "code_std": [1.0, 1.0]}
     monkeypatch.setattr(watch.Watch, "measure", lambda self: {**measure(self), **well, **numbers})
+    monkeypatch.setattr(watch, "UNLEARNED", 1.5)  # of noise a run learns little
     when = "after 300 steps" if "fill" in (said or "") else "after 250 steps"
     message = re.escape(said.format(when)) if said else ""
-    with pytest.warns(UserWarning, match=f"^{message}.*{TRY}") if said else contextlib.nullcontext([]) as warned:
+    new = "; try epochs=400" if "fill" in (said or "") else TRY
+    with pytest.warns(UserWarning, match=f"^{message}.*{new}") if said else contextlib.nullcontext([]) as warned:
         fit(tmp_path, epochs=60)
     assert len(warned) == (said is not None)
 
 
-def test_a_loss_beyond_that_of_the_mean_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(watch, "LOST", 0.0)
+@pytest.mark.parametrize(("limit", "step"), [("LOST", 250), ("UNLEARNED", 300)])
+def test_a_loss_like_that_of_the_mean_is_told(tmp_path, monkeypatch, limit, step):
+    for name in (limit, "UNFILLED", "COLLAPSED"):
+        monkeypatch.setattr(watch, name, 0.0)
     x = X.astype(np.float64)
     mean = 0.5 * x[from_arrays(DATA).train.index].var(0).sum()
-    with pytest.warns(UserWarning, match="^reconstruction is .* after 250 steps: a decoder that always .*") as warned:
+    with pytest.warns(
+        UserWarning, match=f"^reconstruction is .* after {step} steps: a decoder that always .*"
+    ) as warned:
         fit(tmp_path, epochs=60)
     assert re.search(r"the data has (\S+);", str(warned[0].message))[1] == f"{mean:.3g}"
 

@@ -126,7 +126,7 @@ def _stacked(name: str, items: Iterable[tuple[str, Any]], single: bool = True) -
         like = like or (block.dtype, block.shape[1:])
         if (block.dtype, block.shape[1:]) != like:
             found = f"{own} is {block.dtype} of shape {block.shape[1:]}"
-            hint = "make all alike (resize, convert); x and labels are a tuple (x, y)"
+            hint = "make all alike (resize, convert)" + "; x and labels are a tuple (x, y)" * own.endswith("]")
             raise DataError(f"{found}, expected {like[0]} of {like[1]} as the first: {hint}")
         held += block.tobytes()
         n += len(block)
@@ -219,8 +219,11 @@ def _folder(folder: Path) -> dict[str, Any]:
 
     def items():
         for path in images:
-            with Image.open(path) as image:
-                yield str(path), image
+            try:
+                with Image.open(path) as image:
+                    yield str(path), image
+            except OSError as error:
+                raise DataError(f"{path}: no readable image ({brief(error)}): remove or replace it") from None
 
     found = {"x": _stacked(str(folder), items())}
     return found if flat else found | {"y": [None if p.parent.name in UNLABELED else p.parent.name for p in images]}

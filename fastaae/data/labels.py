@@ -14,7 +14,8 @@ from ..scalars import scalar
 from .arrays import array
 
 MAX_CLASSES = 10_000
-MISSING = {"", "-1", "nan", "na", "n/a", "<na>", "nat", "none", "null", "?"}  # words that mean no label, elsewhere
+LOST = {"", "nan", "NaN", "None", "<NA>", "NaT"}  # what missing labels become where all are made strings
+MISSING = {"-1", "na", "n/a", "null", "?", "unlabeled", "unlabelled"}  # words that mean no label, elsewhere
 
 
 def encoded(name: str, value: Any, n: int, classes: Sequence[Any] | None = None) -> tuple[np.ndarray, list[Any]]:
@@ -22,12 +23,15 @@ def encoded(name: str, value: Any, n: int, classes: Sequence[Any] | None = None)
     they index; -1 is no label. Integers 0 to K - 1, all there, are their own codes.
 
     Labels are an array, tensor, list, Series or DataFrame of words, bools, integers or floats that are integers, [n] or
-    [n, 1]; or one-hot [n, K] of classes 0 to K - 1 or as a DataFrame calls its columns. None, NaN, the integer -1 and a
-    row of zeros are no label. `classes`, of a training set or a model, are the only ones there may be, if given.
-    Raises DataError: labels are otherwise, or not n, or none at all, or of over 10,000 classes."""
+    [n, 1]; or one-hot [n, K] of classes 0 to K - 1 or as a DataFrame calls its columns. None, NaN, these two as words,
+    "", the integer -1 and a row of zeros are no label. `classes`, of a training set or a model, are the only ones there
+    may be, if given. Raises DataError: labels are otherwise, or not n, or none at all, or of over 10,000 classes."""
     found = _array(name, value, n)
     different, where = (found, np.arange(n)) if found.dtype == object else np.unique(found, return_inverse=True)
     labels = [_label(name, v) for v in different.tolist()]
+    if lost := sorted((LOST & {v for v in labels if isinstance(v, str)}).difference(classes or ())):
+        warn_caller(f"{name} has label {lost[0]!r}, taken for no label: call a class otherwise")
+        labels = [None if v in lost else v for v in labels]
     there = {*labels} - {None}
     if len(kinds := sorted({type(label).__name__ for label in there})) > 1:
         raise DataError(f"{name} has labels that are {' and '.join(kinds)}, expected one kind: make strings of all")

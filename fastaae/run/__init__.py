@@ -23,7 +23,8 @@ class Run:
         history: {"step": [L], "reconstruction": [L, R], ...}: training losses at the logged steps, and {"epoch": [E],
             "valid_error": [E, R], ...} after each epoch. Among the latter is how the game goes: "told_apart_z", percent
             of the last batch's prior samples and codes that the discriminator of z tells apart (50: by chance), and
-            "dead_units", percent of the layer where most give 0 for all of the last batch, and "code_mean",
+            "dead_units", percent of the layer where most give 0 for all of the last batch, "label_kept", percent of
+            samples drawn with a label that the model itself takes for it, and "code_mean",
             "code_std": the codes' largest mean, and their standard deviation, in units of the prior's
             (with a Gaussian posterior, of its means: samples would hide a collapse). See columns().
         models: one Model per replica.

@@ -95,7 +95,7 @@ class Training:
 
     def __init__(
         self, checkpoints: Checkpoints, signals: Signals, bar: Progress, prior: priors.Custom | None,
-        heartbeat: Heartbeat | None, on_log: OnLog | None,
+        heartbeat: Heartbeat | None, on_log: OnLog | None = None,
     ):  # fmt: skip
         self.hook = Hook(on_log, self.warn)
         self.checkpoints, self.signals, self.progress, self.heartbeat = checkpoints, signals, bar, heartbeat

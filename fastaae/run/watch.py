@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..config import Config
@@ -14,10 +15,10 @@ from ..engine.step import Step
 from ..model import Model
 
 EXAMPLES = 1000  # of the validation set, whose codes are compared with the prior, and of the training set
-# A run has gone wrong where its loss is so many times that of a decoder that always gives the mean of the data, so many
-# percent of a layer's units are dead, codes spread less (in the end: less than the next) or more than so many standard
-# deviations of the prior, or a discriminator is right in so many percent. Good runs may be so, at first.
-LOST, DEAD, COLLAPSED, UNFILLED, SCATTERED, TOLD_APART = 1.5, 99.0, 0.05, 0.4, 3.0, 99.0
+# A run has gone wrong where its loss is so many times that of a decoder that always gives the mean of the data (in the
+# end: the next), where codes spread less (in the end: less than the next) or more than so many standard deviations of
+# the prior, or a discriminator is right in so many percent. Good runs may be so, at first.
+LOST, UNLEARNED, COLLAPSED, UNFILLED, SCATTERED, TOLD_APART = 1.5, 0.98, 0.05, 0.4, 3.0, 99.0
 SOON, LATE = 250, 1000  # steps for which that has to last, a third of the run between them
 ENOUGH = 2000  # steps after which small networks are trained, in bench/defaults.py
 
@@ -56,6 +57,11 @@ class Watch:
                 z = model.code(model.scaled(self.x), g)[0].double() / self.scales[1]
                 means.append(z.mean(0).abs().max().item())
                 stds.append(z.var(0, correction=0).mean().sqrt().item())
+        if cfg.classifies:
+            k, n = self.models[0].n_classes, len(self.x)
+            asked = np.arange(n) % k
+            made = [model.predict_proba(model.sample(n, cfg.seed, np.eye(k)[asked])).argmax(1) for model in self.models]
+            game["label_kept"] = [100 * float((found == asked).mean()) for found in made]
         return {**game, "code_mean": means, "code_std": stds}
 
     def warning(self, losses: Mapping[str, Sequence[float]], game: Mapping[str, Sequence[float]], done: int) -> str:
@@ -76,25 +82,33 @@ class Watch:
         self.told = True
         values = ", ".join(f"{value:.3g}" for value in numbers[name])
         when = f"since step {since}" if since else f"after {done} steps"
-        return f"{name} is {values} {when}: {words}{remedy(step, name)}"
+        return f"{name} is {values} {when}: {words}{remedy(step, name, early)}"
 
     def _wrong(self, numbers: Mapping[str, Sequence[float]]) -> Iterator[tuple[str, str, bool]]:
         """The names of numbers that are of a run gone wrong, what that means, and whether a good run is never so for
         long: causes first."""
-        lost, dead, codes = (numbers.get(name, [1.0]) for name in ("reconstruction", "dead_units", "code_std"))
+        if self.scales and not self.scales[0]:
+            return  # all examples are the same
+        lost, dead, codes = (numbers.get(name, [0.0]) for name in ("reconstruction", "dead_units", "code_std"))
+        mean = f"a decoder that always gives the mean of the data has {self.scales[0]:.3g}" if self.scales else ""
         if self.scales and max(lost) > LOST * self.scales[0]:
-            yield "reconstruction", f"a decoder that always gives the mean of the data has {self.scales[0]:.3g}", True
-        if max(dead) >= DEAD:
+            yield "reconstruction", mean, True
+        if max(dead) >= 100:
             yield "dead_units", "percent of a layer's units give 0 for all examples, and learn no more", True
-        if min(codes) < COLLAPSED:
+        if "code_std" in numbers and min(codes) < COLLAPSED:
             yield "code_std", "codes have collapsed to a point, far within the prior", True
-        elif min(codes) < UNFILLED:
+        elif "code_std" in numbers and min(codes) < UNFILLED:
             yield "code_std", "codes fill little of the prior, most samples come from where there are none", False
         elif max(codes) > SCATTERED:
             yield "code_std", "codes lie far beyond the prior, and samples are of few of them", True
         for name, values in numbers.items():
             if name.startswith("told_apart") and max(values) >= TOLD_APART:
                 yield name, "the discriminator has won: its gradient teaches the encoder nothing", True
+        if self.scales and LOST * self.scales[0] >= max(lost) > UNLEARNED * self.scales[0]:
+            yield "reconstruction", mean, False
+        kept = numbers.get("label_kept", [100.0])
+        if min(kept) < 50 + 50 / (self.models[0].n_classes or 1):
+            yield "label_kept", "percent of samples drawn with a label are taken for it", False
 
 
 def mean_loss(cfg: Config, model: Model, x: torch.Tensor) -> float:
@@ -105,31 +119,35 @@ def mean_loss(cfg: Config, model: Model, x: torch.Tensor) -> float:
     return target.var(0, correction=0).sum().item() / 2
 
 
-def remedy(step: Step, name: str) -> str:
-    """What fields to change, and to what, where one of measure()'s numbers, a loss or a weight says that a run has gone
-    wrong; bench/remedies.py tries it."""
+def remedy(step: Step, name: str, early: bool = True) -> str:
+    """What fields to change, and to what, where one of measure()'s numbers (if not early, in the end alone), a loss or
+    a weight says that a run has gone wrong; bench/remedies.py tries it."""
     cfg, size, kept = step.cfg, step.networks["decoder"].sizes[-1], Config  # whose defaults train data of many kinds
     rates = ["lr_reconstruction", "lr_adversarial", *(["lr_classification"] if cfg.classifies else [])]
-    above = [field for field in rates if getattr(cfg, field) > getattr(kept, field)]
-    codes = name.startswith(("code_std", "told_apart"))
+    ends = dict.fromkeys(rates, (0.01, 1.0)) | {"init_std": (0.1, 3.0), "prior_std": (0.0, 20.0)}  # times the default
+    odd = [n for n, (low, high) in ends.items() if not low <= getattr(cfg, n) / getattr(kept, n) <= high]
+    odd += [n for n in ("dropout", "input_dropout") if getattr(cfg, n) > 0.5]
+    codes, few = name.startswith(("code_std", "told_apart", "label")), cfg.epochs * step.steps_per_epoch < ENOUGH
     new: dict[str, Any]
     if cfg.task == "gan" and codes:
         return ""  # none is known
-    if cfg.optimizer != kept.optimizer:
-        new = {field: getattr(kept, field) for field in ("optimizer", "init_std", *rates)}
-    elif above or cfg.init_std > 3 * kept.init_std:
-        new = {field: getattr(kept, field) for field in (*above, "init_std")}
+    if cfg.optimizer != kept.optimizer and (early or not few):
+        new = {n: getattr(kept, n) for n in ("optimizer", "init_std", *rates)}
+    elif odd and (early or not few):
+        new = {n: getattr(kept, n) for n in odd}
+    elif not early and (few or name in ("reconstruction", "label_kept")):
+        new = {} if few else {"epochs": 4 * cfg.epochs}
     elif not codes:
-        new = {field: getattr(cfg, field) / 10 for field in rates}
+        new = {n: getattr(cfg, n) / 10 for n in rates}
     elif cfg.regularizer == "kl":
-        new = {"regularizer_weight": cfg.regularizer_weight / 10}
+        new = {"regularizer_weight": cfg.regularizer_weight / 100}
     elif cfg.prior_std < kept.prior_std:
         new = {"prior_std": kept.prior_std}
     elif cfg.style_dim > max(size, 2):
         new = {"style_dim": max(size, 2)}
     else:
         new = {"style_dim": cfg.style_dim // 2} if cfg.style_dim > 3 else {"lr_adversarial": cfg.lr_adversarial / 3}
-    if codes and cfg.epochs * step.steps_per_epoch < ENOUGH:
+    if few and (codes or not early):
         new["epochs"] = -(-ENOUGH // step.steps_per_epoch)
     changes = {field: value for field, value in new.items() if value != getattr(cfg, field)}
     return "; try " + ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v!r}" for k, v in changes.items())
