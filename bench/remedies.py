@@ -29,6 +29,11 @@ BROKEN = [  # data, steps, and how its run goes wrong
     ("digits", 1000, {"regularizer": "kl", "posterior": "gaussian"}),
     ("digits", 1000, {"regularizer": "kl", "posterior": "gaussian", "prior_std": 1.0}),
     ("wine", 2000, {"prior_std": 0.1}),
+    ("digits", 300, {"prior_std": 1e6}),
+    ("digits", 300, {"lr_reconstruction": 1e-9}),
+    ("moons", 300, {"lr_reconstruction": 1e-6}),
+    ("digits", 300, {"dropout": 0.95}),
+    ("digits", 1000, {"regularizer": "kl", "posterior": "gaussian", "regularizer_weight": 1000.0}),
 ]
 
 
