@@ -128,7 +128,7 @@ def remedy(step: Step, name: str, early: bool = True) -> str:
     odd = [n for n, (low, high) in ends.items() if not low <= getattr(cfg, n) / getattr(kept, n) <= high]
     odd += [n for n in ("dropout", "input_dropout") if getattr(cfg, n) > 0.5]
     codes, few = name.startswith(("code_std", "told_apart", "label")), cfg.epochs * step.steps_per_epoch < ENOUGH
-    late = few and not early and name != "reconstruction"  # maybe just not there yet
+    late = few and not early and name != "reconstruction" and cfg.style_dim <= max(size, 2)  # maybe just not there yet
     new: dict[str, Any]
     if cfg.task == "gan" and codes:
         return ""  # none is known
@@ -136,7 +136,7 @@ def remedy(step: Step, name: str, early: bool = True) -> str:
         new = {n: getattr(kept, n) for n in ("optimizer", "init_std", *rates)}
     elif odd and not late:
         new = {n: getattr(kept, n) for n in odd}
-    elif not early and (few or name in ("reconstruction", "label_kept")):
+    elif late or (not early and name in ("reconstruction", "label_kept")):
         new = {} if few else {"epochs": 4 * cfg.epochs}
     elif not codes:
         new = {n: getattr(cfg, n) / 10 for n in rates}
