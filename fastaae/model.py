@@ -16,7 +16,7 @@ from torch import Tensor
 from . import __version__, checkpoint
 from .config import WITH_Y, Config
 from .data import Data, examples, label_weights
-from .data.arrays import flat, tensor
+from .data.arrays import columns_of, flat, tensor
 from .data.formats import examples_of
 from .data.labels import encoded
 from .device import find_device
@@ -48,7 +48,7 @@ class Model:
         scale: of one replica, where the config's is not "unit".
         prior: what draws z where the config's prior is "custom"; without it sample() and log_likelihood() fail.
         known: what is known of the training data: "dtype", a word; "classes", what labels 0, 1, ... stand for, if not
-            for themselves; "label_weights", the prior of y, if not uniform.
+            for themselves; "label_weights", the prior of y, if not uniform; "columns", those of a table.
     """
 
     def __init__(
@@ -316,6 +316,7 @@ class Model:
                 skip = max(skip - len(code), 0)
 
     def _examples(self, x: Any, name: str = "x") -> Tensor:
+        columns_of(name, x, self.known.get("columns"))
         given = examples(name, examples_of(name, x), None if self.pixels else self.config.scale)
         return flat(name, given, self.shape)
 
@@ -374,6 +375,8 @@ def known_of(config: Config, data: Data, k: int) -> dict[str, Any]:
     known: dict[str, Any] = {"dtype": str(data.train.x.dtype).removeprefix("torch.")}
     if (data.classes != list(range(k)) or bool in map(type, data.classes)) and k == data.n_classes:
         known["classes"] = data.classes
+    if data.columns:
+        known["columns"] = data.columns
     if weights := label_weights(config.label_weights, data, k) if config.task in WITH_Y else None:
         known["label_weights"] = weights
     return known
@@ -423,10 +426,11 @@ def from_tensors(
             raise ValueError(f"n_classes={classes}: expected {w.n_classes} by its config")
         networks = {name: _network(own, name, w) for name in ("decoder", "encoder") if name in w.sizes}
         heads = Heads(own("heads.weight", *w.heads)) if w.heads else None
-        known = {name: info[name] for name in ("dtype", "classes", "label_weights") if name in info}
-        for name, kinds in (("classes", (str, int, bool)), ("label_weights", (float,))):
-            if name in known and not _list_of(known[name], classes, kinds):
-                expected = f"{classes} different names, or positive numbers"
+        known = {name: info[name] for name in ("dtype", "classes", "label_weights", "columns") if name in info}
+        lists = {"classes": (classes, (str, int, bool)), "label_weights": (classes, (float,)), "columns": (d, (str,))}
+        for name, (length, kinds) in lists.items():
+            if name in known and not _list_of(known[name], length, kinds):
+                expected = f"{length} different names, or positive numbers"
                 raise ValueError(f"{name}={brief(known[name])}: expected {expected}")
         scale = None
         if config.scale != "unit":

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import fastaae
-from fastaae import Config, DataError, cli, figures, train
+from fastaae import Config, DataError, checkpoint, cli, figures, train
 from fastaae.data import from_arrays
 from fastaae.data.formats import opened
 
@@ -113,6 +113,25 @@ def test_parts_may_have_types_of_their_own(tmp_path):
     assert run.metrics["valid_reconstruction"]["mean"] > 0
     with pytest.raises(DataError, match="x_test has uint8 examples of shape .5,., expected float32"):
         from_arrays({"x": BASE.astype(np.float32), "x_test": (BASE * 255).astype(np.uint8)})
+
+
+def test_columns_of_a_table_have_to_be_the_same(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(X, columns=list("abcde"))
+    other = table[list("edcba")]
+    wrong = r"has columns \['e', .*, expected \['a', .* in this order"
+    with pytest.raises(DataError, match=f"x_test {wrong}"):
+        from_arrays({"x": table, "x_test": other}, scale="standard")
+    run = fit(tmp_path / "run", {"x": table, "x_test": table[:50]})
+    for model in (run.model, fastaae.load(tmp_path / "run")):
+        np.testing.assert_array_equal(model.encode(table), model.encode(X))
+        for method in (model.encode, model.reconstruct, model.reconstruction_error):
+            with pytest.raises(DataError, match=f"x {wrong}"):
+                method(other)
+    plain = fit(tmp_path / "plain", X)
+    assert checkpoint.digest(plain.model.encoder.parameters()) == checkpoint.digest(run.model.encoder.parameters())
+    fit(tmp_path / "twice", pandas.DataFrame(X, columns=list("aacde")))  # names that come twice say nothing
+    assert fastaae.load(tmp_path / "twice").encode(table).shape == (240, 2)
 
 
 BASE = RNG.random((240, 5))

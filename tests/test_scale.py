@@ -323,7 +323,11 @@ def test_a_file_larger_than_memory_trains(tmp_path, rows, limit):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("dtype", 3), *(("classes", v) for v in ([1, 2], "abc", [1, 1, 2], [[1], 2, 3], [1.5, 2, 3], None))]
+    [
+        ("dtype", 3),
+        *(("columns", v) for v in (["a"], "abcde", list("abcda"), [1, 2, 3, 4, 5])),
+        *(("classes", v) for v in ([1, 2], "abc", [1, 1, 2], [[1], 2, 3], [1.5, 2, 3], None)),
+    ]
     + [("label_weights", v) for v in ([1, 1, 1], [0.5, 0.5], [0.5, 0.5, -1.0], [float("nan")] * 3, "uniform")],
     ids=str,
 )

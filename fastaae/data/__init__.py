@@ -18,7 +18,7 @@ import torch
 from ..files import DataError, DataUnavailable, brief, expanded, warn_caller
 from ..scalars import integer, scalar
 from . import sources
-from .arrays import array, shared
+from .arrays import array, columns_of, shared
 from .formats import opened
 from .labels import encoded
 
@@ -65,6 +65,7 @@ class Data:
     sha256: str  # digest of all parts: dtypes, shapes and bytes
     parts: dict[str, Rows | None]
     labels: dict[str, torch.Tensor | None]
+    columns: list[str] | None = None  # of a table
 
     n_classes = property(lambda self: len(self.classes))
     x_train, x_valid, x_test = (property(lambda self, p=p: _taken(self.parts[p])) for p in ("train", "valid", "test"))
@@ -254,13 +255,16 @@ def _build(
     of = {"train": None if y is None else y[train], "valid": labels.get("x_valid"), "test": labels.get("x_test")}
     if held:
         parts["valid"], of["valid"] = Rows(whole["x"].x, valid), None if y is None else y[valid]
-    return Data(name, tuple(x.shape[1:]), classes, ends, _digest(parts, of), parts, of)
+    columns = columns_of("x", given["x"])
+    return Data(name, tuple(x.shape[1:]), classes, ends, _digest(parts, of), parts, of, columns)
 
 
 def _arrays(given: dict[str, Any], scale: str) -> tuple[dict[str, torch.Tensor], tuple[float, float]]:
     """The checked examples among the arrays given, of one shape and dtype; those without labels behind the others. And
     the range of x."""
     keys = [key for key in ("x", "x_unlabeled", "x_valid", "x_test") if key in given]
+    for key in keys:
+        columns_of(key, given[key], columns_of("x", given["x"]))
     examined = {key: _examined(key, given[key], scale) for key in keys}
     if odd := [said for _, said, _ in examined.values() if said]:
         warn_caller(odd[0])

@@ -57,6 +57,16 @@ def _readable(value: Any) -> Any:
     return value[:] if sliced else value
 
 
+def columns_of(name: str, value: Any, expected: list[str] | None = None) -> list[str] | None:
+    """What the columns of a table are called, if all differ; None of anything else. Raises DataError where others are
+    expected."""
+    names = [str(column) for column in value.columns] if hasattr(value, "columns") and hasattr(value, "dtypes") else []
+    names = names if len({*names}) == len(names) else None
+    if names and expected and names != expected:
+        raise DataError(f"{name} has columns {brief(names)}, expected {brief(expected)} in this order")
+    return names or None
+
+
 def tensor(name: str, value: Any) -> Tensor:
     """As array(), for torch: dense, without gradients; a tensor stays on its device."""
     if not isinstance(value, Tensor):
