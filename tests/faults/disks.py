@@ -118,7 +118,7 @@ def failing_system_call(rng: np.random.Generator, case: int, folder: Path) -> Ou
     k = int(rng.integers(first, last + 1))
     variant, run = 0, folder / "run"
     changes = {**VARIANTS[variant], "log_every": 25}
-    arguments = write_config(folder, **changes)
+    arguments = [*write_config(folder, **changes), "--quiet"]  # or some writes are of the progress
     pid = start(folder, train_at_a_sign, arguments)
     inject = [f"inject={name}:error={code}:when={k}" for name in call_name.split(",")]
     command = ["strace", "-f", "-qq", "-o", str(folder / "trace"), *(f"-e{i}" for i in inject), "-p", str(pid)]

@@ -69,7 +69,7 @@ def versions(rng: np.random.Generator, case: int, folder: Path) -> str | None:
 
 CHANGES: list[tuple[dict[str, Any], str | None]] = [
     *(({name: value}, name) for name, value in [
-        ("hidden", (9,)), ("style_dim", 3), ("seed", 1), ("replicas", 1), ("batch_size", 25), ("optimizer", "adam"),
+        ("hidden", (9,)), ("style_dim", 3), ("seed", 1), ("replicas", 1), ("batch_size", 25), ("optimizer", "sgd"),
         ("lr_adversarial", 0.03), ("input_noise", 0.1), ("init_std", 0.2), ("n_labeled", 40), ("precision", "fp64")]),
     ({"epochs": 3}, None), ({"log_every": 1}, None), ({"checkpoint_every": 2}, None),
     ({"on_divergence": "restart"}, None), ({"ranks": 2}, "ranks"), ({"out_dir": "elsewhere"}, "out_dir"),
