@@ -28,7 +28,7 @@ def encoded(name: str, value: Any, n: int, classes: Sequence[Any] | None = None)
     may be, if given. Raises DataError: labels are otherwise, or not n, or none at all, or of over 10,000 classes."""
     found = _array(name, value, n)
     different, where = (found, np.arange(n)) if found.dtype == object else np.unique(found, return_inverse=True)
-    labels = [_label(name, v) for v in different.tolist()]
+    labels: list[Any] = [_label(name, v) for v in different.tolist()]
     if lost := sorted((LOST & {v for v in labels if isinstance(v, str)}).difference(classes or ())):
         warn_caller(f"{name} has label {lost[0]!r}, taken for no label: call a class otherwise")
         labels = [None if v in lost else v for v in labels]
