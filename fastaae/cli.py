@@ -432,8 +432,7 @@ class Sample:
         from .model import load
 
         model = load(directory, self.replica)
-        table = len(model.shape) == 1 and model.config.scale != "unit"
-        out = self.out or str(Path(directory) / ("samples.npy" if table else "samples.png"))
+        out = self.out or str(Path(directory) / ("samples.npy" if model.table else "samples.png"))
         if png := out.lower().endswith(".png"):
             import matplotlib.image  # noqa: F401  # an error comes before the work
         from .figures import grid

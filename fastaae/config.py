@@ -208,6 +208,11 @@ class Config:
         """Whether the encoder learns to predict labels."""
         return self.task == "semi_supervised" or (self.task == "embedding" and self.n_clusters is None)
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether training uses labels."""
+        return self.task == "supervised" or self.classifies or self.label_prior
+
     def profiled(self) -> range:
         """The steps, counted from 1, that run under a profiler."""
         found = re.fullmatch(r"(\d{1,18}):(\d{1,18})", self.profile or "")

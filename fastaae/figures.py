@@ -48,6 +48,8 @@ def draw(model: Model, data: Any, folder: str | Path, seed: int = 0) -> dict[Pat
     folder, contents, failed = expanded(folder), {}, []
     data = from_arrays(data, scale=model.config.scale)
     for name, what, write in _pictures(model, data, seed):
+        if model.table and name not in ("codes", "representations"):
+            continue  # there are no images to show
         folder.mkdir(parents=True, exist_ok=True)
         try:
             write(folder / f"{name}.png")
@@ -61,7 +63,7 @@ def draw(model: Model, data: Any, folder: str | Path, seed: int = 0) -> dict[Pat
 
 def _pictures(model: Model, data: Data, seed: int) -> Iterator[tuple[str, str, Callable[[Path], None]]]:
     """Name, content and writer of each picture that fits the model."""
-    cfg, table = model.config, len(model.shape) == 1 and model.config.scale != "unit"  # no images
+    cfg = model.config
     names = {"test": "test", "valid": "validation", "train": "training"}
     split, part = next((what, part) for part, what in names.items() if data.parts[part] is not None)
     tensor, y = getattr(data, f"x_{part}"), data.labels[part]
@@ -72,21 +74,21 @@ def _pictures(model: Model, data: Data, seed: int) -> Iterator[tuple[str, str, C
         what = f"{name} of {split} images{coloured}" + (f"; {title}" if title else "")
         return name, what, lambda path: codes(z(), y, path, curves, title)
 
-    if not table and (cfg.prior != "custom" or model.prior is not None):
+    if cfg.prior != "custom" or model.prior is not None:
         what = "samples; last in a row, the training image nearest to the sample before it"
         yield "neighbours", what, lambda path: neighbours(model.sample(90, seed), data.x_train, path)
-    if not table and model.encoder is not None and cfg.task != "supervised":
+    if model.encoder is not None and cfg.task != "supervised":
         first = x[: min(40, len(x) // 10 * 10 or len(x))]
         what = f"{split} images, each above its reconstruction"
         yield "reconstructions", what, lambda path: reconstructions(first, model.reconstruct(first), path)
     if model.encoder is not None and cfg.style_dim == 2 and not model.label_head:
         yield scatter("codes", lambda: model.encode(x), *outlines(cfg))
-    if not table and cfg.style_dim == 2 and not model.n_classes and (found := spread(cfg)):
+    if cfg.style_dim == 2 and not model.n_classes and (found := spread(cfg)):
         yield "manifold", f"images decoded from {found[1]}", partial(manifold, model, found[0])
-    if not table and cfg.task in ("supervised", "semi_supervised"):
+    if cfg.task in ("supervised", "semi_supervised"):
         what = f"styles of {split} images, one a row, decoded with every label, one a column"
         yield "style_content", what, lambda path: style_content(model, model.encode(x[:10]), path)
-    if not table and cfg.n_clusters:
+    if cfg.n_clusters:
         what = f"a cluster a row, first its head, then {split} images assigned to it"
         yield "cluster_heads", what, partial(cluster_heads, model, x, seed=seed)
     if model.heads is not None and cfg.style_dim == 2:

@@ -85,6 +85,11 @@ class Model:
         return min(BATCH, max(1, WIDE // widest))
 
     @property
+    def table(self) -> bool:
+        """Whether an example is a row of numbers, no image."""
+        return len(self.shape) == 1 and self.config.scale != "unit"
+
+    @property
     def label_head(self) -> bool:
         """Whether the encoder has an output y; in a supervised autoencoder the label is given."""
         return self.n_classes > 0 and self.config.task != "supervised"

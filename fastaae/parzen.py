@@ -170,7 +170,8 @@ def parzen_log_likelihood(
     saved = None if state is None else _State(state, sums, n, heartbeat)
     _score(sums, source, shape, n, saved, heartbeat, progress)
     while choosing and sigmas is None and callable(source) and not (saved or heartbeat) and abs(moved) < DECADES:
-        way = (_best(sums) == len(grid) - 1) - (_best(sums) == 0)
+        best = _best(sums.result()[0].cpu().numpy(), choosing)
+        way = (best == len(grid) - 1) - (best == 0)
         if not way or way * moved < 0:  # the best lies where two decades meet
             return _summary(sums, ranges, told=not way)
         moved, before = moved + way, sums
@@ -230,9 +231,9 @@ def _score(
         raise ValueError(f"samples: there are {sums.n}, expected at least one")
 
 
-def _best(sums: PairSums) -> int:
-    """The bandwidth that is the best for the queries that choose it."""
-    return int(sums.result()[0][:, : sums.choosing].mean(1).argmax())
+def _best(value: np.ndarray, choosing: int) -> int:
+    """Which bandwidth of likelihoods [S, M] is the best for the queries that choose it, the first so many."""
+    return int(np.argmax(value[:, :choosing].mean(1)))
 
 
 def _summary(sums: PairSums, ranges: dict[str, Range], told: bool = True) -> ParzenResult:
@@ -248,7 +249,7 @@ def _summary(sums: PairSums, ranges: dict[str, Range], told: bool = True) -> Par
     sigmas, choosing, best, curve = sums.sigmas.cpu().numpy(), sums.choosing, 0, None
     if choosing:
         curve = SigmaCurve(sigmas, value[:, :choosing].mean(1), bound[:, :choosing].mean(1))
-        best = int(np.argmax(curve.mean))
+        best = _best(value, choosing)
         if told and best in (0, len(sigmas) - 1) and len(sigmas) > 1:
             end = "smallest" if best == 0 else "largest"
             warn_caller(f"best bandwidth {sigmas[best]:g} is the {end} tried: pass sigmas= beyond it")

@@ -263,8 +263,9 @@ def _arrays(given: dict[str, Any], scale: str) -> tuple[dict[str, torch.Tensor],
     """The checked examples among the arrays given, of one shape and dtype; those without labels behind the others. And
     the range of x."""
     keys = [key for key in ("x", "x_unlabeled", "x_valid", "x_test") if key in given]
-    for key in keys:
-        columns_of(key, given[key], columns_of("x", given["x"]))
+    columns = columns_of("x", given["x"])
+    for key in keys[1:]:
+        columns_of(key, given[key], columns)
     examined = {key: _examined(key, given[key], scale) for key in keys}
     if odd := [said for _, said, _ in examined.values() if said]:
         warn_caller(odd[0])

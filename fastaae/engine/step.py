@@ -50,13 +50,13 @@ class Step:
         self.cfg, self.batch, self.device, r = cfg, cfg.batch_size, torch.device(device), cfg.replicas
         floats = torch.empty(0, device=device, dtype=torch.float64 if cfg.precision == "fp64" else torch.float32)
         source = priors.chosen(cfg.prior, prior, floats.new_empty(cfg.batch_size, cfg.style_dim))
-        if (y := data.labels["train"]) is None and (cfg.task == "supervised" or cfg.classifies or cfg.label_prior):
+        if (y := data.labels["train"]) is None and cfg.needs_labels:
             what = "label_prior=True" if cfg.label_prior else f"task={cfg.task!r}"
             raise ValueError(f"{what} needs labels with the training data, {data.name} has none: pass y")
         if y is not None and cfg.task == "supervised" and (y < 0).any():
             lacking = int((y < 0).sum())
             raise ValueError(f"task='supervised': {lacking} training examples have no label, expected one each")
-        if (cfg.task == "supervised" or cfg.classifies or cfg.label_prior) and data.n_classes < 2:
+        if cfg.needs_labels and data.n_classes < 2:
             only = f"the only class of {data.name} is {data.classes[0]!r}"
             raise ValueError(f"{only}, expected two or more: -1, None and NaN are no labels, call a class otherwise")
         if cfg.label_prior and cfg.components != data.n_classes:

@@ -77,13 +77,13 @@ def opening(checkpoints: Checkpoints) -> str:
     """What is trained on which data, where, and who computes it, in a line."""
     cfg, data, step = checkpoints.cfg, checkpoints.data, checkpoints.step
     (low, high), whats = data.range, {"train": "examples", "valid": "to validate", "test": "to test"}
-    counts, labels, uses = [], "no labels", cfg.task == "supervised" or cfg.classifies or cfg.label_prior
+    counts, labels = [], "no labels"
     known = {part: int((y >= 0).sum()) for part, y in data.labels.items() if y is not None}
     for part, rows in data.parts.items():
-        some = uses and part != "train" and rows is not None and known.get(part, 0) < len(rows)
+        some = cfg.needs_labels and part != "train" and rows is not None and known.get(part, 0) < len(rows)
         counts += [f"{len(rows):,} {whats[part]}" + f" ({known.get(part, 0)} labelled)" * some] if rows else []
     if "train" in known:
-        used = min(cfg.n_labeled or known["train"], known["train"]) if uses else 0
+        used = min(cfg.n_labeled or known["train"], known["train"]) if cfg.needs_labels else 0
         labels = f"{data.n_classes} classes, {used:,} labels used"
     why = "small layers" if onednn.fits(step.networks["decoder"].shadows[0]) else f"no other for {cfg.precision} here"
     by = {"layers": "Triton (16 bits)", "onednn": "oneDNN (large float32 layers)", "reference": f"PyTorch ({why})"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -87,11 +88,12 @@ class Watch:
     def _wrong(self, numbers: Mapping[str, Sequence[float]]) -> Iterator[tuple[str, str, bool]]:
         """The names of numbers that are of a run gone wrong, what that means, and whether a good run is never so for
         long: causes first."""
-        if self.scales and not self.scales[0]:
+        loss = self.scales[0] if self.scales else math.inf
+        if not loss:
             return  # all examples are the same
         lost, dead, codes = (numbers.get(name, [0.0]) for name in ("reconstruction", "dead_units", "code_std"))
-        mean = f"a decoder that always gives the mean of the data has {self.scales[0]:.3g}" if self.scales else ""
-        if self.scales and max(lost) > LOST * self.scales[0]:
+        mean = f"a decoder that always gives the mean of the data has {loss:.3g}"
+        if max(lost) > LOST * loss:
             yield "reconstruction", mean, True
         if max(dead) >= 100:
             yield "dead_units", "percent of a layer's units give 0 for all examples, and learn no more", True
@@ -104,7 +106,7 @@ class Watch:
         for name, values in numbers.items():
             if name.startswith("told_apart") and max(values) >= TOLD_APART:
                 yield name, "the discriminator has won: its gradient teaches the encoder nothing", True
-        if self.scales and LOST * self.scales[0] >= max(lost) > UNLEARNED * self.scales[0]:
+        if LOST * loss >= max(lost) > UNLEARNED * loss:
             yield "reconstruction", mean, False
         kept = numbers.get("label_kept", [100.0])
         if min(kept) < 50 + 50 / (self.models[0].n_classes or 1):
