@@ -52,11 +52,10 @@ def measured(name: str, x: np.ndarray, hidden: tuple[int, ...], fields: dict, st
         fields = {"scale": "standard", **fields}
     elif not image:
         x, fields = (x - x.min(0)) / np.ptp(x, 0), {"output": "linear", **fields}
-    epochs = math.ceil(steps / ((len(x) - len(x) // 6) // 100))
+    epochs = fields.get("epochs", math.ceil(steps / ((len(x) - len(x) // 6) // 100)))
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        epochs = fields.pop("epochs", epochs)
         options = {"epochs": epochs, "replicas": SEEDS, "checkpoint_every": epochs, "out_dir": folder, **fields}
         try:
             run = fastaae.train(fastaae.Config(hidden=hidden, **options), data=x, progress=False)

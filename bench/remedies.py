@@ -9,6 +9,7 @@ samples spread as the data do and its codes as the prior: bench/defaults.py.
 from __future__ import annotations
 
 import argparse
+import ast
 import re
 
 import defaults
@@ -54,7 +55,7 @@ def main() -> None:
                 name,
                 kinds[name],
                 (asked.width, asked.width),
-                dict(tried),
+                tried,
                 steps if tried is fields else max(steps, defaults.STEPS),
             )
             said = rows[0]["said"]
@@ -62,7 +63,8 @@ def main() -> None:
             found = re.search(r"; try (.*?)(?=; |$)", said)
             if not found:
                 break
-            tried = {**tried, **eval(f"dict({found[1]})")}  # noqa: S307
+            call = ast.parse(f"f({found[1]})", mode="eval").body
+            tried = {**tried, **{field.arg: ast.literal_eval(field.value) for field in call.keywords}}
         good = all(r.get("alive", False) for r in rows)
         well, told = well + good, told + (len(words) > 1)
         print(f"| {name} | {steps} | {fields} | {' <br> '.join(words)} | {good} |", flush=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import contextlib
 import errno
 import functools
@@ -891,7 +892,8 @@ def on_moons(directory, steps, **fields):
 
 def tried(*said):
     found = [re.search(r"; try (.*?)(?=;|$)", message) for message in said]
-    return eval(f"dict({found[0][1]})") if found and found[0] else {}
+    fields = ast.parse(f"f({found[0][1]})", mode="eval").body.keywords if found and found[0] else []
+    return {field.arg: ast.literal_eval(field.value) for field in fields}
 
 
 @pytest.mark.parametrize(
