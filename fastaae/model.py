@@ -27,6 +27,7 @@ from .engine.wiring import Wiring, wiring
 from .files import brief, expanded
 from .kernels import reference
 from .kernels.exact import exact_arithmetic
+from .modules import Decoder, Encoder
 from .parzen import ParzenResult, parzen_log_likelihood
 from .scalars import integer, scalar
 
@@ -94,9 +95,18 @@ class Model:
         """Whether the encoder has an output y; in a supervised autoencoder the label is given."""
         return self.n_classes > 0 and self.config.task != "supervised"
 
+    def encoder_module(self) -> Encoder:
+        """The encoder as a torch.nn.Module on this model's memory: both see changes of weights. Raises as code()."""
+        return Encoder(self, self._encoder(), math.prod(self.shape), self.n_classes if self.label_head else 0)
+
+    def decoder_module(self) -> Decoder:
+        """The decoder, as encoder_module()."""
+        return Decoder(self, self.decoder, self.decoder.sizes[0], self.n_classes)
+
     def encode(self, x: Rows, seed: int | None = None) -> Rows:
         """Style codes z [N, style_dim] of examples x [N, ...], in the units of the training data (bytes mean k / 255
-        under the scale "unit" or if it was trained on bytes); of an embedding, the representations y W_C + z.
+        under the scale "unit" or if it was trained on bytes); of an embedding, the representations y W_C + z. Gradients
+        pass, as through decode, of tensors that require them.
 
         Args:
             seed: of a sample of q(z|x). None: the mean of a Gaussian posterior, a universal one without noise.
@@ -105,12 +115,16 @@ class Model:
             DataError: x is not such an array, or its examples have another size.
         """
         g = None if seed is None else torch.Generator(self.device).manual_seed(integer("seed", seed, 0))
+        if _keeps_gradients(x):
+            return self._encoded_by_module(x, g)[0]
         represent = self.heads or (lambda z, *y: z)
         return self._encoded(lambda b: represent(*self.code(b, g)), x)
 
     def predict_proba(self, x: Rows) -> Rows:
-        """Class probabilities q(y|x) [N, n_classes] of examples x [N, ...], in the order of `classes`. Raises as
-        encode, and ValueError if the model was trained without labels."""
+        """Class probabilities q(y|x) [N, n_classes] of examples x [N, ...], in the order of `classes`, with gradients
+        as encode. Raises as encode, and ValueError if the model was trained without labels."""
+        if self.label_head and _keeps_gradients(x):
+            return self._encoded_by_module(x)[1]
         return self._labelled(lambda q: q, x)
 
     def predict(self, x: Rows) -> Rows:
@@ -144,13 +158,20 @@ class Model:
         if len(wrong := code[~torch.isfinite(code)]):
             raise ValueError(f"z holds {wrong[0].item()}, expected finite numbers")
         y = self._labels(labels, len(code), needed=self.heads is None)
+        if _keeps_gradients(z) or _keeps_gradients(labels):
+            y = labels.to(y) if y is not None and _keeps_gradients(labels) else y
+            with exact_arithmetic(inference=False):
+                return self.decoder_module().requires_grad_(False)(z.to(code) if _keeps_gradients(z) else code, y)
         return self._batched(self.decoded, self.join(code, y), z).reshape(-1, *self.shape)
 
     def reconstruct(self, x: Rows, labels: Any = None) -> Rows:
         """Examples [N, *shape] decoded from the codes of x [N, ...] and, of a supervised autoencoder, from labels as in
-        decode. Raises as encode and decode."""
+        decode; with gradients as these. Raises as encode and decode."""
         if self.config.task == "supervised" or labels is not None:
             return self.decode(self.encode(x), labels)
+        if _keeps_gradients(x):
+            z, *y = self._encoded_by_module(x)
+            return self.decode(z, *([] if self.heads else y))
         return self._encoded(lambda b: self.decoded(self.join(*self.code(b))), x).reshape(-1, *self.shape)
 
     def reconstruction_error(self, x: Rows, labels: Any = None) -> Rows:
@@ -233,17 +254,30 @@ class Model:
     def code(self, x: Tensor, generator: torch.Generator | None = None, logits: bool = False) -> tuple[Tensor, ...]:
         """(z, y), or (z,) without a label head, of scaled examples x [N, D] on the model's device. With a generator z
         is a sample of the posterior; with logits, y is what its softmax takes."""
-        if self.encoder is None:
-            raise ValueError(f"task {self.config.task!r} has no encoder, expected an autoencoder")
-        cfg, noise = self.config, None
+        encoder, cfg, noise, x = self._encoder(), self.config, None, self.standardized(x)
         if generator is not None and cfg.posterior == "universal":
             noise = x.new_empty(len(x), cfg.noise_dim).normal_(generator=generator)
         heads = self.n_classes if self.label_head else 0
-        out = self.encoder(self.standardized(x), noise)
+        out = encoder(x, noise)
         z, y, log_variance = out.tensor_split([cfg.style_dim, cfg.style_dim + heads], 1)
         if generator is not None and cfg.posterior == "gaussian":
             z = z + torch.exp(log_variance / 2) * torch.empty_like(z).normal_(generator=generator)
         return (z, y if logits else torch.softmax(y, -1)) if self.label_head else (z,)
+
+    def _encoder(self) -> MLP:
+        if self.encoder is None:
+            raise ValueError(f"task {self.config.task!r} has no encoder, expected an autoencoder")
+        return self.encoder
+
+    def _encoded_by_module(self, x: Any, g: torch.Generator | None = None) -> Any:
+        """As code(), of unscaled examples, with their gradients; of an embedding (representation, y)."""
+        self._examples(x)  # checks them
+        size = {"gaussian": self.config.style_dim, "universal": self.config.noise_dim}.get(self.config.posterior, 0)
+        draw = self.decoder.weights[0].new_empty(len(x), size)
+        noise = g and torch.cat([block.normal_(generator=g) for block in draw.split(self.batch)])
+        with exact_arithmetic(inference=False):
+            out = self.encoder_module().requires_grad_(False)(flat("x", x, self.shape).to(self.device), noise)
+        return out if self.label_head else (out,)
 
     def log_q(self, x: Rows) -> Rows:
         """Logarithms of predict_proba in float64: in order, too, where the probabilities round to 1."""
@@ -370,6 +404,11 @@ class Model:
         return result if isinstance(like, Tensor) else result.cpu().numpy()
 
 
+def _keeps_gradients(value: Any) -> bool:
+    """Whether autograd asks for what is made of a value."""
+    return isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled()
+
+
 def model_info(config: Config, shape: tuple[int, ...], n_classes: int, known: dict[str, Any]) -> dict[str, Any]:
     """What a file must say for load() to rebuild a model around its tensors."""
     return {"config": config.to_dict(), "shape": list(shape), "n_classes": n_classes, **known}
@@ -417,7 +456,8 @@ def from_tensors(
         if t.shape != expected or t.dtype not in (other.dtype, dtype) or t.dtype not in (torch.float32, torch.float64):
             found = f"{name} has shape {tuple(t.shape)} and dtype {t.dtype}"
             raise ValueError(f"{found}, its config needs {expected}, and float32 or float64 throughout")
-        return t[replica : replica + 1].to(device, copy=True)
+        with torch.inference_mode(False):  # of which modules could have no gradients
+            return t[replica : replica + 1].to(device, copy=True)
 
     if type(replica := scalar(replica)) is not int:
         raise ValueError(f"replica={replica!r}: expected an integer from 0 on")

@@ -25,9 +25,9 @@ LAYERS = [
     {"config", "experiments", "files", "scalars", "checkpoint", "device", "directory", "liveness"},
     {"data"},
     {"engine"},
-    {"parzen", "window", "model", "evaluation", "clusters"},
+    {"parzen", "window", "modules", "model", "evaluation", "clusters"},
     {"run"},
-    {"figures"},
+    {"figures", "estimators"},
     {"cli", "__main__"},
 ]
 LAYER = {module: level for level, modules in enumerate(LAYERS) for module in modules}
