@@ -54,7 +54,7 @@ __all__ = ["__version__", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
 if not TYPE_CHECKING:  # to a checker, a module with __getattr__ has any name
 
     def __getattr__(name: str):
-        if name in ("data", "figures"):
+        if name in ("data", "estimators", "figures"):
             return importlib.import_module(f"fastaae.{name}")
         if name not in _HOME:
             raise AttributeError(f"module 'fastaae' has no attribute {name!r}, expected one of {', '.join(_HOME)}")
