@@ -33,7 +33,7 @@ FEW = {"hidden": (16,), "epochs": 5}
 CHECKED = {  # a step or two where nothing has to be learned
     "AAETransformer": AAETransformer(**FEW),
     "AAEDetector": AAEDetector(**FEW),
-    "AAEClassifier": AAEClassifier(hidden=(16,), epochs=30, batch_size=20, lr_classification=1e-2),
+    "AAEClassifier": AAEClassifier(hidden=(16,), epochs=15, batch_size=20, lr_classification=2e-2),
     "AAEClusterer": AAEClusterer(hidden=(16,), epochs=20, batch_size=10, lr_reconstruction=1e-2, lr_adversarial=3e-3,
                                  config={"init_std": 0.5}),
 }  # fmt: skip
