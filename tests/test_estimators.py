@@ -163,6 +163,7 @@ def test_codes_and_examples():
 CLASSIFIER = AAEClassifier(hidden=(32,), epochs=150, batch_size=30, lr_classification=1e-2, random_state=0)
 
 
+@pytest.mark.filterwarnings("ignore:label_kept")  # of samples, which nobody draws here
 def test_few_labels_teach_classes():
     x, y = load_iris(return_X_y=True)
     some = np.where(np.arange(150) % 5 == 0, y, -1)

@@ -123,7 +123,7 @@ READING_PATH = [  # one batch, from its config to the updated weights
     "fastaae/run/training.py",
 ]
 PATH_LINES, PATH_FUNCTION = 1802, 60
-ALL_LINES = 9798  # 8,810 before data, labels and defaults that people bring
+ALL_LINES = 10113  # 9,798 before modules and estimators
 ANY_FUNCTION, PARAMETERS, DOCUMENTED = 80, 8, 0.91
 
 
