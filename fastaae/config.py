@@ -193,6 +193,8 @@ class Config:
             values = read_json(path)
             if "config" not in values:
                 return Config.from_dict(values)
+            if "members" in values:
+                raise ValueError(f"members={brief(values['members'])}: expected a run of one config for all replicas")
             return dataclasses.replace(Config.from_dict(values["config"]), out_dir=None)
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{path}: {error}") from None

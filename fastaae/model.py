@@ -27,6 +27,7 @@ from .engine.wiring import Wiring, wiring
 from .files import brief, expanded
 from .kernels import reference
 from .kernels.exact import exact_arithmetic
+from .members import Members
 from .modules import Decoder, Encoder
 from .parzen import ParzenResult, parzen_log_likelihood
 from .scalars import integer, scalar
@@ -464,6 +465,8 @@ def from_tensors(
     checkpoint.check_info(path, info)
     try:
         config = Config.from_dict(info["config"])
+        if (members := info.get("members")) is not None:
+            config = Members(config, members).configs[min(max(replica, 0), config.replicas - 1)]
         shape, classes = tuple(info["shape"]), info["n_classes"]
         d = math.prod(shape)
         w = wiring(config, d, classes)

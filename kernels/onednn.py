@@ -56,7 +56,7 @@ def linear_backward(grad: Tensor, weight: Tensor, out: Tensor, activation: Tenso
 
 
 def update(
-    layers: Sequence[tuple], rate: Tensor, correction: Tensor | None, momentum: float = 0.0,
+    layers: Sequence[tuple], rate: Tensor, correction: Tensor | None, momentum: float | Tensor = 0.0,
     scale: Tensor | None = None, large: bool = True,
 ) -> None:  # fmt: skip
     """As reference.update, but for a gradient that lives from its product to the one pass that uses it; there is no
@@ -69,7 +69,8 @@ def update(
             some = ([weight[r], bias[r]], gradients, *moments)
             options = {"lr": rate[r], "weight_decay": 0.0, "maximize": False}
             if correction is None:
-                options |= {"momentum": momentum, "dampening": 0.0, "nesterov": False, "is_first_step": False}
+                own = momentum if isinstance(momentum, float) else momentum[r].item()
+                options |= {"momentum": own, "dampening": 0.0, "nesterov": False, "is_first_step": False}
                 torch._fused_sgd_(*some, **options)
             else:
                 options |= {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "amsgrad": False}

@@ -66,8 +66,9 @@ def linear_backward(grad: Tensor, weight: Tensor, out: Tensor, activation: Tenso
 
 
 def update(
-    layers: Sequence[tuple], rate: Tensor, correction: Tensor | None, momentum: float = 0.0, scale: Tensor | None = None
-) -> None:
+    layers: Sequence[tuple], rate: Tensor, correction: Tensor | None, momentum: float | Tensor = 0.0,
+    scale: Tensor | None = None,
+) -> None:  # fmt: skip
     """One step of SGD with momentum, or of Adam, on several layers, from their inputs and the gradients of their
     outputs.
 
@@ -76,12 +77,15 @@ def update(
             the weight that products read, or the weight itself. A state is a tuple: SGD's momentum, or Adam's moments.
         rate: [R, 1, 1], the learning rates, on the device.
         correction: [3], 1 - beta ** step for both of Adam's betas, and the step; None for SGD.
+        momentum: SGD's, of all replicas, or [R, 1, 1].
         scale: [3], what the gradients are multiplied by, whether one was not finite, and a counter; None: by one. What
             has no finite gradient is left alone for this step.
     """
     for x, grad, weight, bias, shadow, state, bias_state in layers:
         if correction is None and shadow is weight:  # one product makes the new momentum, and stores no gradient
-            state[0].baddbmm_(grad.transpose(1, 2), x, beta=momentum)
+            if own := isinstance(momentum, Tensor):
+                state[0].mul_(momentum)
+            state[0].baddbmm_(grad.transpose(1, 2), x, beta=1.0 if own else momentum)
             weight.addcmul_(state[0], rate, value=-1)
             step_(bias, bias_state, grad.sum(1, keepdim=True), rate, None, momentum)
             continue
@@ -104,8 +108,9 @@ def update(
 
 
 def step_(
-    parameter: Tensor, state: Sequence[Tensor], grad: Tensor, rate: Tensor, correction: Tensor | None, momentum: float
-) -> None:
+    parameter: Tensor, state: Sequence[Tensor], grad: Tensor, rate: Tensor, correction: Tensor | None,
+    momentum: float | Tensor,
+) -> None:  # fmt: skip
     """One step of SGD with momentum, or of Adam (Kingma & Ba 2015; betas 0.9, 0.999, eps 1e-8), on one parameter from
     its gradient. Arguments as in update."""
     if correction is None:
@@ -221,11 +226,12 @@ def finish(terms: Tensor, losses: Tensor, slot: Tensor, count: Tensor, scale: Te
         scale.copy_(torch.stack([(scale[0] * factor).clamp(1, 2.0**24), torch.zeros_like(good), good % 2000]))
 
 
-def kl(mean: Tensor, log_variance: Tensor, std: float, mean_grad: Tensor, log_variance_grad: Tensor) -> Tensor:
+def kl(mean: Tensor, log_variance: Tensor, std: float | Tensor, mean_grad: Tensor, log_variance_grad: Tensor) -> Tensor:
     """KL divergence [R] of N(mean, exp(log_variance)) from N(0, std²), sum over D, mean over B. In nats. The last two
-    receive the gradients with respect to the first two. All [R, B, D]."""
+    receive the gradients with respect to the first two. All [R, B, D], but std may be [R, 1, 1]."""
     b = mean.shape[1]
-    ratio = log_variance - 2 * math.log(std)  # log of the two variances' ratio
+    log_std = math.log(std) if isinstance(std, float) else std.log()
+    ratio = log_variance - 2 * log_std  # log of the two variances' ratio
     excess = torch.expm1(ratio)
     torch.div(excess, 2 * b, out=log_variance_grad)
     torch.div(mean, std**2 * b, out=mean_grad)
@@ -243,13 +249,13 @@ def reparameterize_backward(grad: Tensor, log_variance: Tensor, noise: Tensor, o
     torch.mul(grad, noise, out=out).mul_(torch.exp(log_variance / 2)).div_(2)
 
 
-def mmd(codes: Tensor, prior: Tensor, scales: Sequence[float], grad: Tensor) -> Tensor:
+def mmd(codes: Tensor, prior: Tensor, scales: Sequence[float | Tensor], grad: Tensor) -> Tensor:
     """Squared maximum mean discrepancy [R] of codes and prior samples under a sum of Gaussian kernels, as in GMMN:
     means over all pairs of two sets, also of a point with itself, so that it is never negative.
 
     Args:
         codes, prior: [R, B, D], [R, M, D].
-        scales: a kernel exp(-d² / (2 s²)) of the distance d for each s.
+        scales: a kernel exp(-d² / (2 s²)) of the distance d for each s, which may be [R, 1, 1].
         grad: [R, B, D]; receives the gradient with respect to the codes.
     """
     b, m = codes.shape[1], prior.shape[1]
@@ -264,8 +270,8 @@ def mmd(codes: Tensor, prior: Tensor, scales: Sequence[float], grad: Tensor) -> 
         total, slope = torch.zeros_like(d2), torch.zeros_like(d2)  # of the kernels, and of their derivatives by d²
         for s in scales:
             k = torch.exp(d2 * (-0.5 / s**2))
-            slope.add_(k, alpha=-0.5 / s**2)
             total.add_(k)
+            slope.add_(k, alpha=-0.5 / s**2) if isinstance(s, float) else slope.addcmul_(k, -0.5 / s**2)
         loss = loss + weight * total.sum((1, 2))
         if ends:  # the gradient of d² with respect to x is 2 (x - y)
             slope.mul_(2 * ends * weight)
@@ -344,9 +350,9 @@ def batch_norm_inference(
     torch.sub(x, running_mean, out=out).mul_(torch.rsqrt(running_variance + BATCH_NORM_EPS) * weight).add_(bias)
 
 
-def dropout(x: Tensor, mask: Tensor, p: float, out: Tensor) -> None:
+def dropout(x: Tensor, mask: Tensor, p: float | Tensor, out: Tensor) -> None:
     """out = x * mask / (1 - p), where the mask is 1 if a value is kept, 0 if it is dropped, with probability p < 1; of
-    a gradient for x, the backward pass. All [R, B, D]; out may be x."""
+    a gradient for x, the backward pass. All [R, B, D], but p may be [R, 1, 1]; out may be x."""
     torch.mul(x, mask, out=out).mul_(1 / (1 - p))
 
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from .. import kernels
-from ..config import Config
 from ..data import Data, Rows, label_weights, labeled_subset
 from ..kernels import reference
+from ..members import Members
 from . import priors
 from .networks import MLP, Dropout, Scale, Tape
 from .wiring import Wiring
@@ -81,7 +81,7 @@ class Batches:
     """The resident data of a step, and what it draws from them and beside them.
 
     Args:
-        cfg, data: of the step; training examples are moved to the device once.
+        members, data: of the step; training examples are moved to the device once.
         codes: the buffer that prior samples and labels fill.
         inputs: what the batch fills and, where the encoder learns labels, what the labelled one does.
         noise: [R, B, Z], of a Gaussian posterior.
@@ -98,13 +98,14 @@ class Batches:
     known: Tensor  # [R, N], classes, or one more where unlabelled, where labels choose components of the prior
 
     def __init__(
-        self, cfg: Config, data: Data, codes: Codes, inputs: Sequence[Input], noise: Tensor | None,
+        self, members: Members, data: Data, codes: Codes, inputs: Sequence[Input], noise: Tensor | None,
         passes: dict[str, tuple[MLP, Tape]], source: str | priors.Custom,
     ):  # fmt: skip
-        self.cfg, self.codes, self.source, self.passes = cfg, codes, source, passes
+        cfg = self.cfg = members.configs[0]  # of which all say what is drawn, if not how much
+        self.members, self.codes, self.source, self.passes = members, codes, source, passes
         rows, r = data.train, cfg.replicas
         self.steps = len(rows) // cfg.batch_size  # of an epoch
-        self.seeds = [cfg.seed + k for k in range(r)]
+        self.seeds = [c.seed for c in members.configs]
         device, dtype = codes.buffer.device, codes.buffer.dtype
         self.rows = rows.index.to(device)
         self.scale, x = _scaled(cfg.scale, rows, r, dtype)
@@ -137,6 +138,7 @@ class Batches:
         self.offsets = torch.arange(cfg.batch_size, dtype=torch.int64, device=device)
         self.drawn_seeds = torch.tensor([seeds(s, 1) for s in self.seeds], dtype=torch.int64, device=device)
         self.generators: list[torch.Generator] = []
+        self.std, self.noise_std = (members.of(name, codes.buffer) for name in ("prior_std", "input_noise"))
         # kernels/step/draws.py draws batches with noise, a Gaussian prior and uniform classes, and nothing else.
         others = (cfg.prior, cfg.posterior) != ("gaussian", "deterministic") or cfg.task in ("supervised", "gan")
         if (
@@ -165,10 +167,11 @@ class Batches:
                 feed.mask = mask
         if cfg.dropout and cfg.hidden:
             layers = range(len(cfg.hidden))
-            found.append(Dropout(cfg.dropout, [n.output(t.x, i) for n, t in self.passes.values() for i in layers]))
+            p = self.members.of("dropout", self.codes.buffer)
+            found.append(Dropout(p, [n.output(t.x, i) for n, t in self.passes.values() for i in layers]))
             masks = iter(found[-1].masks)
             for _, tape in self.passes.values():
-                tape.masks, tape.p = [next(masks) for _ in layers], cfg.dropout
+                tape.masks, tape.p = [next(masks) for _ in layers], p
         return found
 
     def start_epoch(self, epoch: int) -> None:
@@ -201,7 +204,8 @@ class Batches:
             torch.index_select(self.y, 0, rows.view(-1), out=self.labels.view(-1))
         for k, g in enumerate(self.generators):
             given, prior = None if labels is None else labels[k], self.codes.prior
-            priors.draw(self.source, prior["z"][k], cfg.prior_std, self.components[k], g, given, cfg.components)
+            std = self.members.configs[k].prior_std
+            priors.draw(self.source, prior["z"][k], std, self.components[k], g, given, cfg.components)
             for noise in (self.noise, *(feed.further for feed in self.feeds)):
                 if noise is not None:
                     noise[k].normal_(generator=g)
@@ -215,8 +219,8 @@ class Batches:
         if cfg.classifies:
             labeled, y = (self.labeled.order, self.labeled.input, self.labels), self.y
         batch = (images.order, None if images.target is images.input else images.target, images.input)
-        prior = (codes.buffer[:, : cfg.batch_size], cfg.prior_std, cfg.style_dim)
-        draws.draw((self.x, y), self.count, self.drawn_seeds, batch, cfg.input_noise, prior, labeled)
+        prior = (codes.buffer[:, : cfg.batch_size], self.std, cfg.style_dim)
+        draws.draw((self.x, y), self.count, self.drawn_seeds, batch, self.noise_std, prior, labeled)
 
     def _fill(self, feed: Feed) -> Tensor:
         """Gather the step's examples of a feed, and make of them what networks see. Returns: their rows [R, B]."""
@@ -228,7 +232,7 @@ class Batches:
         if noisy is not target:
             if self.cfg.input_noise:
                 for k, g in enumerate(self.generators):
-                    noisy[k].normal_(0, self.cfg.input_noise, generator=g)
+                    noisy[k].normal_(0, self.members.configs[k].input_noise, generator=g)
                 noisy.add_(target)
             else:
                 noisy.copy_(target)

@@ -47,7 +47,7 @@ class Tape:
     x: list[Tensor]
     g: list[Tensor]
     masks: list[Tensor] = field(default_factory=list)
-    p: float = 0.0
+    p: float | Tensor = 0.0
     normalized: list[Normalized] = field(default_factory=list)
 
     def rows(self, start: int, stop: int) -> Tape:
@@ -60,15 +60,16 @@ class Dropout:
     """Masks for some activations, drawn together: 1 where a value is kept, 0 where it is dropped.
 
     Args:
-        p: probability of being dropped, used to 16 bits.
+        p: probability of being dropped, used to 16 bits; or one for each replica, [R, 1, 1].
         like: the activations, each [R, B, D].
 
     Attributes:
         masks: one for each, of its shape and dtype.
     """
 
-    def __init__(self, p: float, like: Sequence[Tensor]):
-        self.p, r = p, len(like[0])
+    def __init__(self, p: float | Tensor, like: Sequence[Tensor]):
+        r = len(like[0])
+        self.least = (p.view(r, 1) * 2**16).round().int() - 2**15 if isinstance(p, Tensor) else round(p * 2**16) - 2**15
         sizes = [t[0].numel() for t in like]
         self.bits = torch.empty(r, -(-sum(sizes) // 4), dtype=torch.int64, device=like[0].device)
         self.all = like[0].new_empty(r, sum(sizes))
@@ -79,7 +80,7 @@ class Dropout:
         for bits, g in zip(self.bits, generators, strict=True):
             bits.random_(-(2**63), None, generator=g)  # all 64 bits: a quarter of the draws of 16 each
         numbers = self.bits.view(torch.int16)[:, : self.all.shape[1]]  # uniform, four from each
-        torch.ge(numbers, round(self.p * 2**16) - 2**15, out=self.all)
+        torch.ge(numbers, self.least, out=self.all)
 
 
 class MLP:
@@ -374,6 +375,7 @@ class Optimizer:
 
     Args:
         rate: [R, 1, 1], learning rates on the device, shared by all networks of the cost.
+        momentum: one, or [R, 1, 1].
         scale: what the gradients come multiplied by; see kernels.reference.update.
 
     Attributes:
@@ -384,7 +386,7 @@ class Optimizer:
         self,
         network: MLP | Heads,
         rate: Tensor,
-        momentum: float = 0.0,
+        momentum: float | Tensor = 0.0,
         clock: AdamClock | None = None,
         scale: Tensor | None = None,
     ):

@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import kernels
 from ..config import Config
 from ..data import Data
+from ..members import Members
 from . import phases, priors
 from .batches import Batches, Codes, seeds
 from .networks import MLP, AdamClock, Heads, Optimizer
@@ -29,6 +30,7 @@ class Step:
         data: data set; its training examples are moved to the device once.
         device: where everything lives.
         prior: draws samples of z where the config's prior is "custom".
+        members: what replicas have of their own; None: their seeds.
 
     Attributes:
         networks, discriminators: by name; heads are those of an embedding.
@@ -43,7 +45,10 @@ class Step:
 
     autoencoder: Autoencoder
 
-    def __init__(self, cfg: Config, data: Data, device: torch.device | str, prior: priors.Custom | None = None):
+    def __init__(
+        self, cfg: Config, data: Data, device: torch.device | str, prior: priors.Custom | None = None,
+        members: Members | None = None,
+    ):  # fmt: skip
         n, d = len(data.train), data.train.x.shape[1]
         if cfg.batch_size > n:
             raise ValueError(f"batch_size={cfg.batch_size}: expected at most the {n} training examples of {data.name}")
@@ -66,7 +71,8 @@ class Step:
         found = (getattr(phases, phase.name) for phase in w.phases)
         self.phases: tuple[Callable[[phases.Game, Tensor], None], ...] = tuple(found)
 
-        self.networks, self.heads = _networks(cfg, w, floats)
+        self.members = members or Members(cfg)
+        self.networks, self.heads = _networks(self.members, w, floats)
         self.codes = Codes(w, (r, self.batch), floats, self.networks["decoder"].shadows[0])
         self.ops = kernels.choose_losses(self.codes.buffer)
         if cfg.task == "gan":
@@ -79,7 +85,8 @@ class Step:
         self.discriminators = named
         self.judging = {n: m.tape(2 * self.batch, self.player.judged[n][0]) for n, m in named.items()}
         passes = self.player.passes | {f"discriminator.{n}": (m, self.judging[n]) for n, m in named.items()}
-        self.batches = Batches(cfg, data, self.codes, self.player.inputs, self.player.noise, passes, source)
+        self.prior_std, self.weight = (self.members.of(f, floats) for f in ("prior_std", "regularizer_weight"))
+        self.batches = Batches(self.members, data, self.codes, self.player.inputs, self.player.noise, passes, source)
         self.fooling = {n: tape.rows(self.batch, 2 * self.batch) for n, tape in self.judging.items()}
         for n, tape in self.fooling.items():
             tape.g[0] = self.player.judged[n][1]
@@ -96,10 +103,11 @@ class Step:
 
     def _optimizers(self) -> dict[str, Optimizer]:
         """One for each network that a phase trains: its state is of that cost alone."""
-        found, cfg, networks = {}, self.cfg, {**self.networks, "heads": self.heads}
+        found, networks = {}, {**self.networks, "heads": self.heads}
         for phase, cost, trained in self.wiring.phases:
-            momentum = cfg.momentum_adversarial if cost == "adversarial" else cfg.momentum
-            options = (self.rates[cost], 0.0 if self.clock else momentum, self.clock, self.scale)
+            name = "momentum_adversarial" if cost == "adversarial" else "momentum"
+            momentum = 0.0 if self.clock else self.members.of(name, self.rates[cost])
+            options = (self.rates[cost], momentum, self.clock, self.scale)
             for name in trained:
                 found[name if name.startswith(phase) else f"{phase}.{name}"] = Optimizer(networks[name], *options)
         return found
@@ -109,7 +117,8 @@ class Step:
         steps."""
         self.batches.start_epoch(epoch)
         for cost, rates in self.rates.items():
-            rates.fill_(slower * self.cfg.rate(getattr(self.cfg, f"lr_{cost}"), epoch))
+            each = [slower * c.rate(getattr(c, f"lr_{cost}"), epoch) for c in self.members.configs]
+            rates.copy_(rates.new_tensor(each).view_as(rates))
 
     def __call__(self) -> None:
         """One step of every replica. Capture-safe: no host synchronisation, no rebound buffer."""
@@ -154,9 +163,9 @@ class Step:
         self.batches.count[1] = done
 
 
-def _networks(cfg: Config, w: Wiring, floats: Tensor) -> tuple[dict[str, MLP], Heads | None]:
+def _networks(members: Members, w: Wiring, floats: Tensor) -> tuple[dict[str, MLP], Heads | None]:
     """Networks by name, and cluster heads. Each replica draws all of them, in this order, from its own generator."""
-    generators = [torch.Generator("cpu").manual_seed(seeds(cfg.seed + k, 0)) for k in range(cfg.replicas)]
+    cfg, generators = members.cfg, [torch.Generator("cpu").manual_seed(seeds(c.seed, 0)) for c in members.configs]
     options = {"std": cfg.init_std, "generators": generators, "compute": COMPUTE.get(cfg.precision)}
     options |= {"device": floats.device, "dtype": floats.dtype}
     networks = {

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shlex
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +20,7 @@ from ..config import Config
 from ..directory import RunDirectory
 from ..files import read_json, warn_caller
 from ..liveness import Heartbeat
+from ..members import Members
 from . import provenance
 from .signals import Interrupted
 
@@ -59,8 +60,10 @@ def launched() -> bool:
 
 
 @contextlib.contextmanager
-def share(cfg: Config | None, resume: str | Path | None) -> Iterator[tuple[Config | None, Path | None, Heartbeat]]:
-    """The part of a run that is this rank's: cfg and resume as in train(), and what is heard of the others.
+def share(
+    cfg: Config | None, resume: str | Path | None, members: Sequence[Mapping[str, Any]] = ()
+) -> Iterator[tuple[Config | None, Path | None, Sequence[Mapping[str, Any]], Heartbeat]]:
+    """The part of a run that is this rank's: cfg, resume and members as in train(), and what is heard of the others.
 
     Rank k of K trains the replicas from k R // K on, seeded as they are in a single process, in the directory rank-k of
     the run's own. Where one fails or makes no step for SILENCE, the others save a checkpoint and stop.
@@ -93,9 +96,11 @@ def share(cfg: Config | None, resume: str | Path | None) -> Iterator[tuple[Confi
         if cfg is not None:
             if cfg.replicas < world:
                 raise ValueError(f"replicas={cfg.replicas}: expected at least one for each of the {world} ranks")
+            Members(cfg, members)  # checks them
             first, last = (k * cfg.replicas // world for k in (rank, rank + 1))
+            members = members[first:last]
             cfg = replace(cfg, replicas=last - first, seed=cfg.seed + first, out_dir=str(own))
-        yield cfg, None if resume is None else own, heartbeat
+        yield cfg, None if resume is None else own, members, heartbeat
         heartbeat.wait()
     except (KeyboardInterrupt, Exception) as error:
         if isinstance(error, Interrupted):  # its own hint would go on with one rank alone

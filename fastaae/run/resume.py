@@ -8,6 +8,7 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -23,6 +24,7 @@ from ..device import find_device
 from ..directory import RunDirectory
 from ..engine.step import Step
 from ..files import WriteError, brief, expanded, warn_caller
+from ..members import Members
 from ..model import from_tensors, known_of, model_info
 from . import provenance
 from .watch import remedy
@@ -40,8 +42,10 @@ class NonFiniteError(RuntimeError):
     good checkpoint."""
 
 
-def begin(cfg: Config | None, data: Any, resume: str | Path | None) -> tuple[Config, datasets.Data, bool]:
-    """Config and data of a new run, or of one to go on with, and whether it is that. Its checkpoint has to be loaded
+def begin(
+    cfg: Config | None, data: Any, resume: str | Path | None, members: Sequence[Mapping[str, Any]] = ()
+) -> tuple[Members, datasets.Data, bool]:
+    """Configs and data of a new run, or of one to go on with, and whether it is that. Its checkpoint has to be loaded
     again once the directory is held: another process may train there until then. Raises as train()."""
     if cfg is not None and isinstance(data, str | os.PathLike):
         cfg, data = replace(cfg, dataset=os.fspath(data)), None
@@ -56,9 +60,13 @@ def begin(cfg: Config | None, data: Any, resume: str | Path | None) -> tuple[Con
         saved, before = _newest(RunDirectory(resume))
         cfg = _merged(cfg, before, os.fspath(resume))
         recorded = saved.info["data_sha256"] if cfg.data_dir == before.data_dir else None
+        had = saved.info.get("members", ())
+        if members and Members(cfg, members).given != had:
+            raise ValueError(f"resume={cfg.out_dir!r}: members were {brief(had)}, expected the same, or none given")
+        members = had
     elif cfg is None:
         raise ValueError(f"train: {cfg=}, expected a Config, or resume=DIR")
-    device = find_device(cfg.device)
+    own, device = Members(cfg, members), find_device(cfg.device)
     if data is None:
         loaded, _ = datasets.recorded(cfg.dataset, cfg.data_dir, cfg.n_validation, cfg.scale, recorded)
     else:
@@ -75,7 +83,7 @@ def begin(cfg: Config | None, data: Any, resume: str | Path | None) -> tuple[Con
     elif saved.info["device"] != device.type:
         began = f"{saved.info['device']!r}, where the run began and random numbers differ"
         raise ValueError(f"device={cfg.device!r}: expected {began}")
-    return cfg, loaded, saved is not None
+    return own, loaded, saved is not None
 
 
 def _warn_of_labels(cfg: Config, data: datasets.Data) -> None:
@@ -114,7 +122,8 @@ def _newest(directory: RunDirectory) -> tuple[Checkpoint, Config]:
     saved = directory.load(warn=False)
     if not {"step", "data_sha256", "device"} <= saved.info.keys():
         raise CheckpointError(f"{path}: holds a model, expected the checkpoint of a run")
-    cfg = from_tensors(*saved, path, 0).config
+    from_tensors(*saved, path, 0)
+    cfg = Config.from_dict(saved.info["config"])
     from_tensors(*saved, path, cfg.replicas - 1)
     return saved, cfg
 
@@ -144,6 +153,7 @@ class Checkpoints:
             raise ValueError(f"replicas={cfg.replicas}: {n} tensors, expected at most {most}")
         self.step, self.cfg, self.data, self.resumed = step, cfg, data, resumed
         self.known = known_of(cfg, data, step.wiring.n_classes)
+        self.own = {"members": step.members.given} if step.members.given else {}
         self.directory = RunDirectory(cfg.out_dir or "runs")
         self.restarts = 0
         self.newest: int | None = None  # step of the last one
@@ -170,7 +180,7 @@ class Checkpoints:
         words = [word[:1000] for word in sys.argv[:100]]  # of a command of any length
         now = {"command": words, **provenance.describe(str(self.step.device))}
         cfg: dict[str, Any] = json.loads(json.dumps(self.cfg.to_dict()))
-        content = {"config": cfg, "data": {"name": self.data.name, "sha256": self.data.sha256}, **now}
+        content = {"config": cfg, **self.own, "data": {"name": self.data.name, "sha256": self.data.sha256}, **now}
         if not self.resumed:
             self.directory.check_empty()
         else:
@@ -181,6 +191,8 @@ class Checkpoints:
                 if name in cfg and name not in RESUMABLE and value != cfg[name]:
                     differ = f"{name}={brief(value)}, the checkpoint's is {brief(cfg[name])}"
                     raise ValueError(f"{self.directory.config}: {differ}; expected the checkpoint of that run")
+            if before.get("members", []) != self.own.get("members", []):
+                raise ValueError(f"{self.directory.config}: members differ from the checkpoint's, expected that run's")
             again = [*before.get("resumed", [])[-99:], {"step": info["step"], **now}]
             content = {**before, "config": cfg, "resumed": again}
         self.directory.truncate(info["step"], info.get("metrics_bytes"))
@@ -195,7 +207,7 @@ class Checkpoints:
         info = model_info(self.cfg, data.shape, self.step.wiring.n_classes, self.known)
         info |= {"step": done, "data_sha256": data.sha256, "device": self.step.device.type, "fastaae": __version__}
         started = perf_counter()
-        info |= {"restarts": self.restarts, "stopped": stopped, "metrics_bytes": self.directory.sync()}
+        info |= {**self.own, "restarts": self.restarts, "stopped": stopped, "metrics_bytes": self.directory.sync()}
         checkpoint.save(self.directory.newest, state, info, None if self.stopped else self.directory.previous)
         self.newest, self.stopped, self.saved_at = done, stopped, perf_counter()
         took, size = self.saved_at - started, sum(t.nbytes for t in state.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ..engine.step import Step
 from ..files import expanded, warn_caller
 from ..kernels.exact import exact_arithmetic
 from ..liveness import Heartbeat
+from ..members import Members
 from ..model import Model
 from . import Run, ranks
 from .hooks import Hook, OnLog
@@ -36,6 +37,7 @@ def train(
     progress: bool = True,
     prior: priors.Custom | None = None,
     on_log: OnLog | None = None,
+    members: Sequence[Mapping[str, Any]] = (),
 ) -> Run:
     """Train an adversarial autoencoder and evaluate it.
 
@@ -48,6 +50,7 @@ def train(
             by that torch.Generator alone; see priors.Custom.
         on_log: called with every line of metrics.jsonl, a dict, once that is written, between steps; where it returns
             True training ends, with a checkpoint. One that raises is warned of and called no more. On all ranks.
+        members: a dict for each replica, of the fields of members.VARIED that are its own: [{"dropout": 0.1}, ...].
 
     Raises:
         ValueError: data and config do not fit, the output directory holds another run, or the checkpoint to resume is
@@ -66,20 +69,20 @@ def train(
         raise ValueError(f"train: got a {type(cfg).__name__}, expected a Config, for instance fastaae.preset('digits')")
     with exact_arithmetic(inference=False):
         if not ranks.several():
-            return _train_replicas(*begin(cfg, data, resume), progress, prior, None, on_log)
-        with ranks.share(cfg, resume) as (cfg, resume, heartbeat):
+            return _train_replicas(*begin(cfg, data, resume, members), progress, prior, None, on_log)
+        with ranks.share(cfg, resume, members) as (cfg, resume, members, heartbeat):
             shown = progress and heartbeat.rank == 0
-            run = _train_replicas(*begin(cfg, data, resume), shown, prior, heartbeat, on_log)
+            run = _train_replicas(*begin(cfg, data, resume, members), shown, prior, heartbeat, on_log)
     return replace(run, directory=run.directory.parent, metrics=ranks.gathered(run.metrics, run.directory))
 
 
 def _train_replicas(
-    cfg: Config, data: Data, resumed: bool, progress: bool, prior: priors.Custom | None, heartbeat: Heartbeat | None,
-    on_log: OnLog | None,
+    members: Members, data: Data, resumed: bool, progress: bool, prior: priors.Custom | None,
+    heartbeat: Heartbeat | None, on_log: OnLog | None,
 ) -> Run:  # fmt: skip
     """As train(), of the replicas of this process."""
-    start = expanded(cfg.out_dir or ".").absolute()
-    step = Step(cfg, data, find_device(cfg.device), prior)
+    cfg, start = members.cfg, expanded(members.cfg.out_dir or ".").absolute()
+    step = Step(cfg, data, find_device(cfg.device), prior, members)
     checkpoints = Checkpoints(step, cfg, data, resumed)
     try:
         checkpoints.make_directory(start)
@@ -104,7 +107,8 @@ class Training:
         parts: tuple[Any, ...] = (networks.get("encoder"), networks["decoder"], step.heads, step.batches.scale)
         own = [[p and p.mapped(lambda t, r=r: t[r : r + 1]) for p in parts] for r in range(self.cfg.replicas)]
         sizes, known = (self.data.shape, step.wiring.n_classes), checkpoints.known
-        self.models = [Model(self.cfg, *sizes, *some, prior=prior, known=known) for some in own]
+        configs = step.members.configs if step.members.given else [self.cfg] * self.cfg.replicas
+        self.models = [Model(c, *sizes, *some, prior=prior, known=known) for c, some in zip(configs, own, strict=True)]
         self.done = self.logged = checkpoints.newest or 0  # steps
         valid = self.data.parts["valid"] or self.data.train
         self.watch = Watch(step, self.models, valid, self.data.train, self.done)

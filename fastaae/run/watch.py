@@ -30,9 +30,9 @@ class Watch:
     def __init__(self, step: Step, models: Sequence[Model], rows: Rows, training: Rows, done: int):
         self.step, self.models, self.start, self.x = step, models, done, next(rows.split(EXAMPLES))
         self.training = training
-        self.scales: tuple[float, float] | None = None  # of the loss and of codes
+        self.scales: tuple[float, list[float]] | None = None  # of the loss and of each model's codes
         self.good: dict[str, int] = {}  # the last step that a number was good at
-        self.told = False
+        self.told = bool(step.members.given)  # no one change would help them all
 
     def measure(self) -> dict[str, list[float]]:
         """The numbers, [R] each: see Run.history."""
@@ -49,13 +49,15 @@ class Watch:
             return game
         if self.scales is None:
             draws = step.codes.prior["z"][0]
-            spread = priors.spread(step.batches.source, draws, cfg.prior_std, cfg.components)
-            self.scales = mean_loss(cfg, self.models[0], next(self.training.split(EXAMPLES))), spread
+            stds = [model.config.prior_std for model in self.models]
+            spreads = {std: priors.spread(step.batches.source, draws, std, cfg.components) for std in {*stds}}
+            loss = mean_loss(cfg, self.models[0], next(self.training.split(EXAMPLES)))
+            self.scales = loss, [spreads[std] for std in stds]
         means, stds = [], []
         with torch.inference_mode():
-            for model in self.models:
+            for model, scale in zip(self.models, self.scales[1], strict=True):
                 g = None if cfg.posterior == "gaussian" else torch.Generator(step.device).manual_seed(cfg.seed)
-                z = model.code(model.scaled(self.x), g)[0].double() / self.scales[1]
+                z = model.code(model.scaled(self.x), g)[0].double() / scale
                 means.append(z.mean(0).abs().max().item())
                 stds.append(z.var(0, correction=0).mean().sqrt().item())
         if cfg.classifies:

@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .layers import own
+
 NOISE, LABELED_NOISE, PRIOR, CLASSES = (tl.constexpr(k) for k in range(4))  # streams
 
 
@@ -37,8 +39,8 @@ def _draw_kernel(
     labels_ptr,  # int64 [R, LABELED]
     codes_ptr,  # [R, B, Z + K], replicas apart
     codes_r,
-    noise,
-    std,
+    noise,  # of all replicas, or float32 [R]
+    std,  # likewise
     B,
     L,
     LABELED,
@@ -52,6 +54,7 @@ def _draw_kernel(
     WIDTH: tl.constexpr,
 ):
     pid, r = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    noise, std = own(noise, r), own(std, r)
     seed, done, step = tl.load(seeds_ptr + r), tl.load(count_ptr), tl.load(count_ptr + 1).to(tl.uint32)
     if pid < B:
         row = tl.load(order_ptr + r * L + done * B + pid).to(tl.int64)
@@ -94,7 +97,8 @@ def _image(
 
 def draw(
     data: tuple[Tensor, Tensor | None], count: Tensor, seeds: Tensor, images: tuple[Tensor, Tensor | None, Tensor],
-    noise: float, prior: tuple[Tensor, float, int], labeled: tuple[Tensor, Tensor, Tensor] | None = None,
+    noise: float | Tensor, prior: tuple[Tensor, float | Tensor, int],
+    labeled: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> None:  # fmt: skip
     """Everything random of a step, in one launch.
 
@@ -106,6 +110,7 @@ def draw(
         data: [N, D], uint8 or floats, and labels, int64 [N], or None where nothing is labelled.
         count: int64 [2], steps done in this epoch and in all.
         seeds: int64 [R].
+        noise: of all replicas, or [R, 1, 1]; that of priors likewise.
         images: order, int32 [R, L], rows of data; clean, None where there is no noise and noisy holds all; noisy.
         prior: codes, std and z.
         labeled: an order, and where to put its batch [R, B', D] and labels [R, B'], int64.
@@ -116,6 +121,7 @@ def draw(
     labeled_order, labeled_images, labels = labeled or (order, noisy, count)
     n = labeled_images.shape[1] if labeled else 0
     args = (*data, count, seeds, order, clean, noisy, labeled_order, labeled_images, labels, codes, codes.stride(0))
-    args = (*args, float(noise), float(std), b, order.shape[1], n, labeled_order.shape[1], d, z, codes.shape[2] - z)
-    options = {"NOISY": noise > 0, "BLOCK": min(1024, triton.next_power_of_2(d)), "ROWS": rows, "WIDTH": width}
+    args = (*args, noise, std, b, order.shape[1], n, labeled_order.shape[1], d, z, codes.shape[2] - z)
+    options = {"BLOCK": min(1024, triton.next_power_of_2(d)), "ROWS": rows, "WIDTH": width}
+    options["NOISY"] = isinstance(noise, Tensor) or noise > 0
     _draw_kernel[(b + n + triton.cdiv(b, rows), r)](*args, **options, num_warps=4)

@@ -140,7 +140,7 @@ def _update_kernel(
     rate_ptr,  # float32 [R]
     correction_ptr,  # float32 [3], Adam's, or None
     scale_ptr,  # float32 [3]: of the gradients, whether one was not finite, a counter; or None
-    momentum,
+    momentum,  # SGD's, or float32 [R]
     M,
     SHAPES: tl.constexpr,  # of each layer: O, I, pitch of grad, x and shadow, first program, programs for the weight
     BO: tl.constexpr,
@@ -150,13 +150,24 @@ def _update_kernel(
     POLICY: tl.constexpr,
 ):
     pid, r = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    how = tl.load(rate_ptr + r), correction_ptr, scale_ptr, momentum
+    how = tl.load(rate_ptr + r), correction_ptr, scale_ptr, own(momentum, r)
     for j in tl.static_range(len(SHAPES)):
         tile = pid - SHAPES[j][5]
         if (tile >= 0) & (tile < SHAPES[j][6]):
             _update_weight(tile, r, tensors[j], strides[j], how, M, *SHAPES[j][:5], BO, BI, BM, ROWS, POLICY)
         if (tile >= SHAPES[j][6]) & (tile < SHAPES[j][6] + (SHAPES[j][0] + BO - 1) // BO):
             _update_bias(tile - SHAPES[j][6], r, tensors[j], strides[j], how, M, *SHAPES[j][:3], BO, BM, ROWS, POLICY)
+
+
+@triton.jit
+def own(value, r):
+    """A replica's value of what is one number for all, or a pointer to numbers [R]."""
+    if isinstance(value, float):  # as it is in the interpreter
+        return value
+    elif value.dtype.is_ptr():
+        return tl.load(value + r)
+    else:
+        return value
 
 
 @triton.jit
@@ -253,8 +264,9 @@ def linear_backward(grad: Tensor, weight: Tensor, out: Tensor, activation: Tenso
 
 
 def update(
-    layers: list[tuple], rate: Tensor, correction: Tensor | None, momentum: float = 0.0, scale: Tensor | None = None
-) -> None:
+    layers: list[tuple], rate: Tensor, correction: Tensor | None, momentum: float | Tensor = 0.0,
+    scale: Tensor | None = None,
+) -> None:  # fmt: skip
     """As reference.update."""
     r, m, _ = layers[0][0].shape
     _fits(*(t for x, grad, *_ in layers for t in (x, grad)))
