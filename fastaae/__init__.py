@@ -26,6 +26,8 @@ if TYPE_CHECKING:  # for checkers, to whom only a name imported "as" itself is p
     from .run.resume import NonFiniteError as NonFiniteError
     from .run.signals import Interrupted as Interrupted
     from .run.training import train as train
+    from .sweeping import Sweep as Sweep
+    from .sweeping import sweep as sweep
     from .window import ParzenWindow as ParzenWindow
 
 __version__ = "0.1.0"
@@ -36,6 +38,8 @@ _HOME = {
     "presets": "experiments",
     "train": "run.training",
     "Run": "run",
+    "sweep": "sweeping",
+    "Sweep": "sweeping",
     "tensorboard": "run.hooks",
     "Interrupted": "run.signals",
     "NonFiniteError": "run.resume",

@@ -13,7 +13,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_type_hints
@@ -36,6 +36,7 @@ train
   train --config FILE          repeat the run of a config.json
   resume DIR [--FIELD VALUE]   go on with a stopped run, or with a finished one for more --epochs
   list RUNS                    the runs in a folder, with their metrics
+  sweep NAME --FIELD A B ...   train with each of several values, or combinations of them, and compare
 
 use what was trained; DATA is such a path, too
   encode DIR DATA              style codes of examples, to a .npy file
@@ -189,20 +190,24 @@ def chosen(arguments: list[str], default: str, **changes: Any) -> Config:
         sys.exit(f"fastaae: {error}")
 
 
-def _train(arguments: list[str]) -> None:
-    """Train the config that a preset or a config.json and flags make."""
-    path, quiet = None, "--quiet" in arguments
-    arguments = [word for word in arguments if word != "--quiet"]
+def _base(command: str, arguments: list[str]) -> tuple[Config, list[str], str, str | None]:
+    """The config that a command begins with, by its first words, a preset or --config FILE; the flags after these; the
+    command as its help calls it; and that file."""
     match arguments:
         case ["--config", path, *flags]:
-            base, program = Config.from_json(path), "fastaae train --config FILE"
+            return Config.from_json(path), flags, f"fastaae {command} --config FILE", path
         case [name, *flags] if not name.startswith("-"):
-            base, program = preset(name), f"fastaae train {name}"
-        case flags:
-            base, program = Config(), "fastaae train"
-            if not {"-h", "--help", "--dataset"} & {flag.partition("=")[0] for flag in flags}:
-                first = f"a preset ({', '.join(PRESETS)}), --config FILE or --dataset PATH"
-                raise ValueError(f"train: expected {first} first, then flags")
+            return preset(name), flags, f"fastaae {command} {name}", None
+    if not {"-h", "--help", "--dataset"} & {flag.partition("=")[0] for flag in arguments}:
+        first = f"a preset ({', '.join(PRESETS)}), --config FILE or --dataset PATH"
+        raise ValueError(f"{command}: expected {first} first, then flags")
+    return Config(), arguments, f"fastaae {command}", None
+
+
+def _train(arguments: list[str]) -> None:
+    """Train the config that a preset or a config.json and flags make."""
+    quiet = "--quiet" in arguments
+    base, flags, program, path = _base("train", [word for word in arguments if word != "--quiet"])
     cfg = _parsed(Config, flags, default=base, prog=program, description="Fields of the run and their values.")
     if path and all(getattr(cfg, name) == getattr(base, name) for name in ("dataset", "n_validation", "scale")):
         data = read_json(path).get("data")
@@ -224,20 +229,93 @@ def _resume(arguments: list[str]) -> None:
     _train_and_report(cfg, directory, "--quiet" in arguments)
 
 
-def _train_and_report(cfg: Config | None, resume: str | None, quiet: bool) -> None:
-    """train(), under torchrun on every rank; the first one reports."""
+@dataclasses.dataclass
+class Sweep:
+    """Train with each of several values of a field, --lr-adversarial 0.001 0.003, or all combinations of several
+    fields', and compare them on validation examples. `fastaae train NAME --help` lists the fields."""
+
+    seeds: int | None = None
+    """Members of each setting; default: the preset's replicas."""
+    n: int | None = None
+    """So many random settings instead of all combinations; then LOW:HIGH is a range of a field."""
+    metric: str | None = None
+    """What is compared; default: valid_error, or valid_reconstruction without labels."""
+    halving: int | None = None
+    """Compare sooner, and go on with one in so many settings."""
+
+    def __call__(self, cfg: Config, fields: dict[str, list], quiet: bool, train: str) -> None:
+        from .sweeping import sweep
+
+        with _on_ranks():
+            cfg, out = dataclasses.replace(cfg, out_dir=None), cfg.out_dir
+            ranges = {name: values[0] if type(values[0]) is tuple else values for name, values in fields.items()}
+            found = sweep(cfg, None, out, self.seeds, self.n, self.metric, self.halving, not quiet, **ranges)
+        rows = [[*fields, "epochs", "seeds", "out", found.metric]]
+        for row in found.summary:
+            mean = "" if row["mean"] is None else f"{row['mean']:.4g}" + f" +- {row['std']:.2g}" * (row["seeds"] > 1)
+            rows.append([*(f"{row[name]:.4g}" if type(row[name]) is float else str(row[name])
+                           for name in [*fields, "epochs", "seeds", "out"]), mean])  # fmt: skip
+        _table(*rows)
+        best = " ".join(f"--{name.replace('_', '-')} {getattr(found.best, name)}" for name in fields)
+        _print(f"sweep directory: {found.directory}", f"next: {train} {best}")
+
+
+def _sweep(arguments: list[str]) -> None:
+    """Flags of fields with several values are what is varied."""
+    quiet = "--quiet" in arguments
+    base, words, program, _ = _base("sweep", [word for word in arguments if word != "--quiet"])
+    own, fields, flags, hints = [], {}, [], get_type_hints(Config)
+    for flag, *values in _split(words):
+        name = flag.removeprefix("--").replace("-", "_")
+        if name in Sweep.__dataclass_fields__ or flag in ("-h", "--help"):
+            own += [flag, *values]
+        elif name in hints and "tuple" not in str(hints[name]) and (len(values) > 1 or ":" in "".join(values)):
+            kind = next(k for k in get_args(hints[name]) or [hints[name]] if k is not NoneType)
+            kind = kind if kind in (int, float) else str
+            try:
+                fields[name] = [tuple(map(kind, w.split(":"))) if ":" in w else kind(w) for w in values]
+            except ValueError:
+                raise ValueError(f"{flag} {' '.join(values)}: expected values of type {kind.__name__}") from None
+        else:
+            flags += [flag, *values]
+    run = _parsed(Sweep, own, prog=program)
+    train = shlex.join([*program.replace("sweep", "train", 1).split(), *flags])
+    run(_parsed(Config, flags, default=base, prog=program), fields, quiet, train)
+
+
+def _split(words: list[str]) -> list[list[str]]:
+    """Flags, each with the words up to the next one."""
+    found: list[list[str]] = []
+    for word in words:
+        if re.match("--?[a-zA-Z]", word) or not found:
+            found.append(word.split("=", 1) if word.startswith("--") else [word])
+        else:
+            found[-1].append(word)
+    return found
+
+
+@contextlib.contextmanager
+def _on_ranks() -> Iterator[bool]:
+    """Yields whether torchrun has started several ranks, of which the first alone prints."""
     from .run import ranks
-    from .run.training import train
 
     several = ranks.launched()
     if several and ranks.distributed.get_rank():
         sys.stdout = open(os.devnull, "w")
-    start = time.perf_counter()
     try:
-        run = train(cfg, resume=resume, progress=not quiet)
+        yield several
     finally:
         if several:  # or its threads may abort the interpreter as it ends
             ranks.distributed.destroy_process_group()
+
+
+def _train_and_report(cfg: Config | None, resume: str | None, quiet: bool) -> None:
+    """train(), under torchrun on every rank; the first one reports."""
+    from .run.training import train
+
+    start = time.perf_counter()
+    with _on_ranks() as several:
+        run = train(cfg, resume=resume, progress=not quiet)
     directory = str(run.directory if several else run.config.out_dir)
     if not quiet:
         splits = [split for split in ("valid", "test") if any(name.startswith(split) for name in run.metrics)]
@@ -464,7 +542,7 @@ class Figures(OnData):
             _print(f"{path}: {shows}")
 
 
-COMMANDS = {"presets": _presets, "train": _train, "resume": _resume, "list": _list}
+COMMANDS = {"presets": _presets, "train": _train, "resume": _resume, "list": _list, "sweep": _sweep}
 ON_RUNS: dict[str, type] = {"evaluate": Evaluate, "parzen": Parzen, "sample": Sample, "figures": Figures}
 ON_EXAMPLES = {  # which are methods of Model
     "encode": "Style codes z [N, style_dim] of examples.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -85,6 +85,13 @@ def _labelled(data: Data, split: str) -> tuple[Rows, Tensor | None]:
     if rows is None or y is None or not (known := y >= 0).any():
         return data.train, None
     return Rows(rows.x, rows.index[known]), y[known]
+
+
+def criterion(names: Iterable[str]) -> str:
+    """Of metrics by name the one to compare runs by, the lower the better: an error on validation examples, or their
+    reconstruction loss."""
+    valid = [name for name in names if name.startswith("valid_")]
+    return next((name for name in valid if name.endswith("error")), "valid_reconstruction")
 
 
 def summarize(values: Sequence[float]) -> dict[str, float | list[float]]:

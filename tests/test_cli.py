@@ -104,8 +104,8 @@ def test_help_names_every_command(capsys, arguments):
     assert status(*arguments) == 0
     printed = capsys.readouterr()
     assert re.findall(r"^  ([a-z]+) ", printed.out, re.MULTILINE) == [
-        *("presets", "train", "train", "train", "resume", "list", "encode", "predict", "reconstruct", "sample"),
-        *("evaluate", "parzen", "parzen", "figures")]  # fmt: skip
+        *("presets", "train", "train", "train", "resume", "list", "sweep"),
+        *("encode", "predict", "reconstruct", "sample", "evaluate", "parzen", "parzen", "figures")]  # fmt: skip
     assert printed.err == ""
 
 

@@ -33,6 +33,19 @@ def several() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
+def place() -> tuple[int, int]:
+    """The rank of this process, and how many there are."""
+    return (distributed.get_rank(), distributed.get_world_size()) if several() else (0, 1)
+
+
+def everyone(said: Any) -> list[Any]:
+    """What all ranks say, once they do; their own words."""
+    heard = [said] * place()[1]
+    if several():
+        distributed.all_gather_object(heard, said)
+    return heard
+
+
 def launched() -> bool:
     """Initialise torch.distributed if torchrun has started this process as one of several. Returns: whether it has.
     Raises ValueError where a part of what torchrun says is missing."""
@@ -73,19 +86,16 @@ def share(
     """
     where = resume if cfg is None or resume is not None else cfg.out_dir
     if where is None and cfg is not None:
-        named = [provenance.new_directory(cfg.name) if distributed.get_rank() == 0 else ""]  # by the clock of the first
-        distributed.broadcast_object_list(named)
-        where = named[0]
+        where = everyone("" if place()[0] else provenance.new_directory(cfg.name))[0]  # by the clock of the first
     elif resume is None and cfg is not None:  # before any rank makes its own directory there
-        message = [""]
-        if distributed.get_rank() == 0:
+        message = ""
+        if not place()[0]:
             try:
                 RunDirectory(cfg.out_dir or ".").check_empty()
             except ValueError as error:
-                message[0] = str(error)
-        distributed.broadcast_object_list(message)
-        if message[0]:
-            raise ValueError(f"{message[0]}")
+                message = str(error)
+        if message := everyone(message)[0]:
+            raise ValueError(f"{message}")
     directory, heartbeat = RunDirectory(where or "."), Heartbeat("steps", SILENCE)
     rank, world, own = heartbeat.rank, heartbeat.world, directory.of_rank(heartbeat.rank)
     try:
@@ -112,8 +122,7 @@ def share(
 
 def gathered(metrics: dict[str, dict[str, Any]], own: Path) -> dict[str, dict[str, Any]]:
     """The metrics of all replicas, from those in each rank's own directory. The first rank writes them beside it."""
-    parts: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(parts, metrics)
+    parts = everyone(metrics)
     metrics = {n: evaluation.summarize([v for part in parts for v in part[n]["replicas"]]) for n in metrics}
     if distributed.get_rank() == 0:
         steps = read_json(RunDirectory(own).summary)["steps"]

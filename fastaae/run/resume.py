@@ -39,7 +39,9 @@ UNBALANCED = 0.2  # share of examples that a uniform y must mistake: from 0.28 o
 
 class NonFiniteError(RuntimeError):
     """A loss became NaN or infinite; the message names step, phase, replica, what to change, and the last
-    good checkpoint."""
+    good checkpoint. replicas: all those that diverged."""
+
+    replicas: tuple[int, ...] = ()
 
 
 def begin(
@@ -226,11 +228,14 @@ class Checkpoints:
         finite = torch.stack([torch.isfinite(t).all() for t in numbers.values()]).tolist()  # one wait for the device
         for name, good in zip(numbers, finite, strict=True):
             if not good:
-                raise self.not_finite(f"step {done}: {name} is not finite")
+                lost = (~torch.isfinite(numbers[name].flatten(1)).all(1)).nonzero().flatten().tolist()
+                raise self.not_finite(f"step {done}: {name} is not finite", lost)
 
-    def not_finite(self, what: str) -> NonFiniteError:
-        """The error that says what is not, what to change, and what is kept."""
-        return NonFiniteError(f"{what}{remedy(self.step, 'weights')}; last good checkpoint: {self.last_good()}")
+    def not_finite(self, what: str, replicas: Sequence[int]) -> NonFiniteError:
+        """The error that says what is not, of which replicas, what to change, and what is kept."""
+        error = NonFiniteError(f"{what}{remedy(self.step, 'weights')}; last good checkpoint: {self.last_good()}")
+        error.replicas = tuple(replicas)
+        return error
 
     def last_good(self) -> str:
         """The one that is kept, for messages."""

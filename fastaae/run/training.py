@@ -177,7 +177,8 @@ class Training:
         step.slot.zero_()
         for k, phase, replica in np.argwhere(~np.isfinite(losses)):
             what = f"the {step.phases[phase].__name__} loss of replica {replica} is {losses[k, phase, replica]}"
-            raise self.checkpoints.not_finite(f"step {self.logged + k + 1}: {what}")
+            lost = np.flatnonzero(~np.isfinite(losses).all((0, 1))).tolist()
+            raise self.checkpoints.not_finite(f"step {self.logged + k + 1}: {what}", lost)
         self.logged = self.done
         self.losses = {phase.__name__: losses[:, i].mean(0).tolist() for i, phase in enumerate(step.phases)}
         self.write({"step": self.done, "epoch": epoch, **self.losses})
