@@ -116,6 +116,9 @@ class Config:
     """Factor on every learning rate at the start of each of the epochs in lr_decay_epochs."""
     lr_decay_epochs: tuple[int, ...] = ()
     """The first is 1."""
+    average: float = 0.0
+    """Decay of a running average of the weights, whose metrics stand beside theirs: each step adds 1 - average of the
+    new weights, in the beginning as much as makes it a plain mean. 0: none."""
 
     epochs: int = 100
     """Passes over the (unlabelled) training set, shuffled each time; what fills no whole batch waits for another."""
@@ -302,7 +305,8 @@ FIELDS: tuple[tuple[str, Test, str], ...] = (  # names, what their values must p
     ("lr_reconstruction lr_adversarial lr_classification lr_decay", *POSITIVE),
     ("prior_std init_std separation regularizer_weight fixed_heads", *POSITIVE),
     ("input_noise", *_number(lambda v: v >= 0, "a finite number >= 0")),
-    ("input_dropout dropout momentum momentum_adversarial", *_number(lambda v: 0 <= v < 1, "a number in [0, 1)")),
+    ("input_dropout dropout average", *_number(lambda v: 0 <= v < 1, "a number in [0, 1)")),
+    ("momentum momentum_adversarial", *_number(lambda v: 0 <= v < 1, "a number in [0, 1)")),
 )
 ELEMENTS = (("hidden", *_integer(1)), ("lr_decay_epochs", *_integer(1)))  # the same of each value of a tuple
 

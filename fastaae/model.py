@@ -22,7 +22,8 @@ from .data.labels import encoded
 from .device import find_device
 from .directory import RunDirectory
 from .engine import priors
-from .engine.networks import MLP, Heads, Norm, Scale
+from .engine.networks import MLP, Heads, Norm
+from .engine.scale import Scale
 from .engine.wiring import Wiring, wiring
 from .files import brief, expanded
 from .kernels import reference
@@ -427,21 +428,27 @@ def known_of(config: Config, data: Data, k: int) -> dict[str, Any]:
     return known
 
 
-def load(path: str | Path, replica: int = 0, device: str = "cpu", prior: priors.Custom | None = None) -> Model:
+def load(
+    path: str | Path, replica: int = 0, device: str = "cpu", prior: priors.Custom | None = None, averaged: bool = False
+) -> Model:
     """The model in a file written by Model.save, or replica `replica` of a run (its directory or checkpoint).
 
     Args:
         prior: the function that a prior "custom" was trained with; only sampling needs it.
+        averaged: with the averaged weights of a run, which Config.average keeps.
 
     Raises:
         CheckpointError: the file is missing, damaged, of another format, or its tensors do not fit its config.
         ValueError: no such device.
     """
     where, path = find_device(device), expanded(path)
-    if not os.path.isdir(path):  # which, unlike Path's, takes any name
-        return from_tensors(*checkpoint.load(path), path, replica, where, prior)
-    directory = RunDirectory(path)
-    return from_tensors(*directory.load(), directory.newest, replica, where, prior)
+    of = RunDirectory(path) if os.path.isdir(path) else None  # unlike Path's, it takes any name
+    (tensors, info), path = (of.load(), of.newest) if of else (checkpoint.load(path), path)
+    if averaged:
+        tensors = {**tensors, **(found := {n[8:]: t for n, t in tensors.items() if n.startswith("average.")})}
+        if not found:
+            raise ValueError(f"{path}: averaged={averaged}, expected False: it holds no averages, see Config.average")
+    return from_tensors(tensors, info, path, replica, where, prior)
 
 
 def from_tensors(

@@ -39,7 +39,7 @@ def quick(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     "code",
     [text for kind, text in BLOCKS if kind == "python"],
-    ids=["quickstart", "own-data", "estimators", "log-likelihood"],
+    ids=["quickstart", "sweep", "own-data", "estimators", "log-likelihood"],
 )
 def test_python_blocks_run(code, quick):
     exec(compile(code, "README.md", "exec"), {})

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from .. import kernels
-from ..data import Data, Rows, label_weights, labeled_subset
+from ..data import Data, label_weights, labeled_subset
 from ..kernels import reference
 from ..members import Members
 from . import priors
-from .networks import MLP, Dropout, Scale, Tape
+from .networks import MLP, Dropout, Tape
+from .scale import scaled
 from .wiring import Wiring
 
 Input = tuple[Tensor, Tensor | None]
@@ -108,7 +109,7 @@ class Batches:
         self.seeds = [c.seed for c in members.configs]
         device, dtype = codes.buffer.device, codes.buffer.dtype
         self.rows = rows.index.to(device)
-        self.scale, x = _scaled(cfg.scale, rows, r, dtype)
+        self.scale, x = scaled(cfg.scale, rows, r, dtype)
         self.scaling = None if self.scale is None or x is not rows.x else self.scale.mapped(lambda t: t.to(device))
         as_bytes = x.dtype == torch.uint8
         self.x = x.to(device, torch.uint8 if as_bytes else dtype)
@@ -239,18 +240,6 @@ class Batches:
             if feed.mask is not None:
                 reference.dropout(noisy, feed.mask, self.cfg.input_dropout, noisy)
         return rows
-
-
-def _scaled(kind: str, rows: Rows, replicas: int, dtype: torch.dtype) -> tuple[Scale | None, Tensor]:
-    """The scale of a config on the CPU, and the examples. Those with more digits than networks have are scaled here,
-    once, in float64: others when they fill a batch."""
-    if kind == "unit":
-        return None, rows.x
-    if rows.x.dtype in (torch.uint8, dtype):
-        return Scale.fit(kind, rows, replicas, dtype), rows.x
-    scale = Scale.fit(kind, rows, replicas, torch.float64)
-    one = scale.mapped(lambda t: t[0])
-    return scale, torch.cat([one(block).to(dtype) for block in rows.x.split(4096)])
 
 
 def _shuffled(n: int, length: int, generator: torch.Generator) -> Tensor:

@@ -38,6 +38,7 @@ class Step:
         batches: the data and what is drawn. codes: what of it discriminators see.
         judging, fooling: tapes of each discriminator on prior samples and fakes, and on the fakes alone.
         losses: [log steps, phases, R], of the steps since `slot` was zero.
+        average: running averages of the parameters of models, by name, if the config asks for them.
 
     Raises:
         ValueError: the config asks for more than the data has (batch size, labels), or a function is missing.
@@ -97,6 +98,9 @@ class Step:
         # Of gradients, which fp16 would flush to zero; whether one overflowed; steps since that.
         self.scale = floats.new_tensor([2.0**16, 0, 0]) if cfg.precision == "fp16" else None
         self.optimizers = self._optimizers()
+        learned = {n: t for n, t in self.parameters().items() if not n.startswith("discriminator.")}
+        self.average = {n: t.clone() for n, t in learned.items()} if cfg.average else {}
+        self.averaging = [(t, learned[n]) for n, t in self.average.items() if t.dtype == floats.dtype]
         self.slot = torch.zeros(1, dtype=torch.int64, device=device)  # steps done since the losses were read
         self.losses = floats.new_zeros(min(cfg.log_every, self.steps_per_epoch), len(self.phases), r)
         self.terms = floats.new_zeros(len(self.phases), r, 2 * self.batch * max(1, len(self.discriminators)))
@@ -130,6 +134,10 @@ class Step:
         for phase, terms in zip(self.phases, self.terms, strict=True):
             with mark(phase.__name__):
                 phase(self, terms)
+        if self.averaging:
+            share = torch.clamp_min(1 / (count[1] + 1), 1 - self.cfg.average)
+            for average, weight in self.averaging:
+                average.lerp_(weight, share.to(average.dtype))
         self.ops.finish(self.terms, self.losses, self.slot, count, self.scale)
 
     def parameters(self) -> dict[str, Tensor]:
@@ -147,6 +155,7 @@ class Step:
         """All that resuming needs besides config, data and step count, by name."""
         named = self.parameters()
         named |= {f"optimizer.{n}.{k}": t for n, o in self.optimizers.items() for k, t in o.state().items()}
+        named |= {f"average.{n}": t for n, t in self.average.items()}
         if self.scale is not None:
             named["scale"] = self.scale
         return named | {f"generator.{s}": g.get_state() for s, g in enumerate(self.batches.generators)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ class Run:
             samples drawn with a label that the model itself takes for it, and "code_mean",
             "code_std": the codes' largest mean, and their standard deviation, in units of the prior's
             (with a Gaussian posterior, of its means: samples would hide a collapse). See columns().
-        models: one Model per replica.
+        models: one Model per replica. averaged: the same with averaged weights, if the config asks for them.
     """
 
     config: Config
@@ -35,6 +35,7 @@ class Run:
     metrics: dict[str, dict[str, Any]]
     history: dict[str, np.ndarray]
     models: list[Model]
+    averaged: list[Model] = field(default_factory=list)
 
     def __repr__(self) -> str:
         c, told = self.config, (f"{name} {m['mean']:.4g}" for name, m in self.metrics.items())

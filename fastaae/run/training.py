@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from .. import checkpoint, evaluation
 from ..config import Config
@@ -105,10 +106,15 @@ class Training:
         step, networks = checkpoints.step, checkpoints.step.networks
         self.cfg, self.data, self.directory, self.step = checkpoints.cfg, checkpoints.data, checkpoints.directory, step
         parts: tuple[Any, ...] = (networks.get("encoder"), networks["decoder"], step.heads, step.batches.scale)
-        own = [[p and p.mapped(lambda t, r=r: t[r : r + 1]) for p in parts] for r in range(self.cfg.replicas)]
         sizes, known = (self.data.shape, step.wiring.n_classes), checkpoints.known
         configs = step.members.configs if step.members.given else [self.cfg] * self.cfg.replicas
-        self.models = [Model(c, *sizes, *some, prior=prior, known=known) for c, some in zip(configs, own, strict=True)]
+
+        def models(of: Callable[[Tensor], Tensor]) -> list[Model]:
+            own = [[p and p.mapped(lambda t, r=r: of(t)[r : r + 1]) for p in parts] for r in range(self.cfg.replicas)]
+            return [Model(c, *sizes, *some, prior=prior, known=known) for c, some in zip(configs, own, strict=True)]
+
+        averages = {id(t): step.average[name] for name, t in step.parameters().items() if name in step.average}
+        self.models, self.averaged = models(lambda t: t), models(lambda t: averages[id(t)]) if averages else []
         self.done = self.logged = checkpoints.newest or 0  # steps
         valid = self.data.parts["valid"] or self.data.train
         self.watch = Watch(step, self.models, valid, self.data.train, self.done)
@@ -187,7 +193,7 @@ class Training:
     def end_epoch(self, epoch: int) -> None:
         self.checkpoints.check(self.step.parameters(), self.done)
         with profiling.mark("evaluation"):
-            self.valid = evaluation.evaluate(self.models, self.data, "valid")
+            self.valid = self.evaluate("valid")
             game = self.watch.measure()
         self.progress.show(self.done, self.valid)
         self.write({"step": self.done, "epoch": epoch, **self.valid, **game})
@@ -238,12 +244,18 @@ class Training:
             self.valid = self.valid if self.done % self.step.steps_per_epoch == 0 else {}
         return self.hook.ended
 
+    def evaluate(self, split: str) -> dict[str, list[float]]:
+        """Metrics of the models and, as split_averaged_..., of their averages."""
+        found = evaluation.evaluate(self.models, self.data, split)
+        averaged = evaluation.evaluate(self.averaged, self.data, split) if self.averaged else {}
+        return found | {f"{split}_averaged{name.removeprefix(split)}": values for name, values in averaged.items()}
+
     def finish(self) -> Run:
-        valid = self.valid or evaluation.evaluate(self.models, self.data, "valid")  # resumed at the end, or ended
-        test = evaluation.evaluate(self.models, self.data, "test")
+        valid = self.valid or self.evaluate("valid")  # resumed at the end, or ended
+        test = self.evaluate("test")
         metrics = {name: evaluation.summarize(v) for name, v in (valid | test).items()}
         summary = {"metrics": metrics, "steps": self.done, "weights_sha256": checkpoint.digest(self.step.parameters())}
         self.directory.write_json(self.directory.summary, summary)
         if self.cfg.profile and not self.profiled:
             warn_caller(f"profile={self.cfg.profile!r}: no such step was trained, there is no trace")
-        return Run(self.cfg, self.directory.path, metrics, self.directory.history(), self.models)
+        return Run(self.cfg, self.directory.path, metrics, self.directory.history(), self.models, self.averaged)
