@@ -212,17 +212,22 @@ def measure(contenders: dict[str, Callable[[], None]], rounds: int) -> dict[str,
     return times
 
 
-def row(name: str, replicas: int, data: Data, rounds: int) -> list[dict]:
-    cfg = preset(name, replicas=replicas, log_every=1_000)
-    step = Step(cfg, data, torch.device("cpu"))
+def stepping(step: Step) -> Callable[[], None]:
+    """Calls a step, over and over through an epoch."""
     step.start_epoch(0)
-    floor, flops = products(Step(cfg, data, torch.device("cpu")))
 
-    def fastaae() -> None:
+    def call() -> None:
         step.batches.cursor.remainder_(step.steps_per_epoch)
         step.slot.zero_()
         step()
 
+    return call
+
+
+def row(name: str, replicas: int, data: Data, rounds: int) -> list[dict]:
+    cfg = preset(name, replicas=replicas, log_every=1_000)
+    step = Step(cfg, data, torch.device("cpu"))
+    floor, flops = products(Step(cfg, data, torch.device("cpu")))
     single = Step(replace(cfg, replicas=1), data, torch.device("cpu"))
     single.start_epoch(0)
     idiomatic = {
@@ -241,7 +246,7 @@ def row(name: str, replicas: int, data: Data, rounds: int) -> list[dict]:
 
     floor_torch, _ = products(Step(cfg, data, torch.device("cpu")), as_step=False)
     optimise = optimisers(Step(cfg, data, torch.device("cpu")))
-    contenders = {"fastaae": fastaae, "floor": floor, "floor-state": lambda: (floor(), optimise())}
+    contenders = {"fastaae": stepping(step), "floor": floor, "floor-state": lambda: (floor(), optimise())}
     contenders["floor-torch"] = floor_torch
     contenders |= {k: loop(v) for k, v in idiomatic.items()}
     pythae = pythae_step(cfg.batch_size, cfg) if cfg.task == "unsupervised" else None
