@@ -279,7 +279,8 @@ def _sweep(arguments: list[str]) -> None:
         else:
             flags += [flag, *values]
     run = _parsed(Sweep, own, prog=program)
-    train = shlex.join([*program.replace("sweep", "train", 1).split(), *flags])
+    same = [word for flag in _split(flags) if flag[0] not in ("--out-dir", "--replicas") for word in flag]
+    train = shlex.join([*program.replace("sweep", "train", 1).split(), *same])
     run(_parsed(Config, flags, default=base, prog=program), fields, quiet, train)
 
 

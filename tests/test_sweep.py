@@ -266,6 +266,7 @@ def test_from_the_shell(tmp_path, capsys):
     assert {row.split()[0] for row in table[1:3]} == {"0.0001", "0.001"} and "+-" in table[1]
     assert table[3] == f"sweep directory: {tmp_path / 'a'}"
     assert table[4].startswith("next: fastaae train --dataset") and table[4].split()[-2] == "--lr-adversarial"
+    assert "--dropout 0.1" in table[4] and "--out-dir" not in table[4]
     assert read_json(tmp_path / "a", "sweep.json")["config"]["dropout"] == 0.1
     assert cli.main(words) == 0 and capsys.readouterr().out.splitlines() == table
     random = [*words[:-4], str(tmp_path / "b"), "--quiet", "--batch-size", "20", "--n", "3", "--prior-std", "1:5"]
