@@ -210,6 +210,8 @@ def _train(arguments: list[str]) -> None:
     base, flags, program, path = _base("train", [word for word in arguments if word != "--quiet"])
     cfg = _parsed(Config, flags, default=base, prog=program, description="Fields of the run and their values.")
     if path and all(getattr(cfg, name) == getattr(base, name) for name in ("dataset", "n_validation", "scale")):
+        if read_json(path).get("init"):
+            raise ValueError(f"{path}: its run began with a model's weights: pass init= to fastaae.train in Python")
         data = read_json(path).get("data")
         if sha256 := data.get("sha256") if isinstance(data, dict) else None:
             _, where = _same_data(cfg, sha256, path, recorded=cfg.data_dir == base.data_dir)

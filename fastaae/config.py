@@ -141,6 +141,12 @@ class Config:
     checkpoint_every: int = 1
     """Epochs between checkpoints, more where writing them would take over 0.5 % of the time, unless on_divergence is
     "restart"; the last epoch is always saved."""
+    keep: Literal["last", "best", "final"] = "last"
+    """Weights in the checkpoint. best: beside the last ones those of each replica's epoch with the lowest validation
+    metric (an error if there is one, else reconstruction), for models and metrics. final: in the end no optimizer's
+    state, so that the run cannot go on."""
+    patience: int | None = None
+    """Epochs in a row without a lower mean of that metric over (a rank's own) replicas that end training; None: any."""
     log_every: int = 100
     """Steps between lines of metrics.jsonl; the only times the host reads from the device."""
     on_divergence: Literal["stop", "restart"] = "stop"
@@ -297,7 +303,7 @@ FIELDS: tuple[tuple[str, Test, str], ...] = (  # names, what their values must p
     ("data_dir out_dir profile", lambda v: isinstance(v, str), "a string"),
     ("seed noise_layer n_validation", *_integer(0)),
     ("components", *_integer(1, 10_000)),  # as classes of data
-    ("noise_dim style_dim epochs batch_size replicas checkpoint_every log_every n_labeled", *_integer(1)),
+    ("noise_dim style_dim epochs batch_size replicas checkpoint_every patience log_every n_labeled", *_integer(1)),
     ("n_clusters", *_integer(2, 10_000)),
     ("label_weights", _shares, "'uniform', 'data' or positive numbers"),
     ("label_prior graph", lambda v: type(v) is bool, "True or False"),
@@ -335,6 +341,7 @@ RULES: tuple[Rule, ...] = (  # a name, what must hold of the config, what is exp
     _only("prior", SHAPED, lambda c: c.label_prior, "with label_prior: a component for each class"),
     _only("style_dim", [2], lambda c: c.prior in SHAPED, "with the 2-D prior {c.prior!r}"),
     _only("precision", FULL, lambda c: c.task == "gan", "in the task 'gan'"),
+    _only("keep", ["last", "final"], lambda c: c.task == "gan", "in the task 'gan', which has no validation metric"),
     _only("precision", FULL, lambda c: c.regularizer != "adversarial", "with regularizer {c.regularizer!r}"),
     _only("precision", FULL, lambda c: c.batch_norm != "none", "with batch_norm"),
     _only("precision", ["fp32", "bf16", "fp64"], lambda c: c.task == "embedding", "in the task 'embedding'"),
@@ -350,6 +357,7 @@ RULES: tuple[Rule, ...] = (  # a name, what must hold of the config, what is exp
 
 UNUSED: tuple[Rule, ...] = (  # names, when they have a use, why they must keep their default elsewhere
     ("regularizer posterior batch_norm input_noise input_dropout", lambda c: c.task != "gan", ": a gan has no encoder"),
+    ("patience", lambda c: c.task != "gan", ": a gan has no validation metric"),
     ("regularizer_weight", lambda c: c.regularizer != "adversarial", " with discriminators: see lr_adversarial"),
     ("n_clusters", lambda c: c.task in ("clustering", "embedding"), " in the task {c.task!r}"),
     ("label_weights", lambda c: c.task in WITH_Y, " in the task {c.task!r}, where y has no prior"),

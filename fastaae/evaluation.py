@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -79,19 +79,21 @@ def evaluate(models: Sequence[Model], data: Data, split: str) -> dict[str, list[
     return {f"{split}_{name}": [s[name] for s in scores] for name in scores[0]}
 
 
+def criterion(names: Collection[str]) -> str:
+    """The metric that says how good a model is, lower being better: "valid_error", else "valid_cluster_error", else
+    "valid_reconstruction". Raises ValueError where there is none."""
+    known = ("valid_error", "valid_cluster_error", "valid_reconstruction")
+    if found := [name for name in known if name in names]:
+        return found[0]
+    raise ValueError(f"metrics {', '.join(names)}: expected one of {', '.join(known)}")
+
+
 def _labelled(data: Data, split: str) -> tuple[Rows, Tensor | None]:
     """The examples of a split that have a label, and these; no labels where it has none."""
     rows, y = data.parts[split], data.labels[split]
     if rows is None or y is None or not (known := y >= 0).any():
         return data.train, None
     return Rows(rows.x, rows.index[known]), y[known]
-
-
-def criterion(names: Iterable[str]) -> str:
-    """Of metrics by name the one to compare runs by, the lower the better: an error on validation examples, or their
-    reconstruction loss."""
-    valid = [name for name in names if name.startswith("valid_")]
-    return next((name for name in valid if name.endswith("error")), "valid_reconstruction")
 
 
 def summarize(values: Sequence[float]) -> dict[str, float | list[float]]:

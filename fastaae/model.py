@@ -455,7 +455,9 @@ def from_tensors(
     tensors: dict[str, Tensor], info: dict[str, Any], path: Path, replica: int, device: torch.device | str = "cpu",
     prior: priors.Custom | None = None,
 ) -> Model:  # fmt: skip
-    """Replica `replica` of what checkpoint.load has read from path; the rest as in load()."""
+    """Replica `replica` of what checkpoint.load has read from path, with its best weights where these are kept; the
+    rest as in load()."""
+    tensors = tensors | {name[5:]: t for name, t in tensors.items() if name.startswith("best.")}
 
     def own(name: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         """The replica's copy of a tensor of this shape, whose replicas and dtype (or that given) are the others'."""

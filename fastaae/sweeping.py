@@ -33,7 +33,8 @@ from .scalars import integer
 
 COLLAPSED = 0.1  # standard deviations of the prior: a member whose codes spread less, not only at first, is out
 SHARE, MOST = 0.5, 1000  # of the memory that is free, for the members of one run, and how many these are at most
-FIXED = ("name", "seed", "replicas", "out_dir", "data_dir", "device", "graph", "profile", "on_divergence")
+FIXED = ("name", "seed", "replicas", "out_dir", "data_dir", "device", "graph", "profile")
+FIXED += ("on_divergence", "keep", "patience")
 
 
 @dataclass
@@ -104,9 +105,10 @@ def sweep(
         raise ValueError(
             f"sweep: {fields=}, expected lists of values to try, lr_adversarial=[1e-4, 3e-4, 1e-3] or more"
         )
-    if cfg.on_divergence != "stop" or cfg.task == "gan" or cfg.prior == "custom":
-        given = f"task={cfg.task!r}, prior={cfg.prior!r}, on_divergence={cfg.on_divergence!r}"
-        raise ValueError(f"{given}: expected a task with a validation metric, a prior of Config's, 'stop'")
+    if cfg.task == "gan" or cfg.prior == "custom":
+        raise ValueError(f"task={cfg.task!r}, prior={cfg.prior!r}: expected a validation metric, a prior of Config's")
+    if odd := [name for name in ("on_divergence", "keep", "patience") if getattr(cfg, name) != getattr(Config, name)]:
+        raise ValueError(f"{odd[0]}={getattr(cfg, odd[0])!r}: expected {getattr(Config, odd[0])!r} in a sweep")
     if halving and "epochs" in fields:
         raise ValueError(f"epochs={brief(fields['epochs'])}: expected one number, cfg's, with {halving=}")
     settings, seeds = _settings(cfg, n, fields), seeds or cfg.replicas

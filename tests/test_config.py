@@ -171,6 +171,8 @@ REFUSED = [
     ("lr_decay_epochs", (50, 20), "increasing epochs"),
     ("lr_decay_epochs", (50, 50), "increasing epochs"),
     ("label_prior", 1, "True or False"),
+    ("keep", "all", "one of last, best, final"),
+    ("patience", 0, "an integer from 1 to 2**31 - 1 or None"),
     ("name", "", "a non-empty string"),
     ("dataset", None, "a non-empty string"),
     ("device", 0, "a non-empty string"),
@@ -282,7 +284,7 @@ def test_every_field_is_checked():
     assert {name for row in config.FIELDS for name in row[0].split()} == {*names}
     tables = (*config.ELEMENTS, *config.RULES, *config.UNUSED)
     assert {name for row in tables for name in row[0].split()} <= {*names}
-    assert len(config.CHOICES) == 11 and config.CHOICES["optimizer"] == ("sgd", "adam")
+    assert len(config.CHOICES) == 12 and config.CHOICES["optimizer"] == ("sgd", "adam")
 
 
 @pytest.mark.parametrize(

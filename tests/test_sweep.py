@@ -213,7 +213,10 @@ def test_random_settings():
         ({"epochs": [1, 2]}, {"halving": 2}, r"epochs=\[1, 2\]: expected one number, cfg's, with halving=2"),
         ({"dropout": [0.1]}, {"metric": "valid_eror"}, "metric='valid_eror': expected one of valid_reconstruction"),
         ({"dropout": [0.1]}, {"cfg": replace(CFG, n_validation=0)}, "n_validation=0: expected validation examples"),
-        ({"dropout": [0.1]}, {"cfg": Config(task="gan")}, "task='gan'.*: expected a task with a validation metric"),
+        ({"dropout": [0.1]}, {"cfg": Config(task="gan")}, "task='gan'.*: expected a validation metric"),
+        ({"dropout": [0.1]}, {"cfg": Config(keep="best")}, "keep='best': expected 'last' in a sweep"),
+        ({"dropout": [0.1]}, {"cfg": Config(patience=3)}, "patience=3: expected None in a sweep"),
+        ({"keep": ["last", "best"]}, {}, "got 'keep', expected a field of Config to vary, not one of"),
         ({"dropout": [0.1]}, {"cfg": replace(CFG, precision="fp16")}, "precision='fp16': its loss scale is of all"),
     ],
 )

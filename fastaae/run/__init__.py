@@ -20,6 +20,7 @@ class Run:
     Attributes:
         directory: config.json, metrics.jsonl, summary.json, checkpoint.safetensors and the checkpoint before it.
         metrics: {"test_error": {"mean", "std", "replicas"}, ...}; errors in percent. Also in summary.json.
+            With keep "best" they are of the best weights, and "valid_best_epoch" says of which epochs these are.
         history: {"step": [L], "reconstruction": [L, R], ...}: training losses at the logged steps, and {"epoch": [E],
             "valid_error": [E, R], ...} after each epoch. Among the latter is how the game goes: "told_apart_z", percent
             of the last batch's prior samples and codes that the discriminator of z tells apart (50: by chance), and

@@ -18,7 +18,7 @@ class Hook:
     """Calls one, if there is one. What it does costs the run its time and a warning at most.
 
     Attributes:
-        ended: whether it has asked for the end of training.
+        ended: whether it has asked for the end of training, or patience has.
     """
 
     def __init__(self, on_log: OnLog | None, warn: Callable[[str, int], None]):

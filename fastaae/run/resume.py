@@ -24,13 +24,16 @@ from ..device import find_device
 from ..directory import RunDirectory
 from ..engine.step import Step
 from ..files import WriteError, brief, expanded, warn_caller
+from ..liveness import Heartbeat
 from ..members import Members
 from ..model import from_tensors, known_of, model_info
 from . import provenance
+from .keep import Keep, warm_start
 from .watch import remedy
 
 # Fields that may differ between a checkpoint and the config it is resumed with.
-RESUMABLE = "epochs out_dir dataset data_dir device graph checkpoint_every log_every profile on_divergence".split()
+RESUMABLE = "epochs out_dir dataset data_dir device graph checkpoint_every log_every profile on_divergence patience"
+RESUMABLE = RESUMABLE.split()
 SLOWER = 0.5  # the factor on a diverged run's learning rates each time that it starts again
 # Bytes of a checkpoint, or seconds to save it, beyond which 200 times these seconds pass before the next one.
 LARGE, SLOW = 2**24, 0.2
@@ -123,7 +126,8 @@ def _newest(directory: RunDirectory) -> tuple[Checkpoint, Config]:
         raise CheckpointError(f"{path}: none was saved before the run ended; start it again")
     saved = directory.load(warn=False)
     if not {"step", "data_sha256", "device"} <= saved.info.keys():
-        raise CheckpointError(f"{path}: holds a model, expected the checkpoint of a run")
+        final = " (keep='final' leaves none; see init of train)" * ("data_sha256" in saved.info)
+        raise CheckpointError(f"{path}: holds a model, expected the checkpoint of a run{final}")
     from_tensors(*saved, path, 0)
     cfg = Config.from_dict(saved.info["config"])
     from_tensors(*saved, path, cfg.replicas - 1)
@@ -150,8 +154,9 @@ def _kinds(tensors: dict[str, torch.Tensor]) -> set[str]:
 class Checkpoints:
     """Those that one process writes of its run: to go on from, and to go back to. ValueError: a state beyond them."""
 
-    def __init__(self, step: Step, cfg: Config, data: datasets.Data, resumed: bool):
-        if (n := len(step.state())) > (most := checkpoint.MAX_TENSORS):
+    def __init__(self, step: Step, cfg: Config, data: datasets.Data, resumed: bool, init: Any = None):
+        self.init, self.keep = warm_start(step, init, resumed), Keep(step, data)
+        if (n := len(step.state() | self.keep.best)) > (most := checkpoint.MAX_TENSORS):
             raise ValueError(f"replicas={cfg.replicas}: {n} tensors, expected at most {most}")
         self.step, self.cfg, self.data, self.resumed = step, cfg, data, resumed
         self.known = known_of(cfg, data, step.wiring.n_classes)
@@ -178,33 +183,35 @@ class Checkpoints:
         Raises:
             ValueError: either file is damaged, or config.json says that the checkpoint is of another run.
         """
-        info: dict[str, Any] = {"step": 0}
+        saved = Checkpoint({}, {"step": 0})
         words = [word[:1000] for word in sys.argv[:100]]  # of a command of any length
         now = {"command": words, **provenance.describe(str(self.step.device))}
         cfg: dict[str, Any] = json.loads(json.dumps(self.cfg.to_dict()))
-        content = {"config": cfg, **self.own, "data": {"name": self.data.name, "sha256": self.data.sha256}, **now}
+        content = {"config": cfg, **self.own, "data": {"name": self.data.name, "sha256": self.data.sha256}}
+        content |= {**self.init, **now}
         if not self.resumed:
             self.directory.check_empty()
         else:
             saved = self.directory.load(mend=True)
             self.restore(saved)
-            info, before = saved.info, self.directory.recorded() or content
+            before = self.directory.recorded() or content
             for name, value in before.get("config", {}).items():
                 if name in cfg and name not in RESUMABLE and value != cfg[name]:
                     differ = f"{name}={brief(value)}, the checkpoint's is {brief(cfg[name])}"
                     raise ValueError(f"{self.directory.config}: {differ}; expected the checkpoint of that run")
             if before.get("members", []) != self.own.get("members", []):
                 raise ValueError(f"{self.directory.config}: members differ from the checkpoint's, expected that run's")
-            again = [*before.get("resumed", [])[-99:], {"step": info["step"], **now}]
+            again = [*before.get("resumed", [])[-99:], {"step": saved.info["step"], **now}]
             content = {**before, "config": cfg, "resumed": again}
-        self.directory.truncate(info["step"], info.get("metrics_bytes"))
+        self.directory.truncate(saved.info["step"], saved.info.get("metrics_bytes"))
+        self.keep.restore(saved.tensors, self.directory)
         self.directory.write_json(self.directory.config, content)
         return self.newest or 0
 
     def save(self, done: int, stopped: bool = False) -> None:
         """Save one, unless a weight is not finite: then the one before stays the last good one. The one before the
         newest is kept, but not if a signal or another rank had it saved: then the one before that is."""
-        data, state = self.data, self.step.state()
+        data, state = self.data, self.step.state() | self.keep.state()
         self.check(state, done)
         info = model_info(self.cfg, data.shape, self.step.wiring.n_classes, self.known)
         info |= {"step": done, "data_sha256": data.sha256, "device": self.step.device.type, "fastaae": __version__}
@@ -255,7 +262,8 @@ class Checkpoints:
         if done > cfg.epochs * step.steps_per_epoch:
             begun = -(-done // step.steps_per_epoch)
             raise ValueError(f"resume={cfg.out_dir!r}: epochs={cfg.epochs}, expected at least {begun}, begun already")
-        if odd := _kinds(step.state()) ^ _kinds(saved.tensors):
+        best = self.keep.best if any(name.startswith("best.") for name in saved.tensors) else {}
+        if odd := _kinds(step.state() | best) ^ _kinds(saved.tensors):
             wrong = f"{min(odd)} is in it alone, or in its config alone"
             by = f"fastaae {saved.info.get('fastaae')} wrote it, this is {__version__}"
             raise CheckpointError(f"{self.directory.newest}: {wrong}, expected what that makes ({by})")
@@ -272,7 +280,20 @@ class Checkpoints:
         self.restore(saved)
         self.restarts += 1
         self.directory.truncate(saved.info["step"], saved.info.get("metrics_bytes"))
+        self.keep.restore(saved.tensors, self.directory)
         return saved.info["step"]
+
+    def leave_weights(self, heartbeat: Heartbeat | None) -> None:
+        """Put those of all models alone in the place of the checkpoints, once all ranks are done."""
+        if heartbeat is not None:
+            heartbeat.wait()
+        self.directory.check_held()
+        info = model_info(self.cfg, self.data.shape, self.step.wiring.n_classes, self.known)
+        info |= {**self.own, "data_sha256": self.data.sha256, "fastaae": __version__}
+        weights = {n: t for n, t in self.step.parameters().items() if not n.startswith("discriminator.")}
+        weights |= {f"average.{n}": t for n, t in self.step.average.items()}
+        self.directory.previous.unlink(missing_ok=True)
+        checkpoint.save(self.directory.newest, weights, info)
 
 
 def command(cfg: Config) -> str:

@@ -39,6 +39,7 @@ def train(
     prior: priors.Custom | None = None,
     on_log: OnLog | None = None,
     members: Sequence[Mapping[str, Any]] = (),
+    init: Model | Sequence[Model] | None = None,
 ) -> Run:
     """Train an adversarial autoencoder and evaluate it.
 
@@ -52,6 +53,8 @@ def train(
         on_log: called with every line of metrics.jsonl, a dict, once that is written, between steps; where it returns
             True training ends, with a checkpoint. One that raises is warned of and called no more. On all ranks.
         members: a dict for each replica, of the fields of members.VARIED that are its own: [{"dropout": 0.1}, ...].
+        init: a Model, or one for each replica, to begin with its weights and running statistics; scale, discriminators
+            and optimizers begin anew. Not with resume.
 
     Raises:
         ValueError: data and config do not fit, the output directory holds another run, or the checkpoint to resume is
@@ -70,21 +73,21 @@ def train(
         raise ValueError(f"train: got a {type(cfg).__name__}, expected a Config, for instance fastaae.preset('digits')")
     with exact_arithmetic(inference=False):
         if not ranks.several():
-            return _train_replicas(*begin(cfg, data, resume, members), progress, prior, None, on_log)
+            return _train_replicas(*begin(cfg, data, resume, members), progress, prior, None, on_log, init)
         with ranks.share(cfg, resume, members) as (cfg, resume, members, heartbeat):
             shown = progress and heartbeat.rank == 0
-            run = _train_replicas(*begin(cfg, data, resume, members), shown, prior, heartbeat, on_log)
+            run = _train_replicas(*begin(cfg, data, resume, members), shown, prior, heartbeat, on_log, init)
     return replace(run, directory=run.directory.parent, metrics=ranks.gathered(run.metrics, run.directory))
 
 
 def _train_replicas(
     members: Members, data: Data, resumed: bool, progress: bool, prior: priors.Custom | None,
-    heartbeat: Heartbeat | None, on_log: OnLog | None,
+    heartbeat: Heartbeat | None, on_log: OnLog | None, init: Model | Sequence[Model] | None,
 ) -> Run:  # fmt: skip
     """As train(), of the replicas of this process."""
     cfg, start = members.cfg, expanded(members.cfg.out_dir or ".").absolute()
     step = Step(cfg, data, find_device(cfg.device), prior, members)
-    checkpoints = Checkpoints(step, cfg, data, resumed)
+    checkpoints = Checkpoints(step, cfg, data, resumed, init)
     try:
         checkpoints.make_directory(start)
         with checkpoints.directory.held():
@@ -102,6 +105,7 @@ class Training:
         heartbeat: Heartbeat | None, on_log: OnLog | None = None,
     ):  # fmt: skip
         self.hook = Hook(on_log, self.warn)
+        self.hook.ended = checkpoints.keep.over
         self.checkpoints, self.signals, self.progress, self.heartbeat = checkpoints, signals, bar, heartbeat
         step, networks = checkpoints.step, checkpoints.step.networks
         self.cfg, self.data, self.directory, self.step = checkpoints.cfg, checkpoints.data, checkpoints.directory, step
@@ -199,6 +203,7 @@ class Training:
         self.write({"step": self.done, "epoch": epoch, **self.valid, **game})
         if warning := self.watch.warning(self.losses, game, self.done):
             self.warn(warning, epoch)
+        self.hook.ended |= self.checkpoints.keep.update(self.valid)
         if self.checkpoints.due(epoch):
             self.checkpoints.save(self.done)
 
@@ -227,7 +232,7 @@ class Training:
 
     def pause(self, epoch: int) -> bool:
         """Between steps: save and stop where a signal says so, or another rank has failed. Or end: returns whether the
-        caller's hook has asked for that."""
+        caller's hook has asked for that, or patience is over."""
         try:
             if self.signals.received is not None:
                 again = command(self.cfg)
@@ -251,11 +256,14 @@ class Training:
         return found | {f"{split}_averaged{name.removeprefix(split)}": values for name, values in averaged.items()}
 
     def finish(self) -> Run:
-        valid = self.valid or self.evaluate("valid")  # resumed at the end, or ended
+        best = self.checkpoints.keep.finish()
+        valid = (not best and self.valid) or self.evaluate("valid")  # as where it resumed
         test = self.evaluate("test")
-        metrics = {name: evaluation.summarize(v) for name, v in (valid | test).items()}
+        metrics = {name: evaluation.summarize(v) for name, v in (valid | best | test).items()}
         summary = {"metrics": metrics, "steps": self.done, "weights_sha256": checkpoint.digest(self.step.parameters())}
         self.directory.write_json(self.directory.summary, summary)
+        if self.cfg.keep == "final":
+            self.checkpoints.leave_weights(self.heartbeat)
         if self.cfg.profile and not self.profiled:
             warn_caller(f"profile={self.cfg.profile!r}: no such step was trained, there is no trace")
         return Run(self.cfg, self.directory.path, metrics, self.directory.history(), self.models, self.averaged)
