@@ -499,9 +499,7 @@ def test_ranks_keep_and_end_by_themselves(tmp_path, two_ranks, planted):
 def test_ranks_share_out_only_as_many_models_as_replicas(monkeypatch):
     step = Step(replace(CFG, replicas=2), from_arrays(DATA), "cpu")
     model = load(Path(__file__).parent / "golden" / "format-1")
-    monkeypatch.setattr(keep, "several", lambda: True)
-    monkeypatch.setattr(keep.distributed, "get_rank", lambda: 1)
-    monkeypatch.setattr(keep.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(keep, "place", lambda: (1, 2))
     with pytest.raises(ValueError, match="expected a Model, which fastaae.load gives, or one for each replica"):
         keep.warm_start(step, [model] * 2, False)
 
