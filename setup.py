@@ -22,10 +22,12 @@ readme = ROOT / "README.md"
 KERNELS = [".kernels", ".kernels.step", ".kernels.parzen"]
 IMAGES = ["pillow"]
 BOARD = ["tensorboard"]
+ONNX = ["onnx", "onnxscript", "onnxruntime"]
 DEMO = ["scikit-learn", "matplotlib", *IMAGES]
 TEST = [
     *DEMO,
     *BOARD,
+    *ONNX,
     "h5py",
     "pandas",
     "zarr",
@@ -60,7 +62,7 @@ setup(
         "nvtx",
         "tqdm",
     ],
-    extras_require={"images": IMAGES, "tensorboard": BOARD, "demo": DEMO, "test": TEST},
+    extras_require={"images": IMAGES, "tensorboard": BOARD, "onnx": ONNX, "demo": DEMO, "test": TEST},
     entry_points={"console_scripts": ["fastaae = fastaae.cli:main"]},
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -43,6 +43,7 @@ use what was trained; DATA is such a path, too
   predict DIR DATA             classes of examples
   reconstruct DIR DATA         examples, decoded from their codes
   sample DIR                   decode draws from the prior to a picture or a .npy file
+  export DIR                   the model as a graph: ONNX, or torch.export's
 
 judge it
   evaluate DIR                 metrics of a run on its validation and test sets
@@ -73,7 +74,8 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # as in `fastaae presets | head -1`
         return 141
     except (ValueError, OSError, RuntimeError, MemoryError, ImportError) as error:
-        text = f"{error}: pip install 'fastaae[demo]'" if isinstance(error, ImportError) else str(error)
+        extra = "onnx" if str(getattr(error, "name", "")).startswith("onnx") else "demo"
+        text = f"{error}: pip install 'fastaae[{extra}]'" if isinstance(error, ImportError) else str(error)
         text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else text
         _say(text or "out of memory")
         broken = getattr(error, "errno", None) in BROKEN
@@ -525,6 +527,28 @@ class Sample:
 
 
 @dataclasses.dataclass
+class Export:
+    """Write the model as a graph that runs without fastaae, and compare what both compute."""
+
+    format: str = "onnx"
+    """onnx, or pt2 for torch.export.load."""
+    decoder: bool = False
+    """The decoder alone, from codes to examples."""
+    replica: int = 0
+    """Which model of the run."""
+    out: str | None = None
+    """File; default: model.onnx, decoder.pt2 and so on in the run directory."""
+
+    def __call__(self, directory: str) -> None:
+        from .model import load
+
+        out = expanded(self.out or f"{directory}/{'decoder' if self.decoder else 'model'}.{self.format}")
+        if out.suffix != f".{self.format}":
+            raise ValueError(f"--out {out}: expected a name that ends with .{self.format}, or another --format")
+        _print(load(directory, self.replica).export(out, self.decoder))
+
+
+@dataclasses.dataclass
 class Figures(OnData):
     """Draw the paper's pictures that fit the run's task, of its test set, and say what each file shows."""
 
@@ -546,7 +570,8 @@ class Figures(OnData):
 
 
 COMMANDS = {"presets": _presets, "train": _train, "resume": _resume, "list": _list, "sweep": _sweep}
-ON_RUNS: dict[str, type] = {"evaluate": Evaluate, "parzen": Parzen, "sample": Sample, "figures": Figures}
+ON_RUNS: dict[str, type] = {"evaluate": Evaluate, "parzen": Parzen, "figures": Figures}
+ON_RUNS |= {"sample": Sample, "export": Export}
 ON_EXAMPLES = {  # which are methods of Model
     "encode": "Style codes z [N, style_dim] of examples.",
     "predict": "Classes [N] of examples.",

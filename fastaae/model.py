@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import __version__, checkpoint
+from . import __version__, checkpoint, export
 from .config import WITH_Y, Config
 from .data import Data, examples, label_weights
 from .data.arrays import columns_of, flat, tensor
@@ -252,6 +252,19 @@ class Model:
         networks = {"encoder": self.encoder, "decoder": self.decoder, "heads": self.heads, "standard": self.scale}
         tensors = {f"{name}.{k}": t for name, n in networks.items() if n is not None for k, t in n.state().items()}
         checkpoint.save(expanded(path), tensors, model_info(self.config, self.shape, self.n_classes, self.known))
+
+    def export(self, path: str | Path, decoder: bool = False) -> Path:
+        """Write the model as a graph that runs without fastaae, on any number of examples: .onnx (pip install
+        'fastaae[onnx]'), or .pt2 for torch.export.load. What it computes is compared with the model first.
+
+        It takes x [N, *shape], of the model's dtype, in the units of the data (bytes of images: k / 255), and of a
+        supervised model y, to z, y where there is predict_proba, and reconstruction, by name. That of a GAN, or of the
+        decoder alone, takes z and, where decode needs labels, y, to x. y are probabilities [N, n_classes]. The
+        metadata, or extra file, "fastaae" holds `classes` and the columns of a table, as JSON.
+
+        Returns: the path. Raises ValueError: another suffix. OSError: as save. RuntimeError: the graph is wrong.
+        """
+        return export.export(self, path, decoder)
 
     def code(self, x: Tensor, generator: torch.Generator | None = None, logits: bool = False) -> tuple[Tensor, ...]:
         """(z, y), or (z,) without a label head, of scaled examples x [N, D] on the model's device. With a generator z

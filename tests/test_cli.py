@@ -105,7 +105,7 @@ def test_help_names_every_command(capsys, arguments):
     printed = capsys.readouterr()
     assert re.findall(r"^  ([a-z]+) ", printed.out, re.MULTILINE) == [
         *("presets", "train", "train", "train", "resume", "list", "sweep"),
-        *("encode", "predict", "reconstruct", "sample", "evaluate", "parzen", "parzen", "figures")]  # fmt: skip
+        *("encode", "predict", "reconstruct", "sample", "export", "evaluate", "parzen", "parzen", "figures")]  # fmt: skip
     assert printed.err == ""
 
 
@@ -167,6 +167,7 @@ DATA = ["data-dir", "dataset"]
         ("evaluate", DATA),
         ("parzen", [*DATA, "samples", "queries", "sigma", "validation", "seed", "replica", "state"]),
         ("sample", ["n", "label", "seed", "replica", "out"]),
+        ("export", ["format", "decoder", "replica", "out"]),
         ("encode", ["out", "replica"]),
         ("predict", ["out", "replica"]),
         ("reconstruct", ["out", "replica"]),
