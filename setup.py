@@ -23,11 +23,13 @@ KERNELS = [".kernels", ".kernels.step", ".kernels.parzen"]
 IMAGES = ["pillow"]
 BOARD = ["tensorboard"]
 ONNX = ["onnx", "onnxscript", "onnxruntime"]
+HUB = ["huggingface_hub"]
 DEMO = ["scikit-learn", "matplotlib", *IMAGES]
 TEST = [
     *DEMO,
     *BOARD,
     *ONNX,
+    *HUB,
     "h5py",
     "pandas",
     "zarr",
@@ -62,7 +64,7 @@ setup(
         "nvtx",
         "tqdm",
     ],
-    extras_require={"images": IMAGES, "tensorboard": BOARD, "onnx": ONNX, "demo": DEMO, "test": TEST},
+    extras_require={"images": IMAGES, "tensorboard": BOARD, "onnx": ONNX, "hub": HUB, "demo": DEMO, "test": TEST},
     entry_points={"console_scripts": ["fastaae = fastaae.cli:main"]},
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -1,11 +1,14 @@
-"""A Model as a graph that runs without fastaae: ONNX, or torch.export's."""
+"""A Model as a graph that runs without fastaae, ONNX or torch.export's, and as a folder for the Hugging Face Hub."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import json
 import logging
+import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoint import replaced
-from .files import expanded
+from .files import brief, expanded
 from .kernels.exact import exact_arithmetic
+
+FILE = "model.safetensors"
+CARD = "---\n{{ card_data }}\n---\n\n`fastaae.Model.from_pretrained(FOLDER)`\n\n```\n{{ model }}\n```\n"
 
 
 class Graph(nn.ModuleDict):
@@ -89,3 +95,31 @@ def _write_onnx(program: Any, path: Path, about: str, inputs: list[str], outputs
         return {name: torch.from_numpy(array) for name, array in zip(outputs, found, strict=True)}
 
     return run
+
+
+def save_pretrained(model: Any, folder: str | Path, **options: Any) -> None:
+    """See Model.save_pretrained."""
+    from huggingface_hub import ModelHubMixin
+
+    class Shared(ModelHubMixin, library_name="fastaae", model_card_template=CARD):
+        def _save_pretrained(self, save_directory: Path) -> None:
+            shared.save(save_directory / FILE)
+
+    if os.path.lexists(config := expanded(folder) / "config.json"):
+        raise ValueError(f"{config}: a run's, or another program's, which would be removed: name another folder")
+    shared, dataset = copy.copy(model), Path(model.config.dataset).name or "arrays"
+    shared.config = dataclasses.replace(model.config, dataset=dataset, data_dir=None, out_dir=None)
+    Shared().save_pretrained(config.parent, **{"model_card_kwargs": {"model": model}, **options})
+
+
+def find_pretrained(source: str | Path, revision: str | None, **options: Any) -> Path:
+    """The file that Model.from_pretrained loads. The mixin's own would read what else is in a folder."""
+    folder = os.path.isdir(path := expanded(source))
+    if folder and revision is None:
+        return path / FILE
+    if folder or not re.fullmatch("[0-9a-f]{40}", str(revision)):
+        expected = "None, of a folder" if folder else "the hash of a commit, 40 digits, of a repository, or a folder"
+        raise ValueError(f"revision={brief(revision)} of {source}: expected {expected}")
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(str(source), FILE, revision=revision, **options))

@@ -266,6 +266,19 @@ class Model:
         """
         return export.export(self, path, decoder)
 
+    def save_pretrained(self, folder: str | Path, **options: Any) -> None:
+        """Write the model, but for the folders in its config, and a README.md to a folder (pip install 'fastaae[hub]').
+        Raises as save; ValueError: it holds a config.json. Options are of huggingface_hub's ModelHubMixin: with
+        push_to_hub=True, repo_id="user/name" it is uploaded, too."""
+        export.save_pretrained(self, folder, **options)
+
+    @staticmethod
+    def from_pretrained(source: str | Path, revision: str | None = None, **options: Any) -> Model:
+        """The model in a folder, or in a repository of the Hugging Face Hub at the commit whose hash is `revision`: a
+        branch may hold another one tomorrow. Options are of huggingface_hub's hf_hub_download, such as token and
+        local_files_only. Raises as load and that; ValueError: a revision is missing or in vain."""
+        return load(export.find_pretrained(source, revision, **options))
+
     def code(self, x: Tensor, generator: torch.Generator | None = None, logits: bool = False) -> tuple[Tensor, ...]:
         """(z, y), or (z,) without a label head, of scaled examples x [N, D] on the model's device. With a generator z
         is a sample of the posterior; with logits, y is what its softmax takes."""

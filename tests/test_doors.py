@@ -444,6 +444,8 @@ PATHS = {
     "load": lambda path, m: fastaae.load(path),
     "save": lambda path, m: m.save(path),
     "export": lambda path, m: m.export(path),
+    "save_pretrained": lambda path, m: m.save_pretrained(path),
+    "from_pretrained": lambda path, m: fastaae.Model.from_pretrained(path),
     "train(resume)": lambda path, m: fastaae.train(resume=path, data=(X, Y), progress=False),
     "state": lambda path, m: fastaae.parzen_log_likelihood(X, X, 0.3, state=path),
     "grid": lambda path, m: figures.grid(X, path),

@@ -1,4 +1,4 @@
-"""Exported graphs compute what the model does, without fastaae."""
+"""Exported graphs compute what the model does, without fastaae; a model comes back from a folder and from the Hub."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -21,10 +22,13 @@ import torch
 from test_modules import CASES, TABLE, X, Y
 
 import fastaae
-from fastaae import cli
+from fastaae import checkpoint, cli
 from fastaae import export as graphs
+from fastaae.checkpoint import CheckpointError
 
 ROOT = Path(__file__).resolve().parents[1]
+PRETRAINED = Path(__file__).parent / "pretrained"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NOT_WRITABLE = pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # torch 2.11, on reading
 trained = test_modules.trained
 
@@ -300,3 +304,126 @@ def test_what_to_install_is_said(name, run, tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().err.endswith(": pip install 'fastaae[onnx]'\n")
     assert not list(tmp_path.iterdir())
     assert cli.main(["export", str(run), "--format", "pt2", "--out", str(tmp_path / "m.pt2")]) == 0
+
+
+# Folders, and the Hub
+
+
+def bits(m):
+    networks = [part for part in (m.encoder, m.decoder, m.heads, m.scale) if part is not None]
+    return [t.numpy().tobytes() for network in networks for t in network.state().values()]
+
+
+@pytest.mark.parametrize("case", ["supervised", "embedding", "normalized encoder", "gan", "standard, bytes"])
+def test_a_model_comes_back_from_a_folder_with_the_same_bits(case, trained, tmp_path):
+    m, folder = trained(case), tmp_path / "a" / "b"
+    for _ in range(2):  # what is there is replaced
+        m.save_pretrained(folder)
+    assert {path.name for path in folder.iterdir()} == {"model.safetensors", "README.md"}
+    again = fastaae.Model.from_pretrained(folder)
+    assert bits(again) == bits(m) and again.known == m.known and repr(again) == repr(m)
+    x = CASES[case][1][:17]
+    made = [(n.sample(5, 0), n.encode(x) if n.encoder else 0) for n in (m, again)]
+    assert all(np.array_equal(a, b) for a, b in zip(*made, strict=True))
+    assert repr(m) in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_folder_names_no_folders_of_its_maker(trained, tmp_path):
+    m = test_modules.copy_of(trained("unsupervised"))
+    m.config = fastaae.Config(**{**m.config.to_dict(), "dataset": "/secret/of me/x.npz", "data_dir": "/secret/too"})
+    before = m.config
+    assert m.config.out_dir
+    m.save_pretrained(tmp_path / "m")
+    content = (tmp_path / "m" / "model.safetensors").read_bytes() + (tmp_path / "m" / "README.md").read_bytes()
+    assert b"secret" not in content and str(m.config.out_dir).encode() not in content
+    assert m.config is before and fastaae.Model.from_pretrained(tmp_path / "m").config.dataset == "x.npz"
+    for path in ("/", "."):
+        m.config = fastaae.Config(**{**before.to_dict(), "dataset": path})
+        m.save_pretrained(tmp_path / "m")
+
+
+def test_every_changed_byte_is_refused(trained, tmp_path):
+    trained("unsupervised").save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    content = path.read_bytes()
+    for at in [*range(0, len(content), 97), len(content) - 1]:
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        with pytest.raises(CheckpointError, match="damaged|not a checkpoint|format"):
+            fastaae.Model.from_pretrained(tmp_path)
+    path.write_bytes(content[:-1])
+    with pytest.raises(CheckpointError):
+        fastaae.Model.from_pretrained(tmp_path)
+    path.unlink()
+    with pytest.raises(CheckpointError, match="No such file.*, expected a file"):
+        fastaae.Model.from_pretrained(tmp_path)
+
+
+def test_the_directory_of_a_run_stays_one(run, trained):
+    before = {path: path.read_bytes() for path in run.iterdir()}
+    with pytest.raises(ValueError, match="config.json: a run's, .*: name another folder"):
+        trained("unsupervised").save_pretrained(run)
+    assert {path: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_what_else_lies_in_a_folder_is_not_read(trained, tmp_path):
+    trained("unsupervised").save_pretrained(tmp_path)
+    for name in ("config.json", "pytorch_model.bin"):
+        os.mkfifo(tmp_path / name)
+    assert fastaae.Model.from_pretrained(tmp_path).shape == (2, 3)
+
+
+@pytest.mark.parametrize("revision", [None, "main", "v1.0", COMMIT[:7], COMMIT.upper(), COMMIT + "\n", COMMIT + "0", 7])
+def test_a_repository_without_a_commit_is_refused(revision, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", None)
+    with pytest.raises(ValueError, match="revision=.* of user/name: expected the hash of a commit"):
+        fastaae.Model.from_pretrained("user/name", revision)
+
+
+def test_a_folder_has_no_revision(trained, tmp_path):
+    trained("unsupervised").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=rf"revision='{COMMIT}' of .*: expected None, of a folder"):
+        fastaae.Model.from_pretrained(tmp_path, revision=COMMIT)
+
+
+def test_a_repository_is_read_at_its_commit(trained, tmp_path):
+    """From the Hub's own cache, without the Hub."""
+    m = trained("semi-supervised")
+    m.save_pretrained(tmp_path / "models--user--name" / "snapshots" / COMMIT)
+    trained("gan").save_pretrained(tmp_path / "models--user--name" / "snapshots" / COMMIT[::-1])
+    options = {"cache_dir": tmp_path, "local_files_only": True}
+    assert bits(fastaae.Model.from_pretrained("user/name", revision=COMMIT, **options)) == bits(m)
+    with pytest.raises(FileNotFoundError):
+        fastaae.Model.from_pretrained("user/name", revision="0" * 40, **options)
+
+
+def test_a_model_is_uploaded_whole(trained, tmp_path, monkeypatch):
+    sent = {}
+
+    class Api:
+        def __init__(self, token=None):
+            assert token == "secret"
+
+        def create_repo(self, repo_id, **options):
+            return type("Repo", (), {"repo_id": repo_id})
+
+        def upload_folder(self, repo_id, folder_path, **options):
+            sent[repo_id] = shutil.copytree(folder_path, tmp_path / "sent")
+
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Api)
+    m = trained("unsupervised")
+    m.save_pretrained(tmp_path / "m", push_to_hub=True, repo_id="user/name", token="secret")
+    assert {path.name for path in sent["user/name"].iterdir()} == {"model.safetensors", "README.md"}
+    assert bits(fastaae.Model.from_pretrained(sent["user/name"])) == bits(m)
+
+
+# Folders of earlier versions: format-N holds a model in float64, and what it computed. Never remove one.
+
+
+@pytest.mark.parametrize("folder", sorted(PRETRAINED.iterdir()), ids=lambda folder: folder.name)
+def test_a_folder_of_an_earlier_version_loads(folder):
+    expected = json.loads((folder / "expected.json").read_text())
+    m, x = fastaae.Model.from_pretrained(folder), np.array(expected["x"])
+    found = {"encode": m.encode(x), "predict_proba": m.predict_proba(x), "reconstruct": m.reconstruct(x)}
+    for name, array in found.items():
+        np.testing.assert_allclose(array, expected[name], rtol=1e-9, atol=1e-12)
+    assert m.predict(x).tolist() == expected["predict"] and folder.name == f"format-{checkpoint.FORMAT}"

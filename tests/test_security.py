@@ -13,6 +13,9 @@ TRIED = {  # how a sentence or a clause begins: the checks of the campaign and t
     "nothing is unpickled": "R22 R21 R23",
     "a config is JSON": "R26 test_config.py::test_a_wrong_value_is_refused_by_name",
     ".mat files are read by a process": "R24 test_matfiles.py::test_process_ends_with_the_one_that_started_it",
+    "of a folder or repository": "test_export.py::test_what_else_lies_in_a_folder_is_not_read "
+    "test_export.py::test_a_repository_is_read_at_its_commit "
+    "test_export.py::test_a_repository_without_a_commit_is_refused",
     "names in a file are never": "R22 R25",
     "in a run directory that came": "R25 test_directory.py::test_links_out_of_the_directory_are_not_written_through",
     "a lock that is": "test_directory.py::test_links_out_of_the_directory_are_not_written_through "

@@ -38,5 +38,6 @@ reveal_type(fastaae.parzen_log_likelihood)  # (queries: ..., samples: ..., sigma
 reveal_type(run.model.log_likelihood(images, sigma=0.2).per_query)  # ndarray[...]
 reveal_type(fastaae.ParzenWindow(bandwidth=0.2).fit(images))  # ParzenWindow
 reveal_type(fastaae.load("aae.safetensors"))  # Model
+reveal_type(fastaae.Model.from_pretrained("user/aae", revision="0123abc"))  # Model
 reveal_type(run.model.export("aae.onnx"))  # Path
 fastaae.laod("aae.safetensors")  # error: no such public name
