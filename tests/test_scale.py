@@ -14,6 +14,7 @@ import fastaae
 from fastaae import Config, DataError, checkpoint, train
 from fastaae.data import from_arrays
 from fastaae.engine import priors
+from fastaae.engine.step import Step
 
 RNG = np.random.default_rng(0)
 BASE = RNG.random((240, 5))
@@ -337,3 +338,15 @@ def test_what_a_file_says_of_its_data_is_checked(tmp_path, name, value):
     checkpoint.save(path, tensors, info | {name: value})
     with pytest.raises(fastaae.CheckpointError, match=f"{name}=.*expected"):
         fastaae.load(path)
+
+
+@pytest.mark.parametrize("kind", ["minmax", "standard"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8])
+def test_everything_of_a_step_is_on_its_device(monkeypatch, kind, dtype):
+    """On one that is never there; generators, which no such device has, apart."""
+    original = torch.Generator
+    monkeypatch.setattr(torch, "Generator", lambda device="cpu": original("cpu"))
+    x = np.random.default_rng(0).integers(0, 256, (100, 6)).astype(dtype)
+    cfg = Config(hidden=(8,), scale=kind, batch_size=20, average=0.9)
+    step = Step(cfg, from_arrays(x, 20, scale=kind), "meta")
+    assert {t.device.type for name, t in step.state().items() if not name.startswith("generator")} == {"meta"}

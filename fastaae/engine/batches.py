@@ -109,8 +109,9 @@ class Batches:
         self.seeds = [c.seed for c in members.configs]
         device, dtype = codes.buffer.device, codes.buffer.dtype
         self.rows = rows.index.to(device)
-        self.scale, x = scaled(cfg.scale, rows, r, dtype)
-        self.scaling = None if self.scale is None or x is not rows.x else self.scale.mapped(lambda t: t.to(device))
+        fitted, x = scaled(cfg.scale, rows, r, dtype)
+        self.scale = fitted and fitted.mapped(lambda t: t.to(device))
+        self.scaling = self.scale if x is rows.x else None
         as_bytes = x.dtype == torch.uint8
         self.x = x.to(device, torch.uint8 if as_bytes else dtype)
         if data.y_train is not None:
