@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_type_hints
 
 from . import __version__
 from .config import UNUSED, Config
@@ -161,10 +161,12 @@ def _parsed(kind: type, arguments: list[str], default: Any = None, hidden: Colle
     for name, hint in get_type_hints(kind).items():
         if kind is Config and name in TOPICS:
             group = parser.add_argument_group(TOPICS[name])
-        value, kinds = getattr(default or kind, name), [k for k in get_args(hint) or [hint] if k not in (..., NoneType)]
+        value, kinds = getattr(default or kind, name), [k for h in get_args(hint) or [hint] for k in get_args(h) or [h]]
+        kinds = [k for k in kinds if k not in (..., NoneType)]
 
-        def convert(word: str, kind: Any = kinds[0]) -> Any:
-            return None if word == "None" else kind(word) if kind in (int, float) else word
+        def convert(word: str, kinds: Any = kinds) -> Any:
+            number = kinds[0] in (int, float) and word not in kinds
+            return None if word == "None" else kinds[0](word) if number else word
 
         convert.__name__ = getattr(kinds[0], "__name__", "str")  # as errors call it
         how: dict[str, Any] = {"type": convert, "metavar": "|".join(getattr(k, "__name__", k) for k in kinds)}
@@ -429,8 +431,9 @@ class Parzen(OnData):
     """Number of decoded draws from the prior (10,000 and 10,000,000 are the paper's), or a file of any samples."""
     queries: str | None = None
     """File of examples to score; default: the run's test set."""
-    sigma: float | None = None
-    """Bandwidth; default: chosen on validation examples."""
+    sigma: float | Literal["leave-one-out"] | None = None
+    """Bandwidth, or the one under which 1,000 samples are likeliest under the others; default: chosen on validation
+    examples."""
     validation: str = "1000"
     """How many of them, the run's first ones, or a file of them."""
     seed: int = 0

@@ -215,8 +215,8 @@ class Model:
         return self._stream(islice(codes, k, None, ranks), skip, self.output if scaled else self.decoded)
 
     def log_likelihood(
-        self, queries: Any, n_samples: int = 10_000, sigma: float | None = None, *, seed: int = 0, scaled: bool = False,
-        **options: Any,
+        self, queries: Any, n_samples: int = 10_000, sigma: float | str | None = None, *, seed: int = 0,
+        scaled: bool = False, **options: Any,
     ) -> ParzenResult:  # fmt: skip
         """Parzen-window log-likelihood of queries [M, ...] under n_samples decoded draws from the prior, never stored.
         Raises as encode and parzen_log_likelihood.

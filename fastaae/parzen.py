@@ -21,21 +21,24 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from tqdm import tqdm
 
 from . import checkpoint
 from .data import span_warning
-from .data.arrays import flat, tensor
+from .data.arrays import array, flat, plain, sample_weights, tensor
 from .device import find_device
 from .files import BROKEN, brief, expanded, warn_caller
 from .kernels.parzen.bounds import double, some
+from .kernels.parzen.plain import ABSENT
 from .kernels.parzen.sums import PairSums, block_size
 from .liveness import Heartbeat
 from .scalars import scalar, within
 
 LARGEST = 1e150  # magnitude whose square is far from overflow
 SAVE_EVERY = 60.0  # seconds between writes of the partial sums
-STATE = 2  # format of such a file
+STATE = 3  # format of such a file
+LEFT_OUT, LEFT = "leave-one-out", 1000  # what a sigma is called that samples choose, and how many of them do
 DECADES = 6  # beyond the first that a bandwidth is looked for in
 UNLIKE = 8  # times as large as the others, in most rows and in all, and values are in other units
 Array = np.ndarray | Tensor
@@ -103,10 +106,10 @@ class ParzenResult:
 
 
 def parzen_log_likelihood(
-    queries: Array, samples: Array | Source, sigma: float | None = None, *, validation: Array | None = None,
-    sigmas: Grid | None = None, n_samples: int | None = None, method: str = "auto", tolerance: float = 1e-4,
-    device: str | None = None, block: int | None = None, progress: bool | None = None,
-    state: str | Path | None = None, distributed: bool = False, timeout: float = 120.0,
+    queries: Array, samples: Array | Source, sigma: float | str | None = None, *, validation: Array | None = None,
+    sigmas: Grid | None = None, sample_weight: Array | float | None = None, n_samples: int | None = None,
+    method: str = "auto", tolerance: float = 1e-4, device: str | None = None, block: int | None = None,
+    progress: bool | None = None, state: str | Path | None = None, distributed: bool = False, timeout: float = 120.0,
 ) -> ParzenResult:  # fmt: skip
     """Log-likelihood of queries under the Gaussian Parzen-window density of samples.
 
@@ -117,11 +120,14 @@ def parzen_log_likelihood(
         queries: [M, ...].
         samples: [N, ...], also one that lies in a file (a memmap, of h5py or zarr); or an iterable of such blocks, of
             any sizes, read once and never held; or a function of k that makes one without its first k samples.
-        sigma: standard deviation of the Gaussian window. None chooses it on `validation`, in the same pass.
+        sigma: standard deviation of the Gaussian window. None chooses it on `validation`, in the same pass;
+            "leave-one-out" on up to 1,000 samples, each scored under all others: evenly from an array, or the first
+            ones of a function, in proportion to their weights. Duplicates make it narrow.
         validation: [V, ...], which chooses the bandwidth.
         sigmas: bandwidths to choose from. Default: logspace(-1, 0, 10), as in the original protocol, refined until
             neighbours differ by less than about 0.1 nats near the best; and, where the best lies at an end, the decades
             beyond, in a pass each, if samples can be read again (not an iterable), without state and distributed.
+        sample_weight: weights [N] of the samples, none below 0 (of an iterable's in their order); or one of them all.
         n_samples: how many samples the iterable will yield, if known; other counts are an error.
         method: "pruned" computes only what can matter, "dense" every distance; "auto" takes what is shorter. All are
             exact to the error bound. (A GPU's "dense" are 8 bits of every distance, and float64 where they say it can
@@ -146,26 +152,25 @@ def parzen_log_likelihood(
     where = torch.device(find_device(device) if device is not None else getattr(queries, "device", "cpu"))
     sigma, tolerance, timeout, n_samples, block = map(scalar, (sigma, tolerance, timeout, n_samples, block))
     x, asked = _array("queries", queries)
-    shape, x, choosing = tuple(x.shape[1:]), x.flatten(1), 0
+    shape, x, moved = tuple(x.shape[1:]), x.flatten(1), 0
     grid = _bandwidths(sigma, sigmas, validation, x.shape[1])
     _check_options(method, tolerance, distributed, timeout, block=block, n_samples=n_samples)
-    ranges = {"queries": asked}
+    rows, n = _readable(samples, shape, n_samples)
+    source = samples if rows is None else lambda first: (rows[k : k + size] for k in range(first, rows.shape[0], size))
+    ranges, chooser, weights, own = {"queries": asked}, x[:0], None, None
+    if sample_weight is not None:
+        weights = sample_weights(array("sample_weight", sample_weight, lists=True), n, "samples")
+        weights, n = torch.from_numpy(plain(weights)), len(weights)
     if validation is not None:
         chooser, ranges["validation"] = _array("validation", validation, shape)
+    elif sigma == LEFT_OUT:
+        chooser, own = _left_out(rows, source, x, weights, shape, distributed)
+    if choosing := len(chooser):
         x = torch.cat([chooser, x]) if chooser.dtype == x.dtype else torch.cat([double(chooser), double(x)])
-        choosing = len(chooser)
     _check_memory(len(x), x.shape[1], len(grid), where)
-    x, moved = x.to(where), 0
-    sums = PairSums(x, torch.tensor(grid, dtype=torch.float64, device=where), choosing, tolerance, method)
+    x, options = x.to(where), (choosing, tolerance, method, weights, own)
+    sums = PairSums(x, torch.tensor(grid, dtype=torch.float64, device=where), *options)
     size = sums.block = block or sums.block
-    source, n = samples, n_samples
-    held = isinstance(samples, np.ndarray | Tensor) and not isinstance(samples, np.memmap)
-    array: Any = _array("samples", samples, shape)[0] if held else samples
-    if held or (getattr(samples, "shape", ()) and hasattr(samples, "__getitem__")):  # which has h5py, zarr, pandas
-        n = array.shape[0]
-        if n_samples not in (None, n):
-            raise ValueError(f"n_samples={n_samples}: expected {n}, as many as there are samples")
-        source = lambda first: (array[k : k + size] for k in range(first, n, size))  # noqa: E731
     heartbeat = Heartbeat("samples", timeout) if distributed else None
     saved = None if state is None else _State(state, sums, n, heartbeat)
     _score(sums, source, shape, n, saved, heartbeat, progress)
@@ -175,7 +180,7 @@ def parzen_log_likelihood(
         if not way or way * moved < 0:  # the best lies where two decades meet
             return _summary(sums, ranges, told=not way)
         moved, before = moved + way, sums
-        sums = PairSums(x, before.sigmas * 10.0**way, choosing, tolerance, method)
+        sums = PairSums(x, before.sigmas * 10.0**way, *options)
         sums.block = before.block
         _score(sums, source, shape, n, None, None, progress)
     return _summary(sums, ranges)
@@ -229,6 +234,8 @@ def _score(
             raise RuntimeError(f"{where}: joining the sums of {heartbeat.world} ranks failed ({error})") from error
     if not sums.n:
         raise ValueError(f"samples: there are {sums.n}, expected at least one")
+    if (sums.totals.minimum >= ABSENT).any():
+        raise ValueError(f"sigma={LEFT_OUT!r}: expected at least two samples of a weight above zero, there is one")
 
 
 def _best(value: np.ndarray, choosing: int) -> int:
@@ -270,7 +277,8 @@ class _State:
         self.identity: dict[str, Any] = {"sigmas": sums.sigmas.tolist(), "validation": sums.choosing}
         self.identity |= {"tolerance": sums.tolerance, "method": sums.method, "block": sums.block}
         self.identity |= {"device": str(sums.totals.x.device), "n_samples": n_samples}
-        self.identity |= {"queries": checkpoint.digest({"": sums.totals.queries})}
+        given = {"queries": sums.totals.queries, LEFT_OUT: sums.own, "sample_weight": sums.ratios}
+        self.identity |= {name: t if t is None else checkpoint.digest({"": t}) for name, t in given.items()}
         self.identity |= {"ranks": [heartbeat.rank, heartbeat.world] if heartbeat else None, "format": STATE}
         try:  # before, not after, the work
             with tempfile.NamedTemporaryFile(dir=self.path.parent, prefix=f".{self.path.name}.", suffix=".tmp-trial"):
@@ -299,7 +307,7 @@ class _State:
         like = sums.packed()
         packed = tensors.get("sums", like[:0])
         same = (packed.shape, packed.dtype) == (like.shape, like.dtype)
-        if not same or packed.isnan().any() or packed[:4].isinf().any() or not 0 < packed[0] < 2**53:
+        if not same or packed.isnan().any() or packed[:7].isinf().any() or not 0 < packed[0] < 2**53:
             raise ValueError(f"{given}: its sums are of another kind, expected {like.dtype} {list(like.shape)}")
         sums.restore(packed, first)
         if seeks:
@@ -318,12 +326,14 @@ class _State:
 
 def _bandwidths(sigma: Any, sigmas: Grid | None, validation: Array | None, d: int) -> list[float]:
     """The bandwidths to score, ascending: sigma, or those to choose from."""
+    if isinstance(sigma, str) and sigma == LEFT_OUT and validation is None:
+        sigma, validation = None, np.empty(0)  # samples will stand for it
     if sigma is not None:
         if sigmas is not None or validation is not None:
             raise ValueError(f"sigma={brief(sigma)} is given, expected neither validation nor sigmas, which choose it")
         values = [sigma]
     elif validation is None:
-        raise ValueError(f"{sigma=}: expected a bandwidth, or validation data to choose it on")
+        raise ValueError(f"{sigma=}: expected a bandwidth, or validation data to choose it on, or {LEFT_OUT!r}")
     elif sigmas is not None:
         several = isinstance(sigmas, list | tuple)
         values = list(map(scalar, sigmas)) if several else tensor("sigmas", sigmas).double().flatten().tolist()
@@ -334,6 +344,37 @@ def _bandwidths(sigma: Any, sigmas: Grid | None, validation: Array | None, d: in
     if wrong or not values:
         raise ValueError(f"bandwidth {brief(wrong[0] if wrong else values)}: expected positive numbers")
     return sorted({float(s) for s in values})
+
+
+def _readable(samples: Any, shape: tuple[int, ...], n_samples: int | None) -> tuple[Any, int | None]:
+    """Samples as what slices can be taken of, checked if it lies in memory, None of others; and how many there are."""
+    held = isinstance(samples, np.ndarray | Tensor) and not isinstance(samples, np.memmap)
+    if not held and not (getattr(samples, "shape", ()) and hasattr(samples, "__getitem__")):  # as h5py, zarr, pandas
+        return None, n_samples
+    rows = _array("samples", samples, shape)[0] if held else samples
+    if n_samples not in (None, n := rows.shape[0]):
+        raise ValueError(f"n_samples={n_samples}: expected {n}, as many as there are samples")
+    return rows, n
+
+
+def _left_out(
+    rows: Any, source: Source, queries: Tensor, weights: Tensor | None, shape: tuple[int, ...], distributed: bool
+) -> tuple[Tensor, Tensor]:
+    """Samples [V, D] that choose the bandwidth, of the rows or else the first ones of a source, evenly by weight; and
+    which samples they and the queries are, int64 [V + M], -1 for none."""
+    if distributed or not callable(source):
+        how = "samples of one process, in an array or a function"
+        raise ValueError(f"sigma={LEFT_OUT!r}: expected {how}, or validation data in its place")
+    if rows is None:
+        head = PairSums(queries[:1], torch.ones(1, dtype=torch.float64, device=queries.device), 0, 0.1, "dense")
+        head.block = LEFT
+        rows = next(_blocks(source(0), shape, head, 0), queries[:0])
+    mass = torch.from_numpy(np.ones(rows.shape[0])) if weights is None else weights[: rows.shape[0]] / weights.max()
+    mass, n = mass.cumsum(0), min(len(mass), LEFT)
+    own = torch.searchsorted(mass, torch.from_numpy(np.arange(n) + 0.5) * (mass[-1:] / n))
+    found = torch.cat([tensor("samples", rows[k : k + 1]) for k in own.tolist()] or [queries[:0]])
+    found = found if isinstance(rows, Tensor) else _array("samples that choose sigma", found, shape)[0]
+    return found.to(queries.device), pad(own, (0, len(queries)), value=-1)
 
 
 def _check_options(method: str, tolerance: float, distributed: bool, timeout: float, **counts: int | None) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .data.arrays import array
+from .data.arrays import array, plain, sample_weights
 from .files import brief
 from .kernels.parzen.bounds import LIMIT
 from .kernels.parzen.sums import PairSums
@@ -115,19 +115,10 @@ class ParzenWindow(BaseEstimator):
             self._delegate = TreeDensity(**params).fit(X, sample_weight=sample_weight)
             self.tree_ = self._delegate.tree_
         else:
-            weights = _weights(sample_weight, n)
-            used = weights > 0
-            self.tree_: Any = SimpleNamespace(data=X, sample_weight=None if sample_weight is None else weights)
-            X, weights = X[used], weights[used]
-            top = weights.max()
-            # A sample of weight w lies in D + 1 dimensions, where queries have 0 in the last one and it has
-            # sqrt(2 h² ln(w_max / w)): the Gaussian of that distance is w / w_max.
-            points = np.column_stack([X, h * np.sqrt(2 * (np.log(top) - np.log(weights)))])
-            self._extent = _extent(points)
-            self._points = points
-            self._cumulative = np.cumsum(weights)
-            # PairSums divides by n and by the norm of a Gaussian in D + 1 dimensions.
-            self._shift = math.log(h * math.sqrt(2 * math.pi)) + math.log(len(X) / (weights / top).sum())
+            weights = None if sample_weight is None else sample_weights(sample_weight, n, "X")
+            self.tree_: Any = SimpleNamespace(data=X, sample_weight=weights)
+            self._extent = _extent(X)
+            self._cumulative = np.cumsum(np.ones(n) if weights is None else weights)
         self.bandwidth_ = h
         return self
 
@@ -141,14 +132,15 @@ class ParzenWindow(BaseEstimator):
         X = validate_data(self, _plain("X", X), dtype=np.float64, reset=False)
         if self._delegate is not None:
             return self._delegate.score_samples(X)
-        queries = np.column_stack([X, np.zeros(len(X))])
-        far = max(self._extent, _extent(queries))
+        far = max(self._extent, _extent(X))
         sigma = torch.tensor([self.bandwidth_], dtype=torch.float64, device="cpu")
         # The float32 bounds that prune are of no use among vectors so long.
-        sums = PairSums(torch.from_numpy(queries), sigma, 0, TOLERANCE, "auto" if far < LIMIT else "dense")
-        points = np.require(self._points, requirements="W")  # torch warns of read-only memory
-        sums.add(torch.from_numpy(points))
-        return sums.result()[0][0].numpy() + self._shift
+        weights = self.tree_.sample_weight
+        weights = None if weights is None else torch.from_numpy(plain(weights))
+        queries, samples = (torch.from_numpy(plain(a)) for a in (X, self.tree_.data))
+        sums = PairSums(queries, sigma, 0, TOLERANCE, "auto" if far < LIMIT else "dense", weights)
+        sums.add(samples)
+        return sums.result()[0][0].numpy()
 
     def score(self, X: Any, y: Any = None) -> float:
         """Sum of the log-likelihoods of X in nats; y is ignored. Raises what score_samples raises."""
@@ -172,7 +164,7 @@ class ParzenWindow(BaseEstimator):
             raise ValueError(f"random_state={rng!r}: expected an integer, a np.random.RandomState or None")
         u = rng.uniform(0, 1, size=n_samples) * self._cumulative[-1]
         rows = np.searchsorted(self._cumulative, u, side="right")
-        return rng.normal(self._points[rows, :-1], self.bandwidth_)
+        return rng.normal(self.tree_.data[rows], self.bandwidth_)
 
     def _checked_parameters(self) -> dict[str, Any]:
         params = {name: scalar(value) for name, value in self.get_params(deep=False).items()}
@@ -203,20 +195,6 @@ def _plain(name: str, values: Any) -> Any:
     kind = getattr(getattr(values, "dtype", None), "kind", "")
     odd = isinstance(values, torch.Tensor | np.ma.MaskedArray | list | tuple) or kind in ("m", "M")
     return array(name, values, lists=True) if odd else values
-
-
-def _weights(values: Any, n: int) -> np.ndarray:
-    """Checked sample weights, float64 [n]; one number is that of all."""
-    weights = np.ones(n) if values is None else np.asarray(values, np.float64)
-    if weights.ndim == 0:
-        weights = np.full(n, weights)
-    if weights.shape != (n,):
-        raise ValueError(f"sample_weight has shape {list(weights.shape)}, X has {n} rows: expected as many")
-    with np.errstate(over="ignore"):
-        total = weights.sum()
-    if not (weights >= 0).all() or not 0 < total < math.inf:
-        raise ValueError(f"sample_weight sums to {total:g}: expected numbers from zero, not all zero, of a finite sum")
-    return weights
 
 
 def _extent(points: np.ndarray) -> float:

@@ -374,7 +374,8 @@ def test_parzen_scores_files_without_a_run(capsys):
     samples, queries, held = (rng.random((n, 3, 4), np.float32) for n in (200, 30, 20))
     np.save("s.npy", samples), np.savez("q.npz", x=queries), np.save("v.npy", held)
     files = ["--samples", "s.npy", "--queries", "q.npz"]
-    for flags, options in ((["--sigma", "0.3"], {"sigma": 0.3}), (["--validation", "v.npy"], {"validation": held})):
+    for flags, options in ((["--sigma", "0.3"], {"sigma": 0.3}), (["--validation", "v.npy"], {"validation": held}),
+                           (["--sigma", "leave-one-out"], {"sigma": "leave-one-out"})):  # fmt: skip
         assert status("parzen", *files, *flags) == 0
         report = json.loads(capsys.readouterr().out)["log_likelihood"]
         expected = fastaae.parzen_log_likelihood(queries, samples, **options)

@@ -265,8 +265,10 @@ ARRAYS = {  # argument: the array that is right, and what is made of one
     "samples": (X, lambda a, m: fastaae.parzen_log_likelihood(X, a, 0.3).per_query),
     "block": (X, lambda a, m: fastaae.parzen_log_likelihood(X, [a], 0.3).per_query),
     "validation": (X, lambda a, m: fastaae.parzen_log_likelihood(X, X, validation=a, sigmas=[0.3]).per_query),
+    "sample_weight": (Y + 1.0, lambda a, m: fastaae.parzen_log_likelihood(X, X, 0.3, sample_weight=a).per_query),
 }
 MAY_BE_NONE = {"y", "x_test", "y_test", "decode(labels)", "sample(labels)", "validation", "log_likelihood(validation)"}
+MAY_BE_NONE |= {"sample_weight"}
 BY_MODULE = {"encode", "predict_proba", "reconstruct", "decode(z)"}  # in which gradients are kept, and rounding differs
 
 
@@ -318,6 +320,10 @@ def test_samples_in_a_file_are_read_in_blocks():
     found = fastaae.parzen_log_likelihood(x[:5], file, 0.3)
     assert np.array_equal(found.per_query, fastaae.parzen_log_likelihood(x[:5], x, 0.3).per_query)
     assert 2 <= len(file.read) < 20 and all(isinstance(key, slice) for key in file.read)
+    found = fastaae.parzen_log_likelihood(x[:5], file, "leave-one-out", sigmas=[0.3])
+    assert all(isinstance(key, slice) for key in file.read)
+    expected = fastaae.parzen_log_likelihood(x[:5], x, "leave-one-out", sigmas=[0.3])
+    assert np.array_equal(found.sigma_curve.mean, expected.sigma_curve.mean)
 
 
 # Axes

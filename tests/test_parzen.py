@@ -768,3 +768,352 @@ def test_integers_are_numbers(dtype):
     found, expected = (parzen_log_likelihood(q, s, 2.0) for q, s in
                        ((queries, samples), (queries.astype(float), samples.astype(float))))  # fmt: skip
     np.testing.assert_array_equal(found.per_query, expected.per_query)
+
+
+def weighed(queries, samples, sigma, weights, own=None):
+    """The likelihood under weights, in long doubles; of a query that is sample own[i] under the others."""
+    x, s = (a.astype(np.longdouble) / (255 if a.dtype == np.uint8 else 1) for a in (queries, samples))
+    w = np.tile(np.asarray(weights, np.longdouble), (len(x), 1))
+    if own is not None:
+        w[np.arange(len(x)), own] = 0
+    with np.errstate(divide="ignore"):
+        exponent = np.log(w) - np.square(x[:, None] - s).sum(2) / (2 * np.longdouble(sigma) ** 2)
+    best = exponent.max(1)
+    terms = np.exp(exponent - best[:, None]).sum(1) / w.sum(1)
+    return best + np.log(terms) - x.shape[1] * np.log(sigma * np.sqrt(2 * np.longdouble(np.pi)))
+
+
+EDGE = pytest.mark.filterwarnings("ignore:best bandwidth")
+WEIGHTS = {
+    "counts": lambda g, n: g.integers(0, 4, n) + np.eye(n, dtype=int)[0],
+    "wild": lambda g, n: np.exp(30 * g.normal(size=n)),
+    "tiny": lambda g, n: np.where(np.arange(n) % 2, 1e-300, 1.0),
+    "huge": lambda g, n: np.where(np.arange(n) == n // 2, 1e304, 1.0),
+    "denormal": lambda g, n: np.full(n, 5e-324),
+    "one": lambda g, n: np.where(np.arange(n) == n - 1, 3.0, 0.0),
+    "last": lambda g, n: np.where(np.arange(n) < n - 2, 0.0, g.random(n)),
+    "equal": lambda g, n: np.full(n, 0.7),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", WEIGHTS)
+@pytest.mark.parametrize("d", [1, 3, 33, 784])
+def test_weights_are_within_the_bound(d, kind, method):
+    g = np.random.default_rng(d)
+    queries, samples = images(12, d, 1), images(150, d)
+    queries[:3] = samples[[0, 1, -1]]
+    weights = WEIGHTS[kind](g, 150)
+    for sigma, block in ((0.02, 64), (0.3, 1), (0.3, 4096), (10.0, 64)):
+        r = parzen_log_likelihood(queries, samples, sigma, sample_weight=weights, method=method, block=block)
+        exact = weighed(queries, samples, sigma, weights)
+        assert (np.abs(r.per_query - exact) - 1e-16 * np.abs(exact)).max() <= r.error_bound < 1e-4, (sigma, block)
+
+
+@EDGE
+@pytest.mark.parametrize("method", METHODS)
+def test_equal_weights_give_the_bits_of_none(method):
+    queries, samples, validation = images(30, 64, 1), images(1200, 64), images(20, 64, 2)
+    choose = [0.05, 0.1, 0.2]
+    for options in ({"sigma": 0.2}, {"sigma": 5.0}, {"validation": validation, "sigmas": choose},
+                    {"sigma": "leave-one-out", "sigmas": choose}):  # fmt: skip
+        options |= {"method": method, "block": 512}
+        plain = parzen_log_likelihood(queries, samples, **options)
+        for weights in (np.full(1200, 0.3), [7] * 1200, torch.full((1200,), 1e-310, dtype=torch.float64), 5):
+            equal = parzen_log_likelihood(queries, samples, sample_weight=weights, **options)
+            assert np.array_equal(equal.per_query, plain.per_query)
+            assert (equal.error_bound, equal.sigma, equal.n_samples) == (plain.error_bound, plain.sigma, 1200)
+            for one, other in zip(equal.sigma_curve or (), plain.sigma_curve or (), strict=True):
+                assert np.array_equal(one, other)
+
+
+def test_weights_are_repetitions_and_zeros_are_as_if_absent():
+    g = np.random.default_rng(0)
+    queries, samples, weights = images(30, 64, 1), images(500, 64), g.integers(0, 5, 500)
+    found = parzen_log_likelihood(queries, samples, 0.2, sample_weight=weights)
+    repeated = parzen_log_likelihood(queries, samples.repeat(weights, 0), 0.2)
+    np.testing.assert_allclose(found.per_query, repeated.per_query, rtol=0, atol=1e-9)
+    some = np.where(weights > 3, 0.0, 2.0)
+    found = parzen_log_likelihood(queries, samples, 0.2, sample_weight=some)
+    present = parzen_log_likelihood(queries, samples[some > 0], 0.2)
+    np.testing.assert_allclose(found.per_query, present.per_query, rtol=0, atol=1e-9)
+    assert (found.n_samples, present.n_samples) == (500, (some > 0).sum())
+
+
+def test_the_window_and_the_estimate_weigh_alike():
+    g = np.random.default_rng(0)
+    queries, samples, weights = g.normal(size=(20, 5)), g.normal(size=(400, 5)), g.exponential(size=400)
+    density = fastaae.ParzenWindow(0.4).fit(samples, sample_weight=weights)
+    found = parzen_log_likelihood(queries, samples, 0.4, sample_weight=weights)
+    np.testing.assert_allclose(found.per_query, density.score_samples(queries), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["counts", "wild"])
+def test_weights_of_a_stream_in_blocks_are_those_of_the_array(kind):
+    queries, samples, weights = images(30, 40, 1), images(9001, 40), WEIGHTS[kind](np.random.default_rng(0), 9001)
+    options = {"sample_weight": weights, "sigma": 0.2}
+    whole = parzen_log_likelihood(queries, samples, **options)
+    for size in (7, 4096, 5000):
+        cut = (samples[k : k + size] for k in range(0, 9001, size))
+        assert np.array_equal(parzen_log_likelihood(queries, cut, **options).per_query, whole.per_query)
+    for n, message in ((9000, "expected n_samples=9000, there are more"), (9002, "ended after 9001, expected")):
+        with pytest.raises(ValueError, match=message):
+            parzen_log_likelihood(queries, iter([samples]), 0.2, sample_weight=np.resize(weights, n))
+
+
+@EDGE
+@pytest.mark.parametrize("way", ["stream", "function", "left out"])
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_resume_with_the_same_bits(tmp_path, method, way):
+    g = np.random.default_rng(0)
+    queries, samples = images(40, 96, 1), images(5000, 96)
+    weights = np.where(np.arange(5000) < 1500, 0.0, np.exp(3 * g.normal(size=5000)))  # not any in the first two blocks
+    options = {"sample_weight": weights, "method": method, "block": 512, "sigma": 0.2}
+    if way == "left out":
+        options |= {"sigma": "leave-one-out", "sigmas": [0.05, 0.1, 0.2, 0.4]}
+
+    def source(stop):
+        parts = lambda skip: stopping(samples[skip:], stop - skip // 300)  # noqa: E731
+        return parts(0) if way == "stream" else parts
+
+    whole = parzen_log_likelihood(queries, source(99), **options)
+    for stop in (7, 9, 11):
+        with pytest.raises(Stopped):
+            parzen_log_likelihood(queries, source(stop), state=tmp_path / "s", **options)
+    other = options | {"sample_weight": np.r_[weights[:-1], 1e-3]}
+    with pytest.raises(ValueError, match="of an evaluation with other sample_weight, expected"):
+        parzen_log_likelihood(queries, source(99), state=tmp_path / "s", **other)
+    for _ in range(2):
+        result = parzen_log_likelihood(queries, source(99), state=tmp_path / "s", **options)
+        assert np.array_equal(result.per_query, whole.per_query) and result.sigma == whole.sigma
+        assert (result.error_bound, result.n_samples) == (whole.error_bound, 5000)
+
+
+def test_pruning_of_weights_is_felt_and_within_its_bound():
+    queries, samples = images(30, 128, 1, rank=12), images(2000, 128, rank=12)
+    weights = np.where(np.arange(2000) % 50, 1.0, 1e-3)
+    for sigma in (0.3, 0.5, 0.7):
+        r = parzen_log_likelihood(queries, samples, sigma, sample_weight=weights, tolerance=0.9, method="pruned")
+        error = np.abs(r.per_query - weighed(queries, samples, sigma, weights)).max()
+        assert error <= r.error_bound < 0.9 and (sigma < 0.7 or error > 2e-11)
+
+
+@EDGE
+def test_a_wide_bandwidth_is_not_given_up_for_a_neighbour_of_little_weight():
+    validation, samples = np.zeros((5, 100)), np.concatenate([np.full((50, 100), 0.01), np.full((50, 100), 1.0)])
+    weights, grid = np.repeat([1e-300, 1.0], 50), [0.1, 2.0]
+    r = parzen_log_likelihood(validation, samples, validation=validation, sigmas=grid, sample_weight=weights)
+    exact = [weighed(validation, samples, sigma, weights)[0] for sigma in grid]
+    assert (
+        r.sigma == grid[np.argmax(exact)] == 2.0
+        and (np.abs(r.sigma_curve.mean - exact) < r.sigma_curve.error_bound).all()
+    )
+
+
+def test_weights_survive_a_lack_of_memory(monkeypatch):
+    queries, samples, weights = images(40, 96, 1), images(3000, 96), np.random.default_rng(0).random(3000)
+    expected = parzen_log_likelihood(queries, samples, 0.3, block=128, sample_weight=weights)
+    counted = sums.PairSums._add
+
+    def exhausting(self, block):
+        counted(self, block)
+        if len(block) > 200:
+            raise MemoryError
+
+    monkeypatch.setattr(sums.PairSums, "_add", exhausting)
+    result = parzen_log_likelihood(queries, samples, 0.3, block=512, sample_weight=weights)
+    assert np.array_equal(result.per_query, expected.per_query) and result.error_bound == expected.error_bound
+
+
+WEIGHED_RANK = """
+import sys
+import numpy as np
+import torch
+from fastaae import parzen_log_likelihood
+
+torch.distributed.init_process_group("gloo")
+rank = torch.distributed.get_rank()
+queries, samples, weights = (np.load(f"{sys.argv[1]}/{name}.npy") for name in ("queries", "samples", "weights"))
+first = np.arange(len(samples)) < 900  # of equal weights, so much larger than those of the second rank
+mine, results = first == (rank == 0), []
+for sigma, tolerance in ((0.05, 1e-4), (0.2, 1e-4), (3.0, 1e-4), (0.3, 0.9)):
+    options = {"sample_weight": weights[mine], "distributed": True, "method": "pruned", "tolerance": tolerance}
+    r = parzen_log_likelihood(queries, samples[mine], sigma, **options)
+    results.append([*r.per_query, r.error_bound, r.n_samples])
+apart = np.full(mine.sum(), 1e-300 if rank else 1e20)
+for options, message in (({"sigma": "leave-one-out"}, "one process"),
+                         ({"sigma": 1.0, "sample_weight": apart}, "on the ranks, expected a ratio below")):
+    try:
+        parzen_log_likelihood(queries, samples[mine], distributed=True, **options)
+    except ValueError as error:
+        assert message in str(error), error
+    else:
+        raise AssertionError(message)
+np.save(f"{sys.argv[1]}/{rank}.npy", results)
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_weights_of_two_ranks_are_of_one_scale(tmp_path, two_ranks):
+    g = np.random.default_rng(0)
+    queries, samples = images(40, 96, 1), images(1501, 96)
+    weights = np.where(np.arange(1501) < 900, 1e6, g.random(1501))
+    for name, array in (("queries", queries), ("samples", samples), ("weights", weights)):
+        np.save(tmp_path / f"{name}.npy", array)
+    (tmp_path / "rank.py").write_text(WEIGHED_RANK)
+    done = two_ranks(tmp_path / "rank.py", ".", patience=300)
+    assert done.returncode == 0, done.stderr
+    ranks = [np.load(tmp_path / f"{rank}.npy") for rank in (0, 1)]
+    np.testing.assert_array_equal(*ranks)
+    for row, sigma in zip(ranks[0], (0.05, 0.2, 3.0, 0.3), strict=True):
+        error = np.abs(row[:-2] - weighed(queries, samples, sigma, weights)).max()
+        assert error <= row[-2] < (2 if sigma == 0.3 else 1e-1) and row[-1] == 1501
+        assert error > 1e-12 or sigma != 0.3  # of pairs left out
+
+
+def left_out(samples, sigma, weights=None):
+    """The mean leave-one-out likelihood of the samples that choose, up to 1,000."""
+    w = np.ones(len(samples)) if weights is None else weights
+    mass, n = np.cumsum(w), min(len(samples), 1000)
+    own = np.searchsorted(mass, (np.arange(n) + 0.5) * (mass[-1] / n))
+    return weighed(samples[own], samples, sigma, w, own).mean()
+
+
+def check_left_out(samples, result, weights=None):
+    sigma, mean, bound = result.sigma_curve
+    exact = [left_out(samples, s, weights) for s in sigma]
+    assert (np.abs(mean - exact) - 1e-15 * np.abs(exact) <= bound).all()
+    assert bound[np.argmax(exact)] < 1e-3 and result.sigma == sigma[np.argmax(exact)]
+
+
+@EDGE
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("d", [1, 2, 33, 784])
+def test_a_bandwidth_chosen_on_the_samples_themselves(d, method):
+    g = np.random.default_rng(d)
+    queries, samples = images(10, d, 1), images(100, d)
+    samples[70:90] = samples[:20]  # a sample is left out by its place, not by its values
+    for block, weights in ((None, None), (1, None), (64, g.integers(0, 3, 100) + 0.0),
+                           (64, np.where(np.arange(100) % 2, 1e-300, 1.0)),
+                           (None, np.where(np.arange(100) == 60, 1e30, 1.0))):  # fmt: skip
+        options = {"sigmas": [0.003, 0.03, 0.3], "method": method, "block": block, "sample_weight": weights}
+        r = parzen_log_likelihood(queries, samples, "leave-one-out", **options)
+        check_left_out(samples, r, weights)
+        own = np.ones(100) if weights is None else weights
+        assert np.abs(r.per_query - weighed(queries, samples, r.sigma, own)).max() <= r.error_bound < 1e-4
+
+
+@EDGE
+@pytest.mark.parametrize("kind", ["array", "memmap", "bytes", "tensor", "images"])
+def test_samples_that_choose_are_spread_over_an_array(tmp_path, kind):
+    samples = np.concatenate([images(700, 4) / 5, images(700, 4, 1)])  # two classes, one after the other
+    given, queries = samples, images(5, 4, 2)
+    if kind == "memmap":
+        np.save(tmp_path / "s.npy", samples)
+        given = np.load(tmp_path / "s.npy", mmap_mode="r")
+    elif kind == "bytes":
+        samples = given = (samples * 255).astype(np.uint8)
+    elif kind != "array":
+        given = torch.tensor(samples) if kind == "tensor" else samples.reshape(-1, 2, 2)
+    r = parzen_log_likelihood(queries, given, "leave-one-out", sigmas=[0.002, 0.01, 0.03])
+    check_left_out(samples, r)
+
+
+@EDGE
+def test_samples_of_a_function_choose_by_its_first_ones():
+    samples, queries = images(6000, 16), images(5, 16, 1)
+    results = []
+    for size in (1, 300, 6000):
+        source = lambda skip, size=size: (samples[k : k + size] for k in range(skip, 6000, size))  # noqa: E731
+        results.append(parzen_log_likelihood(queries, source, "leave-one-out", sigmas=[0.02, 0.05, 0.1]))
+    assert all(np.array_equal(r.sigma_curve.mean, results[0].sigma_curve.mean) for r in results)
+    array = parzen_log_likelihood(queries, samples, "leave-one-out", sigmas=[0.02, 0.05, 0.1])
+    assert results[0].sigma == array.sigma
+    np.testing.assert_allclose(results[0].sigma_curve.mean[-1], array.sigma_curve.mean[-1], rtol=0.05)
+    assert results[0].sigma_curve.mean[-1] != array.sigma_curve.mean[-1]  # which is of others
+
+
+def test_without_a_grid_the_chosen_bandwidth_is_near_the_best():
+    g = np.random.default_rng(0)
+    samples = g.normal(size=(300, 2)) * 50
+    r = parzen_log_likelihood(samples[:9], samples, "leave-one-out")
+    means = {s: left_out(samples, s) for s in np.geomspace(4, 60, 30)}
+    best = max(means, key=means.get)
+    assert 0.75 < r.sigma / best < 1.35
+    scott = 50 * 300 ** (-1 / 6)
+    assert 0.5 < r.sigma / scott < 2
+
+
+def test_duplicates_make_the_smallest_bandwidth_the_best_and_are_told():
+    samples = images(300, 8).repeat(2, 0)
+    with pytest.warns(UserWarning, match="best bandwidth 1e-07 is the smallest tried"):
+        assert parzen_log_likelihood(samples[:3], samples, "leave-one-out").sigma == pytest.approx(1e-7)
+
+
+@EDGE
+def test_two_samples_are_enough_for_leave_one_out():
+    samples = np.array([[0.0], [0.3]])
+    for block in (1, None):
+        r = parzen_log_likelihood(np.array([[0.1]]), samples, "leave-one-out", sigmas=[0.1, 0.3, 0.9], block=block)
+        check_left_out(samples, r)
+        assert r.sigma == 0.3
+    weights = np.array([1.0, 0.0, 1e-300])
+    r = parzen_log_likelihood(
+        [[0.1]], np.array([[0.0], [0.1], [0.3]]), "leave-one-out", sigmas=[0.1, 0.3], sample_weight=weights
+    )
+    assert r.sigma == 0.3
+
+
+L = {"sigma": "leave-one-out", "sigmas": [0.5, 1.0]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(sample_weight=[1, 1, -1, 1, 1]), "sample_weight sums to 3: expected numbers from zero, not all zero"),
+        (dict(sample_weight=[1, 1, math.nan, 1, 1]), "sample_weight sums to nan: expected numbers"),
+        (dict(sample_weight=[1, 1, math.inf, 1, 1]), "sample_weight sums to inf: .* of a finite sum"),
+        (dict(sample_weight=np.full(5, 1e308)), "sample_weight sums to inf"),
+        (dict(sample_weight=[1, 1, 1e-320, 1, 1]), "sample_weight sums to 4: .* above 1e-307 of it"),
+        (dict(sample_weight=np.zeros(5)), "sample_weight sums to 0: .* not all zero"),
+        (dict(sample_weight=0), "sample_weight sums to 0"),
+        (dict(sample_weight=[]), r"sample_weight has shape \[0\], samples has 5 rows: expected as many"),
+        (dict(sample_weight=np.ones(4)), r"sample_weight has shape \[4\], samples has 5 rows: expected as many"),
+        (dict(sample_weight=np.ones((5, 1))), r"sample_weight has shape \[5, 1\], samples has 5 rows"),
+        (dict(samples=iter([S]), sample_weight=3.0), r"sample_weight has shape \[\], samples has N rows"),
+        (
+            dict(samples=iter([S]), sample_weight=np.ones(5), n_samples=6),
+            r"sample_weight has shape \[5\], samples has 6",
+        ),
+        (dict(samples=iter([S]), sample_weight=np.ones(4)), "samples: expected n_samples=4, there are more"),
+        (dict(sample_weight="x"), "sample_weight is a str, expected"),
+        (dict(sample_weight=np.ma.masked_less(np.ones(5), 0)), "sample_weight is a masked array"),
+        (
+            L | dict(samples=iter([S])),
+            "sigma='leave-one-out': expected samples of one process, in an array or a function",
+        ),
+        (L | dict(samples=[S]), "sigma='leave-one-out': expected samples of one process"),
+        (L | dict(samples=lambda k: 3), "samples: expected an array, a tensor or an iterable of blocks, got int"),
+        (L | dict(samples=lambda k: [None]), "samples: block 0 is None"),
+        (L | dict(samples=lambda k: []), "samples: there are 0, expected at least one"),
+        (L | dict(samples=S[:1]), "sigma='leave-one-out': expected at least two samples of a weight above zero"),
+        (L | dict(sample_weight=[0, 0, 1, 0, 0]), "sigma='leave-one-out': expected at least two samples of a weight"),
+        (L | dict(validation=X), "sigma='leave-one-out' is given, expected neither validation"),
+        (dict(sigma="Leave-one-out"), "bandwidth 'Leave-one-out'"),
+        (dict(sigma=None), "or 'leave-one-out'"),
+    ],
+)
+def test_bad_weights_and_what_cannot_be_left_out(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        parzen_log_likelihood(**{"queries": X, "samples": S, "sigma": 1.0, **arguments})
+
+
+def test_a_sample_that_chooses_and_is_nan_is_named(tmp_path):
+    samples = images(3000, 4)
+    samples[3] = np.nan
+    np.save(tmp_path / "s.npy", samples)
+    for source, message in ((samples, "samples: row 3 holds NaN"),
+                           (lambda skip: iter([samples[skip:]]), "samples: block 0: sample 3 holds NaN"),
+                           (np.load(tmp_path / "s.npy", mmap_mode="r"), "samples.*holds NaN")):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            parzen_log_likelihood(samples[:2], source, "leave-one-out")

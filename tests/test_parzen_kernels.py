@@ -344,6 +344,35 @@ def test_the_estimator_on_tensor_cores_is_within_its_bound(d, method, kind, monk
 
 
 @VALUES
+@OVERFLOW
+@pytest.mark.parametrize("kind", ["random", "tiny", "left out", "tiny left out"])
+@pytest.mark.parametrize("method", ["auto", "pruned", "dense"])
+def test_weights_and_samples_left_out_on_tensor_cores(method, kind, monkeypatch):
+    monkeypatch.setattr(sums, "tensor_cores", lambda device: tensor_cores.TensorCores)
+    monkeypatch.setattr(cuda, "PAIRS", 512)
+    monkeypatch.setattr(tensor_cores, "FIRST", 100)
+    monkeypatch.setattr(tensor_cores, "SPARSE", 64)
+    g, d = np.random.default_rng(0), 32
+    queries, samples = g.random((20, d)), g.random((300, d))
+    weights = {"random": g.random(300), "left out": None}.get(kind, np.where(np.arange(300) % 3, 1e-300, 0.5))
+    queries, own = (samples, np.arange(300)) if "left" in kind else (queries, np.full(20, -1))
+    x, s, own, w = (
+        torch.from_numpy(a).to(DEVICE) for a in (queries, samples, own, np.ones(300) if weights is None else weights)
+    )
+    logs, rows = w.log().repeat(len(x), 1), (own >= 0).nonzero()[:, 0]
+    logs[rows, own[rows]] = -math.inf
+    for sigma in (0.05, 1.0):  # at the second of which tensor cores would sum
+        scored = sums.PairSums(x, torch.tensor([sigma], dtype=D64, device=DEVICE), 0, 0.3, method,
+                               None if weights is None else w, own if "left" in kind else None)  # fmt: skip
+        scored.add(s[:170])
+        scored.add(s[170:])
+        value, bound = scored.result()
+        exact = (logs - (x[:, None] - s).square().sum(2) / (2 * sigma**2)).logsumexp(1) - logs.logsumexp(1)
+        exact -= d * math.log(sigma * math.sqrt(2 * math.pi))
+        assert ((value[0] - exact).abs() - 1e-13 * exact.abs() <= bound[0]).all() and bound.max() < 0.6
+
+
+@VALUES
 def test_tensor_cores_sum_where_the_tolerance_lets_them(monkeypatch):
     monkeypatch.setattr(sums, "tensor_cores", lambda device: tensor_cores.TensorCores)
     ran, compute = [], cuda.pair_sums

@@ -83,6 +83,21 @@ def tensor(name: str, value: Any) -> Tensor:
     return value.detach().resolve_neg()
 
 
+def sample_weights(values: Any, n: int | None, name: str) -> np.ndarray:
+    """Weights of the n rows (None: of however many) of what is called `name`, float64 [n]; one number is that of all.
+    Raises DataError: they are of another number, or are no weights."""
+    weights = np.asarray(values, np.float64)
+    weights = np.full(n, weights) if weights.ndim == 0 and n is not None else weights
+    if weights.ndim != 1 or n not in (None, len(weights)):
+        raise DataError(f"sample_weight has shape {list(weights.shape)}, {name} has {n or 'N'} rows: expected as many")
+    with np.errstate(over="ignore"):
+        total, most = weights.sum(), 1e307 * weights[weights > 0].min(initial=math.inf)
+    if not (weights >= 0).all() or not 0 < total < most:
+        expected = "numbers from zero, not all zero, of a finite sum, each of the others above 1e-307 of it"
+        raise DataError(f"sample_weight sums to {total:g}: expected {expected}")
+    return weights
+
+
 def plain(values: np.ndarray) -> np.ndarray:
     """Contiguous, writable, no negative strides (one row may keep them though contiguous): as torch wants memory."""
     return np.require(values.copy() if min(values.strides, default=0) < 0 else values, None, ["C", "W"])

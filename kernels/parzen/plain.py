@@ -12,6 +12,7 @@ from torch import Tensor
 from .bounds import CHUNK, U64, Bounds, double, lengths, pair_products, some
 
 TILE = 256  # queries per product: a tile of bounds, 256 x 4096 float32, stays in cache
+ABSENT = 1e308  # d² of what is not counted: as a minimum, it makes way for any other
 
 
 class Totals:
@@ -34,9 +35,17 @@ class Totals:
         self.sums = self.x.new_zeros(len(sigmas), len(queries))
         self.inexact = torch.zeros_like(self.minimum)  # bound on the error of d² left by tensor cores
         self.reach = 0.0  # largest R so far: a pair matters if d² <= minimum + R
+        self.own: Tensor | None = None  # [M], which of the present block's samples a query is, and is not counted for
+        self.logs: Tensor | None = None  # of their weights, zeros up to a multiple of CHUNK; None: all weigh 1
 
-    def count(self, rows: Tensor, d2: Tensor) -> None:
-        """Add the terms of d² [L, C], row l belonging to query rows[l]; rows ascending."""
+    def counted(self, d2: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """d² of pairs (query, sample), changed in place to ABSENT where a pair is not to be counted."""
+        if self.logs is not None:
+            d2.masked_fill_(self.logs[columns] == -math.inf, ABSENT)
+        return d2 if self.own is None else d2.masked_fill_(self.own[rows] == columns, ABSENT)
+
+    def count(self, rows: Tensor, d2: Tensor, logs: Tensor | None = None) -> None:
+        """Add the terms of d² [L, C], row l belonging to query rows[l], rows ascending; logs are of their weights."""
         minimum = self.minimum.scatter_reduce(0, rows, d2.amin(1), "amin")
         fell = (minimum < self.minimum).nonzero()[:, 0]
         drop = minimum[fell] - self.minimum[fell]
@@ -45,7 +54,8 @@ class Totals:
         for k, live in enumerate(self.live):
             self.sums[k, fell] *= torch.exp(drop * self.weights[k])
             if live:
-                terms = (gap * self.weights[k]).clamp_min_(-700).exp_()  # far below, exp is slow and adds nothing
+                terms = gap * self.weights[k] if logs is None else (gap * self.weights[k]).add_(logs)
+                terms.clamp_min_(-700).exp_()  # far below, exp is slow and adds nothing
                 self.sums[k] += torch.segment_reduce(terms.sum(1), "sum", lengths=counts, unsafe=True)
 
     def farthest(self) -> Tensor:
@@ -79,21 +89,22 @@ class PlainTorch:
     def distances(self, rows: Tensor, columns: Tensor, samples: Tensor) -> Tensor:
         """d² of the given pairs, float64; rows ascending."""
         t = self.totals
-        used, columns = columns.unique(return_inverse=True)
+        used, place = columns.unique(return_inverse=True)
         expands = t.distance_error()[1][rows]
         d2 = t.x.new_empty(len(rows))
         if expands.any():
-            r, c, s = rows[expands], columns[expands], double(samples[used]) - t.center
+            r, c, s = rows[expands], place[expands], double(samples[used]) - t.center
             d2[expands] = (t.x_square[r] + lengths(s).square()[c] - 2 * pair_products(r, c, t.x, s)).clamp_min_(0)
         if not expands.all():
             for part in (~expands).nonzero()[:, 0].split(1024):
-                difference = double(t.queries[rows[part]]) - double(samples[used[columns[part]]])
+                difference = double(t.queries[rows[part]]) - double(samples[columns[part]])
                 d2[part] = difference.square_().sum(1)
-        return d2
+        return t.counted(d2, rows, columns)
 
     def refine(self, rows: Tensor, columns: Tensor, samples: Tensor) -> None:
         """Count the given pairs; rows ascending."""
-        self.totals.count(rows, self.distances(rows, columns, samples)[:, None])
+        d2, logs = self.distances(rows, columns, samples), self.totals.logs
+        self.totals.count(rows, d2[:, None], None if logs is None else logs[columns, None])
 
     def dense(self, tiles: Iterable[slice], samples: Tensor, radius: float) -> None:
         """Count all pairs of some tiles of queries, but those of chunks in which none matters."""
@@ -101,6 +112,7 @@ class PlainTorch:
         plain = double(samples)
         centered = plain - t.center
         square = lengths(centered).square()
+        every = torch.arange(max(n, len(t.x)), dtype=torch.int64, device=t.x.device)
         for rows in tiles:
             m, expands = rows.stop - rows.start, t.distance_error()[1][rows]
             d2 = t.x.new_full((m, -(-n // CHUNK) * CHUNK), math.inf)
@@ -110,8 +122,10 @@ class PlainTorch:
             if not expands.all():
                 x = double(t.queries[rows][~expands])
                 d2[~expands, :n] = torch.cdist(x, plain, compute_mode="donot_use_mm_for_euclid_dist").square_()
+            t.counted(d2[:, :n], every[rows, None], every[:n])
             chunks = d2.view(m, -1, CHUNK)
             nearest = chunks.amin(2)
             reach = torch.minimum(t.minimum[rows], nearest.amin(1)) + radius
             row, chunk = (nearest <= reach[:, None]).nonzero().unbind(1)
-            t.count(row + rows.start, chunks[row, chunk])
+            logs = None if t.logs is None else t.logs.view(-1, CHUNK)[chunk]
+            t.count(row + rows.start, chunks[row, chunk], logs)

@@ -2,11 +2,11 @@
 
 Per query x and bandwidth sigma, over samples s_j that come in blocks, `PairSums` keeps
 
-    m = min_j d_j²    and    sum_j exp(-(d_j² - m) / (2 sigma²)),    d_j = |x - s_j|,
+    m = min_j d_j²    and    sum_j v_j exp(-(d_j² - m) / (2 sigma²)),    d_j = |x - s_j|,
 
-from which the log-likelihood follows. In many dimensions only a few samples matter to a query: those with
-d_j² <= m + R, R = 2 sigma² T; every other term is below exp(-T) times the largest. A tile of queries meets a block of
-samples in one of two ways:
+from which the log-likelihood follows; v_j is a weight beside the least above 0, 1 where all are the same. In many
+dimensions only a few samples matter to a query: those with d_j² <= m + R, R = 2 sigma² (T + max_j ln v_j); every other
+term is below exp(-T) times the largest. A tile of queries meets a block of samples in one of two ways:
 
   pruned  A lower bound of d_j, |P(x - s)| for a few principal directions P and what the rest must add, costs one thin
           float32 product and finds the pairs that may matter; a second, tighter bound leaves few of them; these are
@@ -29,9 +29,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, distributed
+from torch.nn.functional import pad
 
 from ..exact import exact_arithmetic
-from .bounds import U64, Bounds, double, some, tiles
+from .bounds import CHUNK, U64, Bounds, double, some, tiles
 from .plain import PlainTorch, Totals
 
 if TYPE_CHECKING:  # needs Triton
@@ -52,16 +53,29 @@ class PairSums:
             whatever samples follow, is retired. It no longer widens R, and its bound says what that costs. 0: none is.
         tolerance: nats that dropped pairs may cost: T = ln(PLENTY / tolerance).
         method: "auto", "pruned" or "dense".
+        weights: float64 [N], of all samples that will be added; their sum is below 1e307 times the least above 0. None:
+            1 each.
+        own: int64 [M]: query i is sample own[i] and scored under the others; -1: under all.
     """
 
-    def __init__(self, queries: Tensor, sigmas: Tensor, choosing: int, tolerance: float, method: str):
+    def __init__(
+        self, queries: Tensor, sigmas: Tensor, choosing: int, tolerance: float, method: str,
+        weights: Tensor | None = None, own: Tensor | None = None,
+    ):  # fmt: skip
         self.sigmas, self.choosing, self.tolerance, self.method = sigmas, choosing, tolerance, method
         self.totals = Totals(queries, sigmas, tolerance)
         self.engine: PlainTorch | TensorCores = (tensor_cores(queries.device) or PlainTorch)(self.totals)
         self.bounds: Bounds | HalfBounds | None = None
         self.grid = list(zip(sigmas.tolist(), self.totals.weights.tolist(), strict=True))
         self.dropped = torch.zeros_like(sigmas)  # sum of exp(-R / (2 sigma²)) over dropped pairs, of any query
-        self.n, self.retry = 0, 0  # samples; at how many pruning is tried again
+        self.own = None if own is None else own.to(queries.device)
+        self.unit, self.ratios, self.spread = 1.0, None, 0.0  # the least weight; v, if there are several; max ln v
+        if weights is not None:
+            self.unit = weights[weights > 0].min().item()
+            if (weights != self.unit).any():
+                self.ratios = (weights / self.unit).to(queries.device)
+                self.spread = math.log(self.ratios.max())
+        self.n, self.mass, self.retry = 0, 0.0, 0  # samples; sum of their v; at how many pruning is tried again
         self.seen = [math.inf, -math.inf, 0.0]  # low, high and typical size of samples: whoever adds them may note it
         self.block = block_size(len(queries), queries.shape[1], queries.device)  # samples that are counted at a time
 
@@ -85,16 +99,16 @@ class PairSums:
                 self.block = (stop - start + 1) // 2
 
     def packed(self) -> Tensor:
-        """What has been counted, float64 [7 + 2 S + 2 M + S M], for restore()."""
+        """What has been counted, float64 [10 + 2 S + 2 M + S M], for restore()."""
         t = self.totals
-        counts = t.minimum.new_tensor([self.n, t.reach, self.retry, t.bytes, *self.seen, *t.live])
-        return torch.cat([counts, self.dropped, t.inexact, t.minimum, t.sums.flatten()])
+        counts = [self.n, self.mass, self.unit, self.spread, t.reach, self.retry, t.bytes, *self.seen, *t.live]
+        return torch.cat([t.minimum.new_tensor(counts), self.dropped, t.inexact, t.minimum, t.sums.flatten()])
 
     def restore(self, packed: Tensor, first: Tensor | None = None) -> None:
         """Go back to what packed() gave; or on from it, given the first block of samples that was counted then."""
         t = self.totals
         counts, live, self.dropped, t.inexact, t.minimum, sums = self._parts(packed.to(t.x.device, copy=True))
-        n, t.reach, retry, t.bytes, *self.seen = counts.tolist()
+        n, self.mass, _, _, t.reach, retry, t.bytes, *self.seen = counts.tolist()
         self.n, self.retry, t.live, t.sums = int(n), int(retry), live.bool().tolist(), sums.view_as(t.sums)
         if first is not None and self.method != "dense":
             with exact_arithmetic():
@@ -112,37 +126,52 @@ class PairSums:
         ranks = [torch.empty_like(held) for _ in range(distributed.get_world_size())]
         distributed.all_gather(ranks, held, async_op=True).wait(timedelta(seconds=timeout))
         counts, live, dropped, inexact, minima, sums = self._parts(torch.stack(ranks))
-        n, reach, _, as_bytes, low, high, typical = counts.T
+        n, mass, unit, spread, reach, _, as_bytes, low, high, typical = counts.T
+        units = unit / unit.min()
+        self.mass, self.spread = (mass * units).sum().item(), spread.max().item()
+        if not self.mass < 1e307:
+            raise ValueError(f"sample_weight: the least are {unit.tolist()} on the ranks, expected a ratio below 1e300")
         self.n, t.reach, t.bytes = int(n.sum()), reach.max().item(), bool(as_bytes.any())
         self.seen = [low.min().item(), high.max().item(), typical.max().item()]
         t.live = live.amin(0).bool().tolist()
-        self.dropped, t.inexact, t.minimum = dropped.sum(0), inexact.amax(0), minima.amin(0)
+        self.dropped, t.inexact, t.minimum = (units[:, None] * dropped).sum(0), inexact.amax(0), minima.amin(0)
         t.sums = torch.zeros_like(t.sums)
-        for minimum, terms in zip(minima, sums, strict=True):
-            t.sums += terms.view_as(t.sums) * torch.exp((t.minimum - minimum) * t.weights[:, None])
+        for minimum, terms, scale in zip(minima, sums, units, strict=True):
+            t.sums += scale * terms.view_as(t.sums) * torch.exp((t.minimum - minimum) * t.weights[:, None])
 
     def result(self) -> tuple[Tensor, Tensor]:
         """Log-likelihoods [S, M] in nats and a bound on their distance from the exact ones, [S, M]."""
         t, d, w = self.totals, self.totals.x.shape[1], self.totals.weights[:, None]
-        log_norm = math.log(self.n) + d * torch.log(self.sigmas * math.sqrt(2 * math.pi))[:, None]
+        log_mass = torch.full_like(t.minimum, math.log(self.mass))
+        if self.own is not None:
+            others = torch.full_like(log_mass, self.mass - 1)
+            if self.ratios is not None:  # of so many at the start and at the end: to subtract could leave nothing
+                start, end = (pad(v.cumsum(0), (1, 0)) for v in (self.ratios, self.ratios.flip(0)))
+                others = start[self.own] + end[self.n - 1 - self.own]
+            log_mass = torch.where(self.own < 0, log_mass, others.log())
+        log_norm = log_mass + d * torch.log(self.sigmas * math.sqrt(2 * math.pi))[:, None]
         sums = t.sums.clamp_min(1)  # the nearest sample's term is 1, whether or not it was added
         live = torch.tensor(t.live, dtype=torch.bool, device=w.device)[:, None]
-        missing = torch.where(live, torch.log1p(1.01 * self.dropped[:, None] / sums), math.log(self.n) - sums.log())
+        missing = torch.where(live, torch.log1p(1.01 * self.dropped[:, None] / sums), math.log(self.mass) - sums.log())
         value = sums.log() - t.minimum * w - log_norm
-        rounding = U64 * (4 * self.n + 256 + 8 * t.minimum * w + 8 * log_norm.abs())
+        rounding = U64 * (4 * self.n + 256 + 8 * t.minimum * w + 8 * log_norm.abs() + 8 * self.spread)
         distance = torch.maximum(t.distance_error()[0], t.inexact)
         return value, missing + distance * w + rounding + SINGLE * (t.inexact > 0)
 
     def _parts(self, packed: Tensor) -> tuple[Tensor, ...]:
         s, m = self.totals.sums.shape
-        return packed.split([7, s, s, m, m, s * m], -1)
+        return packed.split([10, s, s, m, m, s * m], -1)
 
     def _bounds_by(self, samples: Tensor) -> Bounds | HalfBounds:
         return self.engine.bounds(self.totals.x, double(some(samples, 2048)) - self.totals.center)
 
     def _add(self, samples: Tensor) -> None:
-        t, m = self.totals, len(self.totals.x)
+        t, m, mass = self.totals, len(self.totals.x), len(samples)
         t.bytes = t.bytes or samples.dtype == torch.uint8
+        t.own = None if self.own is None else self.own - self.n
+        if self.ratios is not None:
+            ratios = self.ratios[self.n : self.n + mass]
+            t.logs, mass = pad(ratios.log(), (0, -len(samples) % CHUNK)), ratios.sum().item()
         with exact_arithmetic():
             features = None
             if self.method != "dense" and self.n >= self.retry:
@@ -153,7 +182,7 @@ class PairSums:
                 every = torch.arange(m, dtype=torch.int64, device=t.x.device)
                 t.minimum.copy_(self.engine.distances(every, torch.cat(guesses), samples))
             radius = self._radius()
-            self.dropped += len(samples) * torch.exp(-radius * t.weights)
+            self.dropped += mass * torch.exp(-radius * t.weights)
             missed, pending, count = [], [], 0
             for rows in tiles(m, self.engine.tile):
                 reach = t.minimum[rows] + radius
@@ -169,7 +198,7 @@ class PairSums:
                     pending, count = [], 0
             if missed:
                 self.engine.dense(missed, samples, radius)
-        self.n += len(samples)
+        self.n, self.mass = self.n + len(samples), self.mass + mass
         if features is not None and 2 * sum(rows.stop - rows.start for rows in missed) > m:
             self.retry = 2 * self.n
 
@@ -182,12 +211,12 @@ class PairSums:
         t = self.totals
         m = t.minimum[: self.choosing].mean().item() if self.choosing else math.inf
         if math.isfinite(m):
-            d, log_n = t.x.shape[1], math.log(1e15)  # of all n to come
+            d, log_n = t.x.shape[1], math.log(1e15) + self.spread  # of all n to come
             best = [-m * w - d * math.log(s) for s, w in self.grid]
             for k in range(len(best)):
                 t.live[k] = t.live[k] and not any(best[k] + log_n < best[i] for i in range(k))
         widest = max(s for (s, _), live in zip(self.grid, t.live, strict=True) if live)
-        radius = 2 * widest**2 * math.log(PLENTY / self.tolerance)
+        radius = 2 * widest**2 * (math.log(PLENTY / self.tolerance) + self.spread)
         t.reach = max(t.reach, radius)
         return radius
 

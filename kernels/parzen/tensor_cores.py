@@ -148,11 +148,14 @@ class TensorCores:
         return (square - 2 * self.codes.codes[tile].float() @ codes.float().T).argmin(1)
 
     def distances(self, rows: Tensor, columns: Tensor, samples: Tensor) -> Tensor:
-        return cuda.distances(self.queries, samples, rows, columns)
+        return self.totals.counted(cuda.distances(self.queries, samples, rows, columns), rows, columns)
 
     def refine(self, rows: Tensor, columns: Tensor, samples: Tensor) -> None:
         t, d2 = self.totals, self.distances(rows, columns, samples)
-        cuda.count(rows, d2, t.minimum, t.sums, t.weights, t.live)
+        if t.logs is None:
+            cuda.count(rows, d2, t.minimum, t.sums, t.weights, t.live)
+        else:
+            t.count(rows, d2[:, None], t.logs[columns, None])
 
     def dense(self, all_queries: Iterable[slice], samples: Tensor, radius: float) -> None:
         near = self.codes.near(samples, self.totals.minimum + radius)
@@ -163,10 +166,11 @@ class TensorCores:
             PlainTorch(self.totals).dense(tiles(len(self.totals.x)), samples, radius)
 
     def _add_products(self, samples: Tensor, radius: float) -> bool:
-        """Count all pairs by sums of fp16 products; False where those might cost more than the tolerance."""
+        """Count all pairs by sums of fp16 products; False where those might cost more than the tolerance, and of
+        weights or queries that are samples, which the kernel knows nothing of."""
         t, x = self.totals, self.split_queries
         farthest = t.farthest()
-        if (sum_error(x, 1, farthest) * t.weights[0]).max() >= t.tolerance:
+        if t.logs is not None or t.own is not None or (sum_error(x, 1, farthest) * t.weights[0]).max() >= t.tolerance:
             return False
         centered = double(samples) - t.center
         if not extent(centered) * x.scale < LARGEST:
