@@ -253,9 +253,10 @@ class Sweep:
         from .sweeping import sweep
 
         with _on_ranks():
-            cfg, out = dataclasses.replace(cfg, out_dir=None), cfg.out_dir
+            if self.n is None and any(type(value) is tuple for values in fields.values() for value in values):
+                raise ValueError(f"sweep: LOW:HIGH is a range of random settings, expected --n, got n={self.n}")
             ranges = {name: values[0] if type(values[0]) is tuple else values for name, values in fields.items()}
-            found = sweep(cfg, None, out, self.seeds, self.n, self.metric, self.halving, not quiet, **ranges)
+            found = sweep(cfg, None, None, self.seeds, self.n, self.metric, self.halving, not quiet, **ranges)
         rows = [[*fields, "epochs", "seeds", "out", found.metric]]
         for row in found.summary:
             mean = "" if row["mean"] is None else f"{row['mean']:.4g}" + f" +- {row['std']:.2g}" * (row["seeds"] > 1)

@@ -42,8 +42,9 @@ class Members:
         names = set(self.given[0]) if given else set()
         for r, own in enumerate(self.given):
             if odd := sorted(set(own).symmetric_difference(names)) or sorted(set(own).difference(VARIED)):
-                hint = suggestion(odd[0], VARIED) or f": expected the same of {', '.join(VARIED)} for each replica"
-                raise ValueError(f"members[{r}]: field {odd[0]!r}{hint}")
+                hint = "" if odd[0] in VARIED else suggestion(odd[0], VARIED)
+                expected = f"expected the same of {', '.join(VARIED)} for each replica"
+                raise ValueError(f"members[{r}]: field {odd[0]!r}: {expected}{hint}")
         own = self.given or [{}] * cfg.replicas
         self.configs = [replace(cfg, **{"seed": cfg.seed + r, **fields}) for r, fields in enumerate(own)]
         self.given = [{name: getattr(c, name) for name in sorted(names)} for c in self.configs] if given else []

@@ -471,7 +471,8 @@ def load(
     of = RunDirectory(path) if os.path.isdir(path) else None  # unlike Path's, it takes any name
     (tensors, info), path = (of.load(), of.newest) if of else (checkpoint.load(path), path)
     if averaged:
-        tensors = {**tensors, **(found := {n[8:]: t for n, t in tensors.items() if n.startswith("average.")})}
+        found = {n[8:]: t for n, t in tensors.items() if n.startswith("average.")}
+        tensors = {n: t for n, t in tensors.items() if not n.startswith("best.")} | found
         if not found:
             raise ValueError(f"{path}: averaged={averaged}, expected False: it holds no averages, see Config.average")
     return from_tensors(tensors, info, path, replica, where, prior)

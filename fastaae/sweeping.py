@@ -9,6 +9,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -29,12 +30,12 @@ from .run import provenance, ranks, watch
 from .run.resume import begin
 from .run.signals import Interrupted
 from .run.training import train
-from .scalars import integer
+from .scalars import integer, scalar
 
 COLLAPSED = 0.1  # standard deviations of the prior: a member whose codes spread less, not only at first, is out
 SHARE, MOST = 0.5, 1000  # of the memory that is free, for the members of one run, and how many these are at most
-FIXED = ("name", "seed", "replicas", "out_dir", "data_dir", "device", "graph", "profile")
-FIXED += ("on_divergence", "keep", "patience")
+FIXED = ("name", "task", "dataset", "data_dir", "n_validation", "seed", "replicas", "out_dir", "device", "graph")
+FIXED += ("profile", "on_divergence", "keep", "patience")
 
 
 @dataclass
@@ -89,37 +90,44 @@ def sweep(
         seeds: members of each setting, seeded from cfg.seed on; None: cfg.replicas.
         n: so many random settings, drawn by cfg.seed, instead of all combinations. Values are then a list to choose
             from, or a tuple (low, high), a range: even in its logarithm where low > 0.
-        metric: what is compared, the lowest is best: "valid_error" and so on; None: evaluation.criterion().
+        metric: what is compared, an error or a loss on validation examples, "valid_error" and so on; None:
+            evaluation.criterion().
         halving: compare after cfg.epochs / halving ** k epochs for k = ..., 2, 1, and go on with one in so many
-            settings. With 3, nine settings cost a quarter of what they cost without.
+            settings: with 3, of nine settings after 1/9 and 1/3, for a quarter of the cost.
         fields: of Config by name, each with its values.
 
     Raises:
         ValueError: a field, a value or data that do not fit; out_dir holds something else; every member is out.
         Interrupted, WriteError: as train().
     """
-    for name, value, least in (("seeds", seeds, 1), ("n", n, 1), ("halving", halving, 2)):
-        if value is not None:
-            integer(name, value, least, 10_000)
+    given = (("seeds", seeds, 1), ("n", n, 1), ("halving", halving, 2))
+    seeds, n, halving = (v if v is None else integer(name, v, least, 10_000) for name, v, least in given)
+    cfg, out_dir = replace(cfg, out_dir=None), out_dir or cfg.out_dir
     if not fields:
-        raise ValueError(
-            f"sweep: {fields=}, expected lists of values to try, lr_adversarial=[1e-4, 3e-4, 1e-3] or more"
-        )
+        raise ValueError(f"sweep: {fields=}, expected lists of values to try, lr_adversarial=[1e-4, 3e-4, 1e-3]")
     if cfg.task == "gan" or cfg.prior == "custom":
         raise ValueError(f"task={cfg.task!r}, prior={cfg.prior!r}: expected a validation metric, a prior of Config's")
     if odd := [name for name in ("on_divergence", "keep", "patience") if getattr(cfg, name) != getattr(Config, name)]:
         raise ValueError(f"{odd[0]}={getattr(cfg, odd[0])!r}: expected {getattr(Config, odd[0])!r} in a sweep")
     if halving and "epochs" in fields:
         raise ValueError(f"epochs={brief(fields['epochs'])}: expected one number, cfg's, with {halving=}")
+    if metric is not None and not re.fullmatch(r"valid_(\w*error|(averaged_)?reconstruction)", str(metric)):
+        raise ValueError(f"metric={metric!r}: expected valid_reconstruction or a valid_...error, less is better")
+    if {"scale", "reconstruction"} & {*fields} and not (metric or "").endswith("error"):
+        raise ValueError(f"metric={metric!r}: expected an error, since losses of different {[*fields]} do not compare")
     settings, seeds = _settings(cfg, n, fields), seeds or cfg.replicas
-    plan = {"config": cfg.to_dict(), "settings": settings, "seeds": seeds, "metric": metric, "halving": halving}
+    if halving and len(settings) < halving:
+        raise ValueError(f"halving={halving}: expected at least as many settings, there are {len(settings)}")
+    job = Sweeping(cfg, data, metric, progress)
+    plan = {"config": cfg.to_dict(), "data": job.data.sha256, "settings": settings, "seeds": seeds}
+    plan |= {"metric": metric, "halving": halving}
     rank, _ = ranks.place()
     named = out_dir or ranks.everyone("" if rank else provenance.new_directory(f"sweep-{cfg.name}"))[0]
     where = RunDirectory(os.fspath(named))
     with contextlib.nullcontext() if rank else _claimed(where, json.loads(json.dumps(plan))):
         ranks.everyone(None)
         try:
-            return Sweeping(cfg, data, where.path, metric, progress).run(settings, seeds, halving)
+            return job.run(where.path, settings, seeds, halving)
         except Interrupted as error:
             error.args = (f"stopped; the same sweep with out_dir={str(where.path)!r} goes on",)
             raise
@@ -146,13 +154,13 @@ def _settings(cfg: Config, n: int | None, fields: dict[str, Any]) -> list[dict[s
 
 
 def _drawn(rng: random.Random, name: str, values: Any) -> Any:
-    if isinstance(values, list) or len(values) != 2 or {*map(type, values)} - {int, float}:
+    if isinstance(values, list) or len(values) != 2 or {type(scalar(v)) for v in values} - {int, float}:
         return rng.choice(values)
-    low, high = values
+    low, high = map(scalar, values)
     if low > high:
         raise ValueError(f"{name}={values}: expected a range (low, high)")
     value = math.exp(rng.uniform(math.log(low), math.log(high))) if low > 0 else rng.uniform(low, high)
-    return round(value) if {*map(type, values)} == {int} else min(max(value, low), high)
+    return round(value) if TYPES[name] in (int, int | None) else min(max(value, low), high)
 
 
 @contextlib.contextmanager
@@ -171,18 +179,19 @@ def _claimed(where: RunDirectory, plan: dict[str, Any]) -> Iterator[None]:
 class Sweeping:
     """A sweep that runs: see sweep()."""
 
-    def __init__(self, cfg: Config, data: Any, path: Path, metric: str | None, progress: bool):
+    def __init__(self, cfg: Config, data: Any, metric: str | None, progress: bool):
         if isinstance(data, str | os.PathLike):
             cfg, data = replace(cfg, dataset=os.fspath(data)), None
-        self.cfg, self.given, self.path, self.metric, self.progress = cfg, data, path, metric, progress
-        self.data = begin(replace(cfg, out_dir=None, replicas=1), data, None)[1]
+        self.cfg, self.path, self.metric, self.progress = cfg, Path(), metric, progress
+        self.data = begin(replace(cfg, replicas=1), data, None)[1]
+        self.given = data if data is None else self.data  # read once: a loader may shuffle
         if self.data.parts["valid"] is None:
             raise ValueError(f"n_validation={cfg.n_validation}: expected validation examples, to compare by")
         self.varied, self.settings, self.members = ["seed"], [], []
 
-    def run(self, settings: list[dict[str, Any]], seeds: int, halving: int | None) -> Sweep:
+    def run(self, path: Path, settings: list[dict[str, Any]], seeds: int, halving: int | None) -> Sweep:
         """All settings to the end or, in rounds, fewer and fewer of them."""
-        self.settings, n, alive = settings, len(settings), [*range(len(settings))]
+        self.path, self.settings, n, alive = path, settings, len(settings), [*range(len(settings))]
         self.varied += [name for name in settings[0] if name in VARIED]
         configs = [replace(self.cfg, **setting) for setting in settings]
         self.members = [Member(k, replace(c, seed=c.seed + s)) for k, c in enumerate(configs) for s in range(seeds)]
@@ -244,11 +253,12 @@ class Sweeping:
         summary = read_json(run.summary)
         parts = dict.fromkeys(_place(run, r, len(pack))[0] for r in range(len(pack)))
         codes = [std for part in parts for std in RunDirectory(part).history()["code_std"][-1].tolist()]
+        late = epochs == pack[0].config.epochs and summary["steps"] >= watch.SOON
         for r, m in enumerate(pack):
             m.directory, m.replica = _place(run, r, len(pack))
             m.metrics = {name: values["replicas"][r] for name, values in summary["metrics"].items()}
             m.metrics["code_std"], m.epochs = codes[r], epochs
-            m.out = "collapsed" if codes[r] < COLLAPSED and summary["steps"] >= watch.SOON else ""
+            m.out = "collapsed" if codes[r] < COLLAPSED and late else ""
 
     def trained(self, pack: list[Member], cfg: Config, given: list[dict[str, Any]], run: RunDirectory) -> list[int]:
         """Train it in the directory of a run, unless it has been. Returns: the places of those that diverged."""
@@ -281,12 +291,12 @@ class Sweeping:
         return out
 
     def ranking(self) -> list[int]:
-        """Numbers of the settings, the best first: those trained longest, of these the ones without members that are
+        """Numbers of the settings, the best first: those that came furthest, of these the ones without members that are
         out, of these by the metric."""
         keys = []
-        for row in self.summary():
+        for setting, row in zip(self.settings, self.summary(), strict=True):
             mean = math.inf if row["mean"] is None else row["mean"]
-            keys.append((-row["epochs"], row["out"], mean))
+            keys.append((-row["epochs"] / setting.get("epochs", self.cfg.epochs), row["out"], mean))
         return sorted(range(len(keys)), key=keys.__getitem__)
 
     def summary(self) -> list[dict[str, Any]]:
@@ -303,9 +313,11 @@ class Sweeping:
 
     def compared(self) -> str:
         """The metric. Raises ValueError where there is none of this name, or no member is left to have one."""
-        names = next((m.metrics for m in self.members if not m.out), None)
-        if names is None:
-            raise ValueError(f"sweep: all {len(self.members)} members are out, expected one left: lower the rates")
+        found = [m.metrics for m in self.members if not m.out]
+        if not found:
+            why = sorted({m.out for m in self.members})
+            raise ValueError(f"sweep: all {len(self.members)} members are out ({', '.join(why)}), expected one left")
+        names = [name for name in found[0] if all(name in metrics for metrics in found)]
         metric = self.metric or evaluation.criterion(names)
         if metric not in names:
             raise ValueError(f"metric={metric!r}: expected one of {', '.join(names)}{suggestion(metric, names)}")

@@ -70,3 +70,10 @@ def test_it_goes_on(tmp_path):
     assert whole.metrics == again.metrics
     a, b = (checkpoint.load(tmp_path / n / "checkpoint.safetensors").tensors for n in "ab")
     assert checkpoint.digest(a) == checkpoint.digest(b) and any(n.startswith("average.") for n in a)
+
+
+def test_averages_stay_averages_beside_the_best(tmp_path):
+    run = train(replace(CFG, keep="best", lr_reconstruction=0.01, out_dir=str(tmp_path / "a")), (X, Y), progress=False)
+    found = load(tmp_path / "a", 1, averaged=True)
+    np.testing.assert_array_equal(found.encode(X), run.averaged[1].encode(X))
+    assert np.abs(found.encode(X) - load(tmp_path / "a", 1).encode(X)).max() > 1e-4

@@ -120,7 +120,7 @@ def test_an_error_comes_before_the_reconstruction(names, found):
 @pytest.mark.parametrize("fields", [{"keep": "best"}, {"patience": 3}], ids=str)
 def test_without_a_metric_they_are_refused_before_anything_is_made(tmp_path, fields):
     name, value = next(iter(fields.items()))
-    said = f"{name}={value!r}.*: expected validation examples, .* with labels: pass x_valid, or raise n_validation$"
+    said = f"{name}={value!r}.*: expected validation examples( with labels)?: pass x_valid, or raise n_validation$"
     with pytest.raises(ValueError, match=said):
         fit(tmp_path / "run", **fields, n_validation=0)
     supervised = {"task": "supervised", **fields}
@@ -501,7 +501,7 @@ def test_ranks_share_out_only_as_many_models_as_replicas(monkeypatch):
     model = load(Path(__file__).parent / "golden" / "format-1")
     monkeypatch.setattr(keep, "place", lambda: (1, 2))
     with pytest.raises(ValueError, match="expected a Model, which fastaae.load gives, or one for each replica"):
-        keep.warm_start(step, [model] * 2, False)
+        keep.warm_start(step, [model] * 2, False, {})
 
 
 # Weights to begin with
@@ -543,7 +543,7 @@ def test_statistics_and_shadows_are_those_of_the_model(tmp_path, precision):
     models = fit(tmp_path, **fields, epochs=2).models
     step = Step(replace(CFG, **fields, precision=precision), from_arrays(DATA), "cpu")
     random = {name: t.clone() for name, t in step.state().items()}
-    said = keep.warm_start(step, models, False)
+    said = keep.warm_start(step, models, False, {})
     for r, model in enumerate(models):
         for name, t in own(model).items():
             assert torch.equal(step.parameters()[name][r : r + 1], t.to(step.parameters()[name].dtype)), name
@@ -556,9 +556,9 @@ def test_statistics_and_shadows_are_those_of_the_model(tmp_path, precision):
     assert random and all(torch.equal(t, step.state()[name]) for name, t in random.items())  # nothing else
     assert re.fullmatch("[0-9a-f]{64}", said["init"]["sha256"])
     again = keep.warm_start(
-        Step(replace(CFG, **fields, seed=5, precision=precision), from_arrays(DATA), "cpu"), models, False
+        Step(replace(CFG, **fields, seed=5, precision=precision), from_arrays(DATA), "cpu"), models, False, {}
     )
-    assert said == again != keep.warm_start(step, models[::-1], False)
+    assert said == again != keep.warm_start(step, models[::-1], False, {})
 
 
 def test_a_model_whose_modules_ask_for_gradients_may_be_one(tmp_path, undisturbed):
@@ -650,3 +650,13 @@ def test_flags_of_the_command_line(tmp_path, monkeypatch, capsys, planted):
 
 def test_presets_keep_what_they_kept():
     assert (preset("mnist-100").keep, preset("mnist-100").patience) == ("last", None)
+
+
+def test_a_model_of_other_labels_or_scale_is_no_beginning(tmp_path):
+    y = np.arange(len(X)) % 3
+    words = np.array(["x", "y", "z"])[y]
+    model = fit(tmp_path / "a", data=(X, words), epochs=1, **SEMI).model
+    with pytest.raises(ValueError, match="init: model 0 has classes=.*, expected the run's"):
+        fit(tmp_path / "b", data=(X, np.array(["a", "b", "c"])[y]), epochs=1, init=model, **SEMI)
+    with pytest.raises(ValueError, match="init: model 0 has scale='unit', expected the run's, 'standard'"):
+        fit(tmp_path / "b", data=(X, words), epochs=1, init=model, scale="standard", **SEMI)

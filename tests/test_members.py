@@ -195,7 +195,7 @@ def test_ranks_share_members(tmp_path, two_ranks):
         ({"seed": 1}, {}, "members=.*: expected a list of 3 dicts"),
         ([1, 2, 3], {}, "members=.*: expected a list of 3 dicts"),
         ("abc", {}, "members='abc': expected a list of 3 dicts"),
-        ([{"seed": 1}, {"seed": 2}, {}], {}, r"members\[2\]: field 'seed'"),
+        ([{"seed": 1}, {"seed": 2}, {}], {}, r"members\[2\]: field 'seed': expected the same of"),
         ([{"lr_advesarial": 1.0}] * 3, {}, r"members\[0\]: field 'lr_advesarial'.*'lr_adversarial'"),
         ([{"hidden": (3,)}] * 3, {}, r"members\[0\]: field 'hidden': expected the same of lr_reconstruction"),
         ([{"dropout": 0.1 * r} for r in range(3)], {}, "dropout is 0 for some replicas, expected it of all or of none"),

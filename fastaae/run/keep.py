@@ -32,7 +32,8 @@ class Keep:
         cfg, self.asked = self.cfg, bool(self.best) or self.cfg.patience is not None
         part = (data.labels if cfg.task == "supervised" else data.parts)["valid"]  # without which there is no metric
         if self.asked and part is None:
-            needed = "validation examples, in the task 'supervised' with labels: pass x_valid, or raise n_validation"
+            labels = " with labels" * (cfg.task == "supervised")
+            needed = f"validation examples{labels}: pass x_valid, or raise n_validation"
             raise ValueError(f"keep={cfg.keep!r}, patience={cfg.patience}: expected {needed}")
         self._rank([])
 
@@ -69,9 +70,9 @@ class Keep:
         return {"valid_best_epoch": self.epochs.tolist()} if self.state() else {}
 
 
-def warm_start(step: Step, init: Any, resumed: bool) -> dict[str, Any]:
-    """Let replicas begin with the weights of models; init as of train(). ValueError: it does not fit. Returns: what
-    config.json says of them."""
+def warm_start(step: Step, init: Any, resumed: bool, known: dict[str, Any]) -> dict[str, Any]:
+    """Let replicas begin with the weights of models; init as of train(), known of the data. ValueError: it does not
+    fit. Returns: what config.json says of them."""
     if init is None:
         return {}
     if resumed:
@@ -85,6 +86,12 @@ def warm_start(step: Step, init: Any, resumed: bool) -> dict[str, Any]:
     parts = ("encoder", "decoder") if step.cfg.fixed_heads else ("encoder", "decoder", "heads")
     own = {name: t for name, t in step.parameters().items() if name.startswith(parts)}
     for r, model in enumerate(models):
+        for what, had, has in (
+            ("scale", model.config.scale, step.cfg.scale),
+            ("classes", model.known.get("classes"), known.get("classes")),
+        ):
+            if had != has and (what == "scale" or model.n_classes):
+                raise ValueError(f"init: model {r} has {what}={brief(had)}, expected the run's, {brief(has)}")
         some = ((part, n.state()) for part in parts if (n := getattr(model, part)) is not None)
         given = {f"{part}.{name}": t for part, state in some for name, t in state.items()}
         for name in own | given:

@@ -155,11 +155,11 @@ class Checkpoints:
     """Those that one process writes of its run: to go on from, and to go back to. ValueError: a state beyond them."""
 
     def __init__(self, step: Step, cfg: Config, data: datasets.Data, resumed: bool, init: Any = None):
-        self.init, self.keep = warm_start(step, init, resumed), Keep(step, data)
+        self.known, self.keep = known_of(cfg, data, step.wiring.n_classes), Keep(step, data)
+        self.init = warm_start(step, init, resumed, self.known)
         if (n := len(step.state() | self.keep.best)) > (most := checkpoint.MAX_TENSORS):
             raise ValueError(f"replicas={cfg.replicas}: {n} tensors, expected at most {most}")
         self.step, self.cfg, self.data, self.resumed = step, cfg, data, resumed
-        self.known = known_of(cfg, data, step.wiring.n_classes)
         self.own = {"members": step.members.given} if step.members.given else {}
         self.directory = RunDirectory(cfg.out_dir or "runs")
         self.restarts = 0

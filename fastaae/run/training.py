@@ -38,7 +38,7 @@ def train(
     progress: bool = True,
     prior: priors.Custom | None = None,
     on_log: OnLog | None = None,
-    members: Sequence[Mapping[str, Any]] = (),
+    members: Sequence[Mapping[str, Any]] | None = None,
     init: Model | Sequence[Model] | None = None,
 ) -> Run:
     """Train an adversarial autoencoder and evaluate it.
@@ -73,8 +73,8 @@ def train(
         raise ValueError(f"train: got a {type(cfg).__name__}, expected a Config, for instance fastaae.preset('digits')")
     with exact_arithmetic(inference=False):
         if not ranks.several():
-            return _train_replicas(*begin(cfg, data, resume, members), progress, prior, None, on_log, init)
-        with ranks.share(cfg, resume, members) as (cfg, resume, members, heartbeat):
+            return _train_replicas(*begin(cfg, data, resume, members or ()), progress, prior, None, on_log, init)
+        with ranks.share(cfg, resume, members or ()) as (cfg, resume, members, heartbeat):
             shown = progress and heartbeat.rank == 0
             run = _train_replicas(*begin(cfg, data, resume, members), shown, prior, heartbeat, on_log, init)
     return replace(run, directory=run.directory.parent, metrics=ranks.gathered(run.metrics, run.directory))
