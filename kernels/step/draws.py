@@ -5,8 +5,6 @@ replica's seed, counter = (element, stream, steps done before, 0). A step draws 
 whatever replicas it runs. The twin of that is in tests/test_step_kernels.py.
 """
 
-from __future__ import annotations
-
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -41,18 +39,9 @@ def _draw_kernel(
     codes_r,
     noise,  # of all replicas, or float32 [R]
     std,  # likewise
-    B,
-    L,
-    LABELED,
-    LABELED_L,
-    D: tl.constexpr,
-    Z: tl.constexpr,
-    K: tl.constexpr,
-    NOISY: tl.constexpr,
-    BLOCK: tl.constexpr,
-    ROWS: tl.constexpr,
-    WIDTH: tl.constexpr,
-):
+    B, L, LABELED, LABELED_L, D: tl.constexpr, Z: tl.constexpr, K: tl.constexpr,
+    NOISY: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
     pid, r = tl.program_id(0), tl.program_id(1).to(tl.int64)
     noise, std = own(noise, r), own(std, r)
     seed, done, step = tl.load(seeds_ptr + r), tl.load(count_ptr), tl.load(count_ptr + 1).to(tl.uint32)
@@ -62,11 +51,10 @@ def _draw_kernel(
     elif pid < B + LABELED:
         if y_ptr is not None:
             k = pid - B
+            to = r * LABELED + k
             row = tl.load(labeled_order_ptr + r * LABELED_L + done * LABELED + k).to(tl.int64)
-            _image(
-                data_ptr, row, None, labeled_ptr, r * LABELED + k, seed, step, k, LABELED_NOISE, noise, D, NOISY, BLOCK
-            )
-            tl.store(labels_ptr + r * LABELED + k, tl.load(y_ptr + row))
+            _image(data_ptr, row, None, labeled_ptr, to, seed, step, k, LABELED_NOISE, noise, D, NOISY, BLOCK)
+            tl.store(labels_ptr + to, tl.load(y_ptr + row))
     else:
         b, c = (pid - B - LABELED) * ROWS + tl.arange(0, ROWS), tl.arange(0, WIDTH)
         value = std * _normal(seed, step, b[:, None] * Z + c[None, :], PRIOR)

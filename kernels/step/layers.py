@@ -16,8 +16,6 @@ H200. Slower there (bench/LOG.md): programmatic dependent launch, updates by str
 one's state on its way.
 """
 
-from __future__ import annotations
-
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -63,17 +61,9 @@ def _forward_kernel(
     b_ptr,  # float32 [R, N]
     out_ptr,  # [R, M, N]
     strides,  # from one replica to the next in x, w and out
-    M,
-    X_M: tl.constexpr,
-    W_N: tl.constexpr,
-    OUT_M: tl.constexpr,
-    N: tl.constexpr,
-    K: tl.constexpr,
-    RELU: tl.constexpr,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-):
+    M, X_M: tl.constexpr, W_N: tl.constexpr, OUT_M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+    RELU: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
     pid, r = tl.program_id(0), tl.program_id(1).to(tl.int64)
     tiles: tl.constexpr = (N + BN - 1) // BN
     m, n, k = pid // tiles * BM + tl.arange(0, BM), pid % tiles * BN + tl.arange(0, BN), tl.arange(0, BK)
@@ -99,17 +89,9 @@ def _backward_kernel(
     a_ptr,  # [R, M, N], the layer's input, or None
     out_ptr,  # [R, M, N]
     strides,  # from one replica to the next in g, w, a and out
-    M,
-    G_M: tl.constexpr,
-    W_K: tl.constexpr,
-    A_M: tl.constexpr,
-    OUT_M: tl.constexpr,
-    N: tl.constexpr,
-    K: tl.constexpr,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-):
+    M, G_M: tl.constexpr, W_K: tl.constexpr, A_M: tl.constexpr, OUT_M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
     pid, r = tl.program_id(0), tl.program_id(1).to(tl.int64)
     tiles: tl.constexpr = (N + BN - 1) // BN
     m, n, k = pid // tiles * BM + tl.arange(0, BM), pid % tiles * BN + tl.arange(0, BN), tl.arange(0, BK)
@@ -143,12 +125,10 @@ def _update_kernel(
     momentum,  # SGD's, or float32 [R]
     M,
     SHAPES: tl.constexpr,  # of each layer: O, I, pitch of grad, x and shadow, first program, programs for the weight
-    BO: tl.constexpr,
-    BI: tl.constexpr,
-    BM: tl.constexpr,
+    BO: tl.constexpr, BI: tl.constexpr, BM: tl.constexpr,
     ROWS: tl.constexpr,  # M to a multiple of BM
     POLICY: tl.constexpr,
-):
+):  # fmt: skip
     pid, r = tl.program_id(0), tl.program_id(1).to(tl.int64)
     how = tl.load(rate_ptr + r), correction_ptr, scale_ptr, own(momentum, r)
     for j in tl.static_range(len(SHAPES)):

@@ -4,8 +4,6 @@ One program a row. A loss is left as its terms [R, B], one for each row, already
 sums them in a fixed order. Arithmetic is float32 whatever the dtype of what is read and written.
 """
 
-from __future__ import annotations
-
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -22,14 +20,8 @@ def _reconstruction_kernel(
     target_ptr,  # [R, M, D]
     grad_ptr,  # [R, M, D]
     terms_ptr,  # float32, rows [R, M]
-    terms_r,
-    M,
-    D,
-    scale_ptr,
-    SIGMOID: tl.constexpr,
-    CROSS_ENTROPY: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    terms_r, M, D, scale_ptr, SIGMOID: tl.constexpr, CROSS_ENTROPY: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     m, r = tl.program_id(0), tl.program_id(1).to(tl.int64)
     start, d = (r * M + m) * D, tl.arange(0, BLOCK)
     scale = 1 / M if scale_ptr is None else tl.load(scale_ptr) / M
@@ -61,12 +53,8 @@ def _judge_kernel(
     terms_ptr,  # float32, rows [R, M]
     strides,  # from one replica to the next in h, w, grad, below and terms
     pitches,  # from one row to the next in h and below
-    M,
-    REAL,
-    scale_ptr,
-    H: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    M, REAL, scale_ptr, H: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     m, r = tl.program_id(0), tl.program_id(1).to(tl.int64)
     k = tl.arange(0, BLOCK)
     h = tl.load(h_ptr + r * strides[0] + m * pitches[0] + k, mask=k < H, other=0).to(tl.float32)
@@ -88,12 +76,8 @@ def _classes_kernel(
     labels_ptr,  # int64 [R, M]
     terms_ptr,  # float32, rows [R, M]
     strides,  # from one replica and one row to the next in code, the same in grad, from one replica in terms
-    M,
-    K,
-    scale_ptr,
-    WHAT: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    M, K, scale_ptr, WHAT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     m, r = tl.program_id(0), tl.program_id(1).to(tl.int64)
     k = tl.arange(0, BLOCK)
     code_ptr += r * strides[0] + m * strides[1] + k
@@ -127,10 +111,8 @@ def _finish_kernel(
     count_ptr,  # int64 [2]
     scale_ptr,  # float32 [3], or None
     N,  # P * R
-    T,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    T, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     slot, t = tl.load(slot_ptr), tl.arange(0, BLOCK)
     for start in range(0, N, ROWS):
         n = start + tl.arange(0, ROWS)
@@ -159,9 +141,8 @@ def reconstruction_loss(
     """As reference.reconstruction_loss, but logits stay."""
     r, m, d = logits.shape
     options = {"SIGMOID": output == "sigmoid", "CROSS_ENTROPY": loss == "cross_entropy", "num_warps": 4}
-    block = min(1024, triton.next_power_of_2(d))
     args = (logits, target, grad, terms, terms.stride(0), m, d, scale)
-    _reconstruction_kernel[(m, r)](*args, BLOCK=block, **options)
+    _reconstruction_kernel[(m, r)](*args, BLOCK=min(1024, triton.next_power_of_2(d)), **options)
 
 
 def judge(
@@ -198,9 +179,8 @@ def _classes(
 ) -> None:
     r, m, k = code.shape
     strides = (*code.stride()[:2], *grad.stride()[:2], 0 if terms is None else terms.stride(0))
-    block = triton.next_power_of_2(k)
     args = (code, grad, labels, terms, strides, m, k, scale)
-    _classes_kernel[(m, r)](*args, WHAT=what, BLOCK=block, num_warps=1)
+    _classes_kernel[(m, r)](*args, WHAT=what, BLOCK=triton.next_power_of_2(k), num_warps=1)
 
 
 def finish(terms: Tensor, losses: Tensor, slot: Tensor, count: Tensor, scale: Tensor | None = None) -> None:
