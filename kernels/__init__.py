@@ -6,8 +6,6 @@ oneDNN for large float32 layers on a CPU (onednn.py), plain torch for the rest (
 was chosen; of what is in plain torch everywhere (batch normalisation, divergences) it calls reference.py.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from functools import partial

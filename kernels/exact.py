@@ -1,7 +1,5 @@
 """Arithmetic in the precision of its operands, whatever the caller of the library has chosen for its own."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager

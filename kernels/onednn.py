@@ -6,8 +6,6 @@ what follows (ReLU and its mask, the weight update) writes into the step's buffe
 sake. Small layers, other dtypes and devices are left to reference.py: see choose_products().
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -5,14 +5,14 @@ operation writes into buffers it is given, reads nothing back to the host, and h
 step made of them can be captured in a CUDA graph.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
+
+BATCH_NORM_EPS = 1e-5
 
 
 def gather(data: Tensor, index: Tensor, out: Tensor, staging: Tensor | None) -> None:
@@ -54,8 +54,7 @@ def linear_backward(grad: Tensor, weight: Tensor, out: Tensor, activation: Tenso
         grad: [R, B, O], with respect to the layer's output.
         weight: [R, O, I].
         out: [R, B, I].
-        activation: [R, B, I], the ReLU output that was the layer's input: out is zeroed where it is zero. None: a
-            layer without ReLU below.
+        activation: [R, B, I], the ReLU output that was the layer's input: where that is 0, out is. None: no ReLU below.
     """
     if grad.dtype == weight.dtype == out.dtype and out.dtype.itemsize > 2:
         torch.bmm(grad, weight, out=out)
@@ -69,8 +68,7 @@ def update(
     layers: Sequence[tuple], rate: Tensor, correction: Tensor | None, momentum: float | Tensor = 0.0,
     scale: Tensor | None = None,
 ) -> None:  # fmt: skip
-    """One step of SGD with momentum, or of Adam, on several layers, from their inputs and the gradients of their
-    outputs.
+    """One step of SGD with momentum, or of Adam, on several layers, from their inputs and their outputs' gradients.
 
     Args:
         layers: of each (x, grad, weight, bias, shadow, state of the weight, state of the bias). shadow is the copy of
@@ -111,8 +109,7 @@ def step_(
     parameter: Tensor, state: Sequence[Tensor], grad: Tensor, rate: Tensor, correction: Tensor | None,
     momentum: float | Tensor,
 ) -> None:  # fmt: skip
-    """One step of SGD with momentum, or of Adam (Kingma & Ba 2015; betas 0.9, 0.999, eps 1e-8), on one parameter from
-    its gradient. Arguments as in update."""
+    """One step of SGD with momentum, or of Adam (Kingma & Ba 2015; betas 0.9, 0.999, eps 1e-8); as update()."""
     if correction is None:
         state[0].mul_(momentum).add_(grad)
         parameter.addcmul_(state[0], rate, value=-1)
@@ -244,8 +241,7 @@ def reparameterize(mean: Tensor, log_variance: Tensor, noise: Tensor, out: Tenso
 
 
 def reparameterize_backward(grad: Tensor, log_variance: Tensor, noise: Tensor, out: Tensor) -> None:
-    """out = gradient with respect to log_variance, from the one with respect to the sample, which is also the mean's.
-    All [R, B, D]."""
+    """out = gradient of log_variance, from that of the sample, which is also the mean's. All [R, B, D]."""
     torch.mul(grad, noise, out=out).mul_(torch.exp(log_variance / 2)).div_(2)
 
 
@@ -261,11 +257,8 @@ def mmd(codes: Tensor, prior: Tensor, scales: Sequence[float | Tensor], grad: Te
     b, m = codes.shape[1], prior.shape[1]
     loss = 0
     grad.zero_()
-    for x, y, ends, weight in (  # ends: how many of a pair are codes
-        (codes, codes, 2, 1 / b**2),
-        (codes, prior, 1, -2 / (b * m)),
-        (prior, prior, 0, 1 / m**2),
-    ):
+    sets = ((codes, codes, 2, 1 / b**2), (codes, prior, 1, -2 / (b * m)), (prior, prior, 0, 1 / m**2))
+    for x, y, ends, weight in sets:  # ends: how many of a pair are codes
         d2 = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square_()  # exact where points are close
         total, slope = torch.zeros_like(d2), torch.zeros_like(d2)  # of the kernels, and of their derivatives by d²
         for s in scales:
@@ -291,9 +284,6 @@ def head_separation(heads: Tensor, eta: float, grad: Tensor) -> Tensor:
     near = (distance < eta).to(heads.dtype)
     torch.sum(difference * (-near / distance.clamp_min(torch.finfo(heads.dtype).tiny)).unsqueeze(-1), 2, out=grad)
     return (eta - distance).clamp_min(0).triu(1).sum((1, 2))
-
-
-BATCH_NORM_EPS = 1e-5
 
 
 def batch_norm(

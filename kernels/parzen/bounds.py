@@ -1,7 +1,5 @@
 """Lower bounds of all distances between queries and samples, cheaper than the distances and safe against rounding."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from typing import NamedTuple
@@ -97,7 +95,7 @@ class Bounds(Projection):
         a = self.queries[0].values
         self.product = torch.cat([-2 * a, torch.ones_like(a[:, :1])], 1)
 
-    def features(self, samples: Tensor, center: Tensor) -> Features | None:
+    def features(self, samples: Tensor, center: Tensor) -> "Features | None":
         """Of samples [n, D]; None if some lie too far out for float32."""
         in_double = samples.dtype in (torch.float64, torch.uint8)
         t = (double(samples) - center).float() if in_double else samples.float() - center.float()
@@ -176,8 +174,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def principal_directions(x: Tensor, first: Tensor, k: int) -> Tensor:
-    """k orthonormal columns, float32 [D, k], near the leading principal directions of rows of x and first, float64
-    [n, D], by subspace iteration."""
+    """k orthonormal columns, float32 [D, k], near the leading principal directions of x and first, float64 [n, D]."""
     v, d = torch.cat([some(x, 2048), some(first, 2048)]), x.shape[1]
     if k < d:
         g = torch.Generator("cpu").manual_seed(0)

@@ -4,23 +4,19 @@ Three kernels form t = |s|² - 2 x·s of rows x [M, K] and s [N, K] on tensor co
 of fp16 numbers are exact, their sum is kept in float32 registers; those of bytes are exact in int32. No t reaches
 memory. Bytes and FLOPs: cost() of bench/kernels.py.
 
-  near_pairs   Bit j of row i says whether t <= limit[i]: an eighth of a byte a pair is written. One fp16 product,
-               K <= 128; or int8, of any K.
+  near_pairs   Bit j of row i says whether t <= limit[i]: an eighth of a byte a pair. Of fp16, K <= 128, or of int8.
   pair_sums    Running minimum of t per query and sums of exp((minimum - t) w) for any number of w; exponentials only
                in tiles that hold a pair within `radius` of its query's minimum. Each slice of SPLIT samples is reduced
                by one program; slices are merged in order, so a result has the same bits every time.
 
 What they need, in one pass over the samples each: project and quantize; what follows them: distances and count.
 
-More precision is a matter of columns: with x = xh + xl and s = sh + sl in fp16, rows [xh, xh, xl] and [sh, sl, sh] give
-the product to 2^-22.
+More precision is a matter of columns: of x = xh + xl, s = sh + sl in fp16, [xh, xh, xl] · [sh, sl, sh] is x·s to 2^-22.
 
 Tiles are chosen by what the compiler reports, of wide on sm_90 by time: bench/LOG.md, "Tiles of the pair kernels".
 In the sums a reduction of the row minima along an axis kills Triton 3.7.1; one of the flattened minima does not.
 Descriptors are for TMA: on sm_80 Triton turns them into 16-bit loads, so there pointers are passed.
 """
-
-from __future__ import annotations
 
 import math
 from typing import Any
@@ -44,14 +40,13 @@ NEAR = {
 WIDE = {
     8: {"BM": 128, "BN": 128, "BK": 64, "TMA": False, "num_warps": 8, "num_stages": 4},
     9: {"BM": 128, "BN": 256, "BK": 128, "TMA": True, "num_warps": 8, "num_stages": 4},
-    10: {"BM": 128, "BN": 128, "BK": 64, "TMA": False, "num_warps": 8, "num_stages": 4},
 }
 PROJECT = {8: {"BM": 64, "BK": 32, "num_warps": 4, "num_stages": 2}}
 SUMS = {
     8: {"BM": 128, "BN": 128, "BK": 32, "TMA": False, "num_warps": 8, "num_stages": 4},
     9: {"BM": 128, "BN": 256, "BK": 64, "TMA": True, "num_warps": 8, "num_stages": 3},
 }
-NEAR[12], WIDE[12], SUMS[12] = NEAR[8], WIDE[8], SUMS[8]  # a data-centre tile needs more shared memory than these have
+WIDE[10], NEAR[12], SUMS[12] = WIDE[8], NEAR[8], SUMS[8]  # 12 has less shared memory than tiles of 9, 10 need
 SPLIT = 8192  # samples per program of pair_sums: fixed, so that a result does not depend on the GPU's size
 RUN = 4096  # samples per program of near_pairs
 PAIRS = 8  # per program of distances, that many rows of 128 columns at a time
@@ -62,8 +57,7 @@ COUNTS = ("M", "N", "L")  # differ from block to block, and are no reason to com
 
 @triton.jit(do_not_specialize=COUNTS)
 def _near_kernel(
-    x_ptr,  # fp16 [M, K], or its descriptor with tiles [BM, K]
-    s_ptr,  # fp16 [N, K], or its descriptor with tiles [BN, K]
+    x_ptr, s_ptr,  # fp16 [M, K], [N, K], or their descriptors with tiles [BM, K], [BN, K]
     square_ptr,  # float32 [N to a multiple of BN], |s|² / 2, then inf
     limit_ptr,  # float32 [M to a multiple of BM], limit / 2, then -inf
     words_ptr,  # int32 [M to a multiple of BM, W], W = BN / 32 per tile
@@ -84,8 +78,7 @@ def _near_kernel(
 
 @triton.jit(do_not_specialize=COUNTS)
 def _wide_kernel(
-    x_ptr,  # int8 [M, K], or its descriptor with tiles [BM, BK]
-    s_ptr,  # int8 [N, K], or its descriptor with tiles [BN, BK]
+    x_ptr, s_ptr,  # int8 [M, K], [N, K], or their descriptors with tiles [BM, BK], [BN, BK]
     square_ptr,  # int32 [N to a multiple of BN], |s|² / 2 rounded down, then 4 BOUND
     limit_ptr,  # int32 [M to a multiple of BM], limit / 2 rounded up, then -BOUND
     words_ptr,  # int32 [M to a multiple of BM, W], W = BN / 32 per tile
@@ -130,8 +123,7 @@ def _words(t, BM: tl.constexpr, W: tl.constexpr):
 
 @triton.jit(do_not_specialize=COUNTS)
 def _sums_kernel(
-    x_ptr,  # fp16 [M, K], or its descriptor with tiles [BM, BK]
-    s_ptr,  # fp16 [N, K], or its descriptor with tiles [BN, BK]
+    x_ptr, s_ptr,  # fp16 [M, K], [N, K], or their descriptors with tiles [BM, BK], [BN, BK]
     square_ptr,  # float32 [N to a multiple of BN], then inf
     start_ptr,  # float32 [M], a minimum known before
     weight_ptr,  # float32 [S], times log2(e)
@@ -173,8 +165,7 @@ def _project_kernel(
     high_ptr,  # fp16 [D to a multiple of BK, K], directions, columns beyond SIZE 0, times RAISED, and
     low_ptr,  # what their rounding loses
     values_ptr,  # fp16 [N, K]
-    square_ptr,  # float32 [N]
-    error_ptr,  # float32 [N]
+    square_ptr, error_ptr,  # float32 [N]
     N, D,
     scale,  # of samples in fp16
     unit,  # from what the products are in to what values are in
@@ -182,8 +173,7 @@ def _project_kernel(
     each,  # error of a projection beside its length
     lost_too,  # and beside what fp16 loses of the samples
     slack,  # error of the remainder's square beside the length's
-    SIZE: tl.constexpr,
-    REST: tl.constexpr,  # whether column SIZE is the length of what the projection leaves
+    SIZE: tl.constexpr, REST: tl.constexpr,  # REST: whether column SIZE is the length of what the projection leaves
     K: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * BM
@@ -250,10 +240,8 @@ def _quantize_kernel(
 
 @triton.jit(do_not_specialize=COUNTS)
 def _distances_kernel(
-    x_ptr,  # [M, D], floats or bytes
-    s_ptr,  # [N, D], floats or bytes
-    rows_ptr,  # int64 [L]
-    columns_ptr,  # int64 [L]
+    x_ptr, s_ptr,  # [M, D], [N, D], floats or bytes
+    rows_ptr, columns_ptr,  # int64 [L]
     d2_ptr,  # float64 [L]
     L, D, BL: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
@@ -412,8 +400,7 @@ def quantize(v: Tensor, offset: float, step: float) -> tuple[Tensor, Tensor, Ten
 
 
 def distances(x: Tensor, s: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """|x[rows] - s[columns]|², float64 [L], of x [M, D] and s [N, D], floats or bytes, by differences. No
-    synchronisation."""
+    """|x[rows] - s[columns]|², float64 [L], of floats or bytes [M, D], [N, D], by differences. No synchronisation."""
     x, s, n = x.contiguous(), s.contiguous(), len(rows)
     d2 = torch.empty(n, dtype=torch.float64, device=rows.device)
     _distances_kernel[(-(-n // PAIRS),)](x, s, rows, columns, d2, n, x.shape[1], PAIRS, 128)

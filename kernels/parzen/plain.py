@@ -1,7 +1,5 @@
 """What has been counted of every query, and how a block of samples is counted in plain torch, on any device."""
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Iterable
@@ -127,5 +125,4 @@ class PlainTorch:
             nearest = chunks.amin(2)
             reach = torch.minimum(t.minimum[rows], nearest.amin(1)) + radius
             row, chunk = (nearest <= reach[:, None]).nonzero().unbind(1)
-            logs = None if t.logs is None else t.logs.view(-1, CHUNK)[chunk]
-            t.count(row + rows.start, chunks[row, chunk], logs)
+            t.count(row + rows.start, chunks[row, chunk], None if t.logs is None else t.logs.view(-1, CHUNK)[chunk])

@@ -13,13 +13,10 @@ term is below exp(-T) times the largest. A tile of queries meets a block of samp
           computed in float64. The rounding of the bounds is counted against them: no pair that matters is dropped.
   dense   All distances in float64, |x|² + |s|² - 2 x·s, one product; exponentials only in chunks that hold a live pair.
           Tensor cores do better: all distances in 8 bits are a bound, too, which supposes nothing about the data and
-          leaves nearly as few pairs for float64 as there are; where too many matter, sums of fp16 products if the
-          tolerance allows, else the above.
+          leaves nearly as few pairs for float64 as there are; of too many, fp16 sums if tolerated, or as above.
 
 Where the cancellation in that expansion could be felt (data far apart compared with sigma), differences take its place.
 """
-
-from __future__ import annotations
 
 import math
 import re
@@ -53,8 +50,7 @@ class PairSums:
             whatever samples follow, is retired. It no longer widens R, and its bound says what that costs. 0: none is.
         tolerance: nats that dropped pairs may cost: T = ln(PLENTY / tolerance).
         method: "auto", "pruned" or "dense".
-        weights: float64 [N], of all samples that will be added; their sum is below 1e307 times the least above 0. None:
-            1 each.
+        weights: float64 [N], of all samples that will come: a sum below 1e307 times the least above 0. None: 1 each.
         own: int64 [M]: query i is sample own[i] and scored under the others; -1: under all.
     """
 
@@ -162,7 +158,7 @@ class PairSums:
         s, m = self.totals.sums.shape
         return packed.split([10, s, s, m, m, s * m], -1)
 
-    def _bounds_by(self, samples: Tensor) -> Bounds | HalfBounds:
+    def _bounds_by(self, samples: Tensor) -> "Bounds | HalfBounds":
         return self.engine.bounds(self.totals.x, double(some(samples, 2048)) - self.totals.center)
 
     def _add(self, samples: Tensor) -> None:
@@ -239,7 +235,7 @@ def ran_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or bool(refused)
 
 
-def tensor_cores(device: torch.device) -> type[TensorCores] | None:
+def tensor_cores(device: torch.device) -> "type[TensorCores] | None":
     """The engine for tensor cores, where the device has such for fp16 and Triton is installed."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < 8 or find_spec("triton") is None:
         return None

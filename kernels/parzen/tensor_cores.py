@@ -2,8 +2,6 @@
 products. What the kernels in cuda.py compute is exact but for the sums of products, so the distance of two fp16 forms,
 each within a known distance of its vector, bounds that of the vectors."""
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Iterable
@@ -26,8 +24,7 @@ ROOM = 2.0**9  # scaled to fp16 queries are at most this: samples may lie 100 ti
 
 
 class HalfBounds(Projection):
-    """Lower bounds of |x - s| in fp16, scaled: tensor cores are fast enough to start with FINE coordinates.
-    Arguments as of Bounds."""
+    """As Bounds, in fp16, scaled: tensor cores are fast enough to start with FINE coordinates."""
 
     def __init__(self, x: Tensor, first: Tensor):
         d = x.shape[1]
@@ -40,7 +37,7 @@ class HalfBounds(Projection):
         self.scales = scale_for(x.clamp(-LIMIT, LIMIT)), scale_for(self.queries[0].values)
         self.queries = [self.half(self.queries[0])]
 
-    def features(self, samples: Tensor, center: Tensor) -> HalfFeatures | None:
+    def features(self, samples: Tensor, center: Tensor) -> "HalfFeatures | None":
         """Of samples [n, D]; None if some lie too far out for fp16."""
         level = Level(*cuda.project(samples, center, self.parts, self.sizes[0], self.stretch, self.scales))
         return HalfFeatures(self, level) if level.error.max().isfinite() else None
@@ -166,8 +163,7 @@ class TensorCores:
             PlainTorch(self.totals).dense(tiles(len(self.totals.x)), samples, radius)
 
     def _add_products(self, samples: Tensor, radius: float) -> bool:
-        """Count all pairs by sums of fp16 products; False where those might cost more than the tolerance, and of
-        weights or queries that are samples, which the kernel knows nothing of."""
+        """Count all pairs by sums of fp16 products; False beyond the tolerance, and of weights or samples left out."""
         t, x = self.totals, self.split_queries
         farthest = t.farthest()
         if t.logs is not None or t.own is not None or (sum_error(x, 1, farthest) * t.weights[0]).max() >= t.tolerance:

@@ -91,8 +91,7 @@ def draw(
     """Everything random of a step, in one launch.
 
     noisy [R, B, D] = the step's rows of data in the given order, scaled to [0, 1], plus noise N(0, noise²); clean the
-    same without noise. codes [R, B, z + K]: N(0, std²) in the first z columns, a one-hot vector of a uniform class in
-    the others.
+    same without noise. codes [R, B, z + K]: N(0, std²) in z columns, then a one-hot vector of a uniform class.
 
     Args:
         data: [N, D], uint8 or floats, and labels, int64 [N], or None where nothing is labelled.

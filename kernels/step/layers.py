@@ -272,8 +272,7 @@ def _fits(*tensors: Tensor) -> None:
 
 
 def tiling(r: int, m: int, n: int, k: int, generation: int) -> dict[str, int]:
-    """Tile and pipeline of a product [r, m, k] x [r, k, n], as measured on an H200 (bench/LOG.md). generation: see
-    kernels.capability()."""
+    """Tile and pipeline of a product [r, m, k] x [r, k, n] on a GPU of this capability(), by time on an H200."""
     bm, bn, bk, warps, stages = 64, 32, 64, 4, 4
     if n <= 64:
         bm, bn, bk, stages = 16, max(16, triton.next_power_of_2(n)), 256 if generation < 10 else 128, 3

@@ -16,9 +16,7 @@ def _softplus(x):
 
 @triton.jit
 def _reconstruction_kernel(
-    logits_ptr,  # [R, M, D]
-    target_ptr,  # [R, M, D]
-    grad_ptr,  # [R, M, D]
+    logits_ptr, target_ptr, grad_ptr,  # [R, M, D]
     terms_ptr,  # float32, rows [R, M]
     terms_r, M, D, scale_ptr, SIGMOID: tl.constexpr, CROSS_ENTROPY: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -71,8 +69,7 @@ def _judge_kernel(
 
 @triton.jit
 def _classes_kernel(
-    code_ptr,  # [R, M, K], rows and replicas apart: logits, or probabilities
-    grad_ptr,  # [R, M, K], likewise
+    code_ptr, grad_ptr,  # [R, M, K], rows and replicas apart: logits, or probabilities, and their gradient
     labels_ptr,  # int64 [R, M]
     terms_ptr,  # float32, rows [R, M]
     strides,  # from one replica and one row to the next in code, the same in grad, from one replica in terms
