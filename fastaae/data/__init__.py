@@ -3,8 +3,6 @@
 Every way in ends in a `Data`: flat uint8 or float32 examples on the CPU, split into train, validation and test.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os
@@ -38,7 +36,7 @@ class Rows:
     index: torch.Tensor  # int64 [N]
 
     @classmethod
-    def all(cls, x: torch.Tensor) -> Rows:
+    def all(cls, x: torch.Tensor) -> "Rows":
         return cls(x, _count(len(x)))
 
     def __len__(self) -> int:
@@ -96,18 +94,16 @@ def load(
 ) -> Data:  # fmt: skip
     """Load "mnist", "svhn", "tfd", "digits", or a file or folder: what from_arrays takes as a path.
 
-    MNIST (uint8 [N, 784]) is looked for in `data_dir`, then in $FASTAAE_DATA, then in the user's cache, and
-    otherwise downloaded to the cache. Digits (float32 [N, 64]) comes with scikit-learn; its last 297 examples are
-    the test set.
+    MNIST (uint8 [N, 784]) is looked for in `data_dir`, then in $FASTAAE_DATA, then in the user's cache, and otherwise
+    downloaded to the cache. Digits (float32 [N, 64]) comes with scikit-learn; its last 297 examples are the test set.
 
     SVHN (uint8 [N, 3072]) and TFD (uint8 [N, 2304]) are looked for like MNIST, but not downloaded; SciPy reads them and
     the cache keeps them. SVHN is train_32x32.mat, followed by extra_32x32.mat if that is there, and test_32x32.mat, or
     these names after "subset_". TFD is TFD_48x48.mat or another *_48x48.mat in that layout, split by its first fold:
     unlabelled and training images train. Its labels are the expressions, or None if any image has none.
 
-    `n_validation` examples of the training set (None: a sixth) become the validation set: the last ones for MNIST,
-    SVHN and digits, random ones as in `from_arrays` for others. For TFD it must be None. A `data_dir` has to be
-    there.
+    `n_validation` examples of the training set (None: a sixth) become the validation set: the last ones for MNIST, SVHN
+    and digits, random ones as in `from_arrays` for others. For TFD it must be None. A `data_dir` has to be there.
 
     Raises:
         DataUnavailable: the data set is nowhere on disk and could not be downloaded.
@@ -126,8 +122,7 @@ def load(
     if dataset == "arrays":
         raise DataError(f"{dataset=}: trained on the caller's own arrays, in Python: pass them again as data=")
     if not expanded(dataset).exists():
-        names = ", ".join(map(repr, sources.KNOWN))
-        raise DataError(f"{dataset=}: expected {names} or the path of a file or folder")
+        raise DataError(f"{dataset=}: expected {', '.join(map(repr, sources.KNOWN))} or the path of a file or folder")
     try:
         return from_arrays(dataset, n_validation, dataset, scale, stratified)
     except DataError as error:
@@ -186,9 +181,8 @@ def labeled_subset(
     """Indices, int64 [n_labeled], of a random subset of `labels` (integer [N]) that is balanced over the classes.
 
     Each class gets n_labeled // n_classes examples; the remainder goes to randomly chosen classes, one each. With
-    `shares`, that sum to 1, a class has its share of them, to rounding, and at least one.
-    The same arguments give the same subset. None gives all that have a label (those of others are -1). Errors call
-    classes as `classes` says.
+    `shares`, that sum to 1, a class has its share of them, to rounding, and at least one. The same arguments give the
+    same subset. None gives all that have a label (those of others are -1). Errors call classes as `classes` says.
 
     Raises:
         DataError: `n_labeled` is not in [1, N], or a class has too few examples.
@@ -255,13 +249,11 @@ def _build(
     of = {"train": None if y is None else y[train], "valid": labels.get("x_valid"), "test": labels.get("x_test")}
     if held:
         parts["valid"], of["valid"] = Rows(whole["x"].x, valid), None if y is None else y[valid]
-    columns = columns_of("x", given["x"])
-    return Data(name, tuple(x.shape[1:]), classes, ends, _digest(parts, of), parts, of, columns)
+    return Data(name, tuple(x.shape[1:]), classes, ends, _digest(parts, of), parts, of, columns_of("x", given["x"]))
 
 
 def _arrays(given: dict[str, Any], scale: str) -> tuple[dict[str, torch.Tensor], tuple[float, float]]:
-    """The checked examples among the arrays given, of one shape and dtype; those without labels behind the others. And
-    the range of x."""
+    """The checked examples given, of one shape and dtype, those without labels behind others; and the range of x."""
     keys = [key for key in ("x", "x_unlabeled", "x_valid", "x_test") if key in given]
     columns = columns_of("x", given["x"])
     for key in keys[1:]:

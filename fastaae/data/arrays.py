@@ -1,7 +1,5 @@
 """Arrays as callers give them: what may come in through any door, to train on, to encode, to score."""
 
-from __future__ import annotations
-
 import math
 from numbers import Real
 from typing import Any
@@ -58,8 +56,7 @@ def _readable(value: Any) -> Any:
 
 
 def columns_of(name: str, value: Any, expected: list[str] | None = None) -> list[str] | None:
-    """What the columns of a table are called, if all differ; None of anything else. Raises DataError where others are
-    expected."""
+    """What the columns of a table are called, if all differ, or None. Raises DataError where others are expected."""
     names = [str(column) for column in value.columns] if hasattr(value, "columns") and hasattr(value, "dtypes") else []
     names = names if len({*names}) == len(names) else None
     if names and expected and names != expected:

@@ -1,7 +1,5 @@
 """Data as people have them: arrays, tables, pictures, datasets of torch and files, as arrays by the names x, y, ..."""
 
-from __future__ import annotations
-
 import math
 import os
 import re
@@ -67,8 +65,7 @@ def opened(value: Any, name: str = "data") -> dict[str, Any]:
 
 
 def examples_of(name: str, value: Any) -> Any:
-    """One array of examples, called `name` in errors, as array() takes it, of what opened() takes as x; of a file or a
-    Dataset that has more it is x. Raises DataError."""
+    """Examples as array() takes them, of what opened() takes or has as x. Raises DataError, which calls them `name`."""
     if isinstance(value, str | os.PathLike | Dataset | DataLoader):
         return opened(value, name)["x"]
     if not isinstance(value, list | tuple):

@@ -1,7 +1,5 @@
 """Labels as people have them: words, numbers, one-hot rows, some of them missing; as codes of classes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -4,8 +4,6 @@ That process (matreader.py) leaves the arrays as .npy files in a temporary folde
 cache, since SciPy takes a minute for SVHN.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os

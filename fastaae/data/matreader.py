@@ -1,10 +1,7 @@
 """The process that reads a MATLAB file: python matreader.py FILE BYTES NAME ... writes 0.npy, 1.npy, ... to its folder.
-Some of the names that end in ? may be missing.
 
-Run by its path, so that it needs no torch: it imports nothing of fastaae.
+Names that end in ? may be missing. It is run by its path and needs no torch: it imports nothing of fastaae.
 """
-
-from __future__ import annotations
 
 import errno
 import math

@@ -1,7 +1,5 @@
 """Where data sets come from: files of MNIST, SVHN and the Toronto Face Database, scikit-learn's digits, .npz files."""
 
-from __future__ import annotations
-
 import hashlib
 import http.client
 import math
