@@ -5,8 +5,6 @@ protocol of Goodfellow et al. 2014: one bandwidth, chosen on validation data). H
 kernels/parzen/sums.py.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import math
@@ -130,12 +128,10 @@ def parzen_log_likelihood(
         sample_weight: weights [N] of the samples, none below 0 (of an iterable's in their order); or one of them all.
         n_samples: how many samples the iterable will yield, if known; other counts are an error.
         method: "pruned" computes only what can matter, "dense" every distance; "auto" takes what is shorter. All are
-            exact to the error bound. (A GPU's "dense" are 8 bits of every distance, and float64 where they say it can
-            matter.)
+            exact to the error bound. (A GPU's "dense" are 8 bits of every distance, and float64 where it can matter.)
         tolerance: nats that leaving out pairs may cost, for up to 1e9 samples.
         device: "cpu", "cuda"; default: where the queries are.
-        block: samples scored at a time; default: made for the cache. How an iterable is cut does not matter: the result
-            is the same, bit for bit.
+        block: samples scored at a time; default: made for the cache. How an iterable is cut changes no bit.
         progress: show a bar; default: on a terminal.
         state: file that keeps the partial sums, written every minute and where an error or Ctrl-C stops the evaluation.
             The same call goes on from there, with the same bits in the end; samples counted before are passed over, and
@@ -175,7 +171,7 @@ def parzen_log_likelihood(
     saved = None if state is None else _State(state, sums, n, heartbeat)
     _score(sums, source, shape, n, saved, heartbeat, progress)
     while choosing and sigmas is None and callable(source) and not (saved or heartbeat) and abs(moved) < DECADES:
-        best = _best(sums.result()[0].cpu().numpy(), choosing)
+        best = int(sums.result()[0].cpu().numpy()[:, :choosing].mean(1).argmax())
         way = (best == len(grid) - 1) - (best == 0)
         if not way or way * moved < 0:  # the best lies where two decades meet
             return _summary(sums, ranges, told=not way)
@@ -187,7 +183,7 @@ def parzen_log_likelihood(
 
 
 def _score(
-    sums: PairSums, source: Source, shape: tuple[int, ...], n_samples: int | None, state: _State | None,
+    sums: PairSums, source: Source, shape: tuple[int, ...], n_samples: int | None, state: "_State | None",
     heartbeat: Heartbeat | None, progress: bool | None,
 ) -> None:  # fmt: skip
     """Count all samples of all ranks. After an error what was counted is saved, and the other ranks hear of it."""
@@ -238,14 +234,8 @@ def _score(
         raise ValueError(f"sigma={LEFT_OUT!r}: expected at least two samples of a weight above zero, there is one")
 
 
-def _best(value: np.ndarray, choosing: int) -> int:
-    """Which bandwidth of likelihoods [S, M] is the best for the queries that choose it, the first so many."""
-    return int(np.argmax(value[:, :choosing].mean(1)))
-
-
 def _summary(sums: PairSums, ranges: dict[str, Range], told: bool = True) -> ParzenResult:
-    """The likelihoods under the given bandwidth, or under the best for the queries that choose it; told if that is an
-    end of those tried."""
+    """The likelihoods under the bandwidth given, or the best for queries that choose it, told if it is at an end."""
     seen = Range(*sums.seen)
     for name, given in ranges.items():
         sizes = zip((given.typical, given.extent), (seen.typical, seen.extent), strict=True)
@@ -256,7 +246,7 @@ def _summary(sums: PairSums, ranges: dict[str, Range], told: bool = True) -> Par
     sigmas, choosing, best, curve = sums.sigmas.cpu().numpy(), sums.choosing, 0, None
     if choosing:
         curve = SigmaCurve(sigmas, value[:, :choosing].mean(1), bound[:, :choosing].mean(1))
-        best = _best(value, choosing)
+        best = int(curve.mean.argmax())
         if told and best in (0, len(sigmas) - 1) and len(sigmas) > 1:
             end = "smallest" if best == 0 else "largest"
             warn_caller(f"best bandwidth {sigmas[best]:g} is the {end} tried: pass sigmas= beyond it")
@@ -363,8 +353,7 @@ def _left_out(
     """Samples [V, D] that choose the bandwidth, of the rows or else the first ones of a source, evenly by weight; and
     which samples they and the queries are, int64 [V + M], -1 for none."""
     if distributed or not callable(source):
-        how = "samples of one process, in an array or a function"
-        raise ValueError(f"sigma={LEFT_OUT!r}: expected {how}, or validation data in its place")
+        raise ValueError(f"sigma={LEFT_OUT!r}: expected samples of one process, in an array or a function of blocks")
     if rows is None:
         head = PairSums(queries[:1], torch.ones(1, dtype=torch.float64, device=queries.device), 0, 0.1, "dense")
         head.block = LEFT

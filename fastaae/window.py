@@ -5,8 +5,6 @@ kernel with the Euclidean metric is computed by kernels/parzen/sums.py: exactly,
 scikit-learn. Other kernels and metrics are handed to scikit-learn (1.6 or newer).
 """
 
-from __future__ import annotations
-
 import inspect
 import math
 from dataclasses import KW_ONLY, dataclass
@@ -21,6 +19,9 @@ from .files import brief
 from .kernels.parzen.bounds import LIMIT
 from .kernels.parzen.sums import PairSums
 from .scalars import integer, scalar, within
+
+TOLERANCE = 1e-10  # nats
+FARTHEST = 1e153  # length of a vector up to which squared distances do not overflow
 
 try:
     from sklearn.base import BaseEstimator  # pyright: ignore[reportAssignmentType]  # replaced below
@@ -59,16 +60,11 @@ except ImportError:
         return X
 
 
-TOLERANCE = 1e-10  # nats
-FARTHEST = 1e153  # length of a vector up to which squared distances do not overflow
-
-
 @dataclass(eq=False, repr=False)
 class ParzenWindow(BaseEstimator):
     """Kernel density estimate; the Gaussian one is exact, to 1e-10 nats and rounding.
 
-    Parameters take effect at fit, which also checks them. Where X is an argument: numbers [n, D], finite; bytes are
-    numbers from 0 to 255.
+    Parameters take effect at fit, which also checks them. X are finite numbers [n, D], bytes from 0 to 255.
 
     Args:
         bandwidth: standard deviation of the window; or "scott" or "silverman", rules for data of variance 1.
@@ -93,7 +89,7 @@ class ParzenWindow(BaseEstimator):
     leaf_size: int = 40
     metric_params: dict[str, Any] | None = None
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> ParzenWindow:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "ParzenWindow":
         """Keep samples X and their weights [n], none below 0; y is ignored.
 
         Raises:
@@ -163,8 +159,7 @@ class ParzenWindow(BaseEstimator):
         if not hasattr(rng, "uniform"):
             raise ValueError(f"random_state={rng!r}: expected an integer, a np.random.RandomState or None")
         u = rng.uniform(0, 1, size=n_samples) * self._cumulative[-1]
-        rows = np.searchsorted(self._cumulative, u, side="right")
-        return rng.normal(self.tree_.data[rows], self.bandwidth_)
+        return rng.normal(self.tree_.data[np.searchsorted(self._cumulative, u, side="right")], self.bandwidth_)
 
     def _checked_parameters(self) -> dict[str, Any]:
         params = {name: scalar(value) for name, value in self.get_params(deep=False).items()}
