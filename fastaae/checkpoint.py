@@ -5,8 +5,6 @@ digest's own 64 characters set to zeros, in every format; it lies in the header'
 can open the file.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib
@@ -30,6 +28,11 @@ MAX_BYTES = 1 << 35  # of a file: 100 replicas of the largest preset take a thir
 MAX_HEADER, MAX_TENSORS, MAX_DIMENSIONS = 1 << 20, 4096, 8
 _ZEROS = "0" * 64
 _LIMITS = f"{MAX_TENSORS} tensors of {MAX_DIMENSIONS} dimensions, {MAX_HEADER} bytes of header, {MAX_BYTES} in all"
+RESTARTS = 3  # of a diverged run from its last checkpoint
+UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS, errno.EPERM)
+MOST = {"step": 2**53, "metrics_bytes": 2**53, "restarts": RESTARTS, "n_classes": 2**31}
+WORDS = dict.fromkeys(("fastaae", "data_sha256", "device", "dtype"), str)
+KINDS = {"config": dict, "shape": list, "stopped": bool, **WORDS, **dict.fromkeys(MOST, int)}
 
 
 class Checkpoint(NamedTuple):
@@ -47,16 +50,8 @@ class DamagedError(CheckpointError):
     """A checkpoint whose bytes are not those that were written."""
 
 
-RESTARTS = 3  # of a diverged run from its last checkpoint
-UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS, errno.EPERM)
-MOST = {"step": 2**53, "metrics_bytes": 2**53, "restarts": RESTARTS, "n_classes": 2**31}
-WORDS = dict.fromkeys(("fastaae", "data_sha256", "device", "dtype"), str)
-KINDS = {"config": dict, "shape": list, "stopped": bool, **WORDS, **dict.fromkeys(MOST, int)}
-
-
 def check_info(path: Path, info: dict[str, Any]) -> None:
-    """Raise CheckpointError where what the file of a run or model says has another type than was written: nothing is
-    converted."""
+    """Raise CheckpointError where the file of a run or model says what is of another type: nothing is converted."""
     for name in KINDS.keys() & info.keys():
         value, kind, words = info[name], KINDS[name], f"a {KINDS[name].__name__}"
         right = type(value) is kind
@@ -155,9 +150,8 @@ def save(path: str | Path, tensors: dict[str, Tensor], info: dict[str, Any], pre
 
 
 def load(path: str | Path) -> Checkpoint:
-    """Read what save() wrote. Only its header is held until the digest has been checked. Raises DamagedError: it is
-    damaged. CheckpointError: it is not there, no regular file, not a fastaae checkpoint, of another format, or beyond
-    the limits above."""
+    """Read what save() wrote, of which only the header is held until the digest has been checked. Raises DamagedError:
+    it is damaged. CheckpointError: it is no regular file, no fastaae checkpoint, of another format, beyond limits."""
     path = Path(path)
     try:
         check_regular(path, MAX_BYTES)

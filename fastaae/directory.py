@@ -1,7 +1,5 @@
 """A run's directory: the only place that knows the names of its files. One process at a time writes to it."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import io
@@ -100,9 +98,8 @@ class RunDirectory:
         raise WriteError(f"{gone}: the directory was removed or replaced while a run wrote to it; start again")
 
     def load(self, mend: bool = False, warn: bool = True) -> checkpoint.Checkpoint:
-        """The newest checkpoint; where that one is damaged, with a warning, the one before it, which with mend becomes
-        the newest. That is for who holds the directory alone. Raises CheckpointError: neither can be loaded; the
-        message is about the newest."""
+        """The newest checkpoint; where that one is damaged, with a warning, the one before it, which with mend, for who
+        holds the directory, becomes the newest. Raises CheckpointError, about the newest: neither can be loaded."""
         if not self.newest.exists() and self.of_rank(0).exists():
             hint = "resume it under torchrun, or name the directory of one rank, such as rank-0"
             raise checkpoint.CheckpointError(f"{self.path}: trained by several ranks: {hint}")
@@ -155,9 +152,8 @@ class RunDirectory:
             return os.fstat(lines.fileno()).st_size
 
     def truncate(self, step: int, counted: int | None) -> None:
-        """Drop from metrics.jsonl what a killed or diverged run logged after its checkpoint, which was saved after so
-        many steps, and counted so many bytes. Warns where fewer are left. Raises ValueError where history() could not
-        read what is left."""
+        """Drop from metrics.jsonl what a killed or diverged run logged after its checkpoint, which is of so many steps
+        and counted so many bytes. Warns where fewer are left. Raises ValueError where the rest is damaged."""
         self.logged = None
         counted, most = (0, MAX_METRICS) if counted is None else (counted, counted)
         with _damage(self.metrics), checkpoint.replaced(self.metrics, size=counted) as new, open(new, "xb") as file:

@@ -1,7 +1,4 @@
-"""Paths as users write them; files that may come from a stranger: regular ones only, of a bounded size; JSON objects in
-them; errors of files."""
-
-from __future__ import annotations
+"""Paths as users write them; regular files of a bounded size, maybe from a stranger, and JSON in them; their errors."""
 
 import difflib
 import errno
@@ -21,8 +18,7 @@ SMALL_UNPACKED, MAX_RATIO = 64 * 2**20, 20  # see unpacked()
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """The path that a caller or a variable names, where ~ is a home directory. Raises ValueError: it is no path, empty,
-    or begins with the ~ of nobody."""
+    """The path that a caller or a variable names, ~ expanded. Raises ValueError: it is none, empty, or ~ of nobody."""
     if not isinstance(path, str | os.PathLike) or not (text := os.fspath(path)) or "\0" in str(text):
         raise ValueError(f"path {brief(path)}: expected the name of a file or folder")
     if (whole := os.path.expanduser(text)).startswith("~"):
@@ -50,23 +46,20 @@ def unpacked(size: int, most: int) -> int:
 
 
 def private(path: Path, others: int = 0o022) -> bool:
-    """Whether a file or folder is this user's, or root's, and none of the others, by their bits of its mode, may change
-    it; of a link, never."""
+    """Whether a file or folder, no link, is this user's or root's, and none of the others, by their bits, writes it."""
     found = path.lstat()
     return os.name != "posix" or (found.st_uid in (0, os.geteuid()) and not found.st_mode & others)
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """The object in a JSON file, in UTF-8, of at most 1 MiB. Raises ValueError: it is no such file; the message does
-    not name it. OSError: it cannot be read."""
+    """The object in a JSON file, in UTF-8, of at most 1 MiB. Raises ValueError, which does not name it, or OSError."""
     path = expanded(path)
     check_regular(path, MAX_JSON)
     return parse_json(path.read_text(encoding="utf-8"))
 
 
 def parse_json(text: str | bytes) -> dict[str, Any]:
-    """The object that JSON text says. Raises ValueError: it says something else, names something twice (readers take
-    one or the other), or is no JSON."""
+    """The object that JSON text says. Raises ValueError: it is none, or says a name twice, where readers differ."""
     try:
         value = json.loads(text, object_pairs_hook=_unique)
     except RecursionError as error:
