@@ -1,7 +1,5 @@
 """What a run says as it goes, on standard error: a line of what it is, then a bar; off a terminal, lines every 30 s."""
 
-from __future__ import annotations
-
 import contextlib
 import shutil
 import sys
@@ -50,8 +48,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         self.bar.update(steps)
 
     def show(self, done: int, numbers: Mapping[str, Sequence[float]]) -> None:
-        """The mean losses of the last steps by phase, or the metrics on validation examples, [R] each: of those one, an
-        error if there is one."""
+        """The mean losses of the last steps by phase, or one of the metrics on validation examples, an error if any."""
         valid = sorted((name for name in numbers if name.startswith("valid_")), key=lambda n: not n.endswith("error"))
         self.shown |= {name: np.mean(v) for name, v in numbers.items() if name not in valid[1:]}
         self.bar.set_description_str(self.epoch(done), refresh=False)

@@ -1,7 +1,5 @@
 """Where a number came from: versions, commit and hardware, for config.json and the benchmarks' tables."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.metadata
 import os
@@ -19,8 +17,7 @@ from ..directory import RunDirectory
 
 
 def describe(device: str = "cpu") -> dict[str, Any]:
-    """{"versions": {...}, "git": {...}, "hardware": {...}} of this process, JSON-ready: of fastaae, Python and the
-    packages that decide what a run computes."""
+    """{"versions": of what decides a run's numbers, "git": {...}, "hardware": {...}} of this process, JSON-ready."""
     versions = {"fastaae": __version__, "python": platform.python_version()}
     for name in ("torch", "numpy", "safetensors", "triton"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -74,14 +71,8 @@ def git() -> dict[str, Any]:
 def hardware(device: str = "cpu") -> dict[str, Any]:
     """Name of the processor or GPU, and the threads that torch uses."""
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
-    return {
-        "device": device,
-        "name": name,
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "system": platform.platform(),
-    }
+    return {"device": device, "name": name, "instructions": torch.backends.cpu.get_cpu_capability(),
+            "cores": os.cpu_count(), "threads": torch.get_num_threads(), "system": platform.platform()}  # fmt: skip
 
 
 def _processor() -> str:

@@ -1,7 +1,5 @@
 """Signals that ask a run to stop. They are noted for the loop, which saves a checkpoint and stops between two steps."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from time import perf_counter
@@ -25,7 +23,7 @@ class Signals:
         self.received_at = 0.0
         self.before: dict[int, Any] = {}
 
-    def __enter__(self) -> Signals:
+    def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():  # in others Python takes no handlers
             self.before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
             if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:

@@ -1,7 +1,5 @@
 """How a run goes: numbers after each epoch, and a warning, with what to change, where it has gone wrong."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -88,8 +86,7 @@ class Watch:
         return f"{name} is {values} {when}: {words}{remedy(step, name, early)}"
 
     def _wrong(self, numbers: Mapping[str, Sequence[float]]) -> Iterator[tuple[str, str, bool]]:
-        """The names of numbers that are of a run gone wrong, what that means, and whether a good run is never so for
-        long: causes first."""
+        """Numbers of a run gone wrong, causes first, what they mean, and whether a good run is never so for long."""
         loss = self.scales[0] if self.scales else math.inf
         if not loss:
             return  # all examples are the same
@@ -110,8 +107,7 @@ class Watch:
                 yield name, "the discriminator has won: its gradient teaches the encoder nothing", True
         if LOST * loss >= max(lost) > UNLEARNED * loss:
             yield "reconstruction", mean, False
-        kept = numbers.get("label_kept", [100.0])
-        if min(kept) < 50 + 50 / (self.models[0].n_classes or 1):
+        if min(numbers.get("label_kept", [100.0])) < 50 + 50 / (self.models[0].n_classes or 1):
             yield "label_kept", "percent of samples drawn with a label are taken for it", False
 
 
