@@ -1,7 +1,5 @@
 """The command `fastaae`. Its flags are the fields of dataclasses; torch is imported only once a command needs it."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import dataclasses
@@ -148,8 +146,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parsed(kind: type, arguments: list[str], default: Any = None, hidden: Collection[str] = (), **options: Any) -> Any:
-    """The dataclass that flags make of its fields, others as in the default. Help leaves out the hidden ones and what a
-    preset ignores."""
+    """The dataclass that flags and a default make. Help leaves out hidden fields and what a preset ignores."""
     usage = {"description": kind.__doc__, "usage": "%(prog)s [--FIELD VALUE ...]"}
     parser = group = _Parser(allow_abbrev=False, **{**usage, **options})
     sources = "".join(map(inspect.getsource, kind.__mro__[:-1]))
@@ -184,8 +181,7 @@ def _parsed(kind: type, arguments: list[str], default: Any = None, hidden: Colle
 
 
 def chosen(arguments: list[str], default: str, **changes: Any) -> Config:
-    """The config of the arguments `[PRESET] [--FIELD VALUE ...]` of a script: what is changed of its preset, if not by
-    a flag."""
+    """The config of a script's arguments `[PRESET] [--FIELD VALUE ...]`; flags win over its own changes."""
     given = arguments and not arguments[0].startswith("-")
     name, *flags = arguments if given else [default, *arguments]
     try:
@@ -376,7 +372,7 @@ def _number(word: str) -> int | None:
     return int(word) if word.removeprefix("-").isdecimal() else None
 
 
-def _same_data(cfg: Config, sha256: str | None, source: str, recorded: bool) -> tuple[Data, str | None]:
+def _same_data(cfg: Config, sha256: str | None, source: str, recorded: bool) -> "tuple[Data, str | None]":
     """The data of a config, and their data_dir; they have to be what the run recorded, as maybe it is, too."""
     from . import data
 
@@ -395,7 +391,7 @@ class OnData:
     dataset: str | None = None
     """The run's file or folder of data, where it has moved."""
 
-    def models_and_data(self, directory: str, replica: int | None = None) -> tuple[list[Model], Data]:
+    def models_and_data(self, directory: str, replica: int | None = None) -> "tuple[list[Model], Data]":
         """The run's models, or that of one replica, and its data."""
         from .directory import RunDirectory
         from .model import from_tensors
@@ -433,8 +429,7 @@ class Parzen(OnData):
     queries: str | None = None
     """File of examples to score; default: the run's test set."""
     sigma: float | Literal["leave-one-out"] | None = None
-    """Bandwidth, or the one under which 1,000 samples are likeliest under the others; default: chosen on validation
-    examples."""
+    """Bandwidth, or that under which 1,000 samples are likeliest, each under all others; default: by validation."""
     validation: str = "1000"
     """How many of them, the run's first ones, or a file of them."""
     seed: int = 0
@@ -484,8 +479,7 @@ class OnExamples:
     """Which model of the run."""
 
     def __call__(self, command: str, directory: str, path: str) -> None:
-        """Write what the model's method of the command's name makes of the examples; of a supervised model, with the
-        labels beside them."""
+        """Write what the model's method of this name makes of examples, for a supervised one with their labels."""
         from .data.formats import opened
         from .model import load
 
@@ -525,8 +519,7 @@ class Sample:
         from .figures import grid
 
         label = self.label if (number := _number(self.label or "")) is None else number
-        made = model.sample(self.n, self.seed, label)
-        (grid if png else _save)(made, expanded(out))
+        (grid if png else _save)(model.sample(self.n, self.seed, label), expanded(out))
         _print(expanded(out))
 
 

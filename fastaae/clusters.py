@@ -5,8 +5,6 @@ assigned to the cluster where it is highest, the first of equals, and y [N] thei
 that they are not finite, or not of such shapes and types. Instead of q, what assigned() makes of its rows will do.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import NamedTuple
 

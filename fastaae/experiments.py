@@ -3,8 +3,6 @@
 Not called presets.py: the module would hide the function fastaae.presets().
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from .config import Config

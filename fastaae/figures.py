@@ -1,7 +1,5 @@
 """Pictures of a trained model. matplotlib draws them without a display."""
 
-from __future__ import annotations
-
 import io
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -34,8 +32,7 @@ def draw(model: Model, data: Any, folder: str | Path, seed: int = 0) -> dict[Pat
     prior "custom" there are no samples. Warns of pictures that its shapes do not allow, and writes the others.
 
     Args:
-        data: what the model was trained on, as of train(); validation images are shown where there is no test set, and
-            training images where there is none of either.
+        data: what the model was trained on, as of train(). Shown are test images, or else validation or training ones.
         seed: of the samples, and of the images beside cluster heads.
 
     Returns:
@@ -159,8 +156,7 @@ def reconstructions(images: ArrayLike, decoded: ArrayLike, path: str | Path) -> 
 def codes(
     z: ArrayLike, labels: ArrayLike | None, path: str | Path, curves: Sequence[np.ndarray] = (), title: str = ""
 ) -> None:
-    """Write a scatter plot of codes z [N, 2] coloured by label [N], numbers or names, of one colour without labels.
-    Dashed over them: curves [P, 2], see outlines()."""
+    """Write a scatter plot of codes z [N, 2], coloured by label [N], number or name, under dashed outlines() [P, 2]."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -231,8 +227,7 @@ def spread(cfg: Config) -> tuple[np.ndarray, str] | None:
 
 
 def _petals(cfg: Config, most: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    first = range(min(cfg.components, most))
-    return [priors.petal(k, components=cfg.components, scale=cfg.prior_std) for k in first]
+    return [priors.petal(k, components=cfg.components, scale=cfg.prior_std) for k in range(min(cfg.components, most))]
 
 
 def ellipses(mean: ArrayLike, axes: ArrayLike, stds: Sequence[float] = (2,)) -> list[np.ndarray]:
@@ -247,8 +242,7 @@ def percentiles(n: int, mean: ArrayLike, axes: ArrayLike) -> np.ndarray:
     (k + 1/2) / n, in the places of a picture: the first axis grows to the right, the second upwards. Mean [2] and axes
     [2, 2] are as of priors.petal(); axes std * np.eye(2) stand for N(0, std²)."""
     quantiles = np.array([NormalDist().inv_cdf((k + 0.5) / n) for k in range(n)])
-    along = np.stack(np.meshgrid(quantiles, quantiles[::-1]), -1)
-    return np.asarray(mean) + along @ np.asarray(axes)
+    return np.asarray(mean) + np.stack(np.meshgrid(quantiles, quantiles[::-1]), -1) @ np.asarray(axes)
 
 
 def manifold(model: Model, panels: ArrayLike, path: str | Path) -> None:
@@ -275,8 +269,7 @@ def cluster_heads(model: Model, x: Any, path: str | Path, n: int = 16, seed: int
 
     Args:
         x: test images [N, ...], uint8 or float in [0, 1].
-        seed: draws the images, as in the paper; None: those with the highest q(y|x), in order. Places stay grey where a
-            cluster has fewer.
+        seed: draws the images, as in the paper; None: those with the highest q(y|x), in order. Other places stay grey.
     """
     x, n = array("x", x), integer("n", n, 0)
     assigned, images = model.predict_proba(x).argmax(1), _unit(x).reshape(-1, *model.shape)
