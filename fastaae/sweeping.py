@@ -202,7 +202,7 @@ class Sweeping:
             for pack in self.packs([m for m in left if m.epochs < max(1, m.config.epochs // share)]):
                 self.launch(pack, max(1, pack[0].config.epochs // share), k)
             kept = max(n // (halving or 1) ** (k + 1), -(-ranks.place()[1] // seeds))  # a replica for each rank
-            alive = [s for s in self.ranking() if s in alive][:kept]
+            alive = [s for s in self.ranking(self.summary()) if s in alive][:kept]
         return self.found()
 
     def packs(self, members: list[Member]) -> list[list[Member]]:
@@ -238,12 +238,12 @@ class Sweeping:
         cfg = replace(pack[0].config, seed=self.cfg.seed, epochs=epochs, replicas=len(pack), out_dir=None)
         name = hashlib.sha256(repr((cfg, given)).encode()).hexdigest()[:8]  # another, where memory allows other packs
         run = RunDirectory(self.path / f"{k}-{name}")
-        out = self.trained(pack, replace(cfg, out_dir=str(run.path)), given, run)
+        out, places = self.trained(pack, cfg, given, run), [_place(run, r, len(pack)) for r in range(len(pack))]
         if out:
-            places = [_place(run, r, len(pack)) for r in range(len(pack))]
             saved = [RunDirectory(path) for path in dict.fromkeys(path for path, _ in places)]
             # of several ranks one may have stopped sooner: then all begin again where this launch began
-            same = all(part.newest.exists() for part in saved) and len({p.load().info["step"] for p in saved}) == 1
+            same = all(part.newest.exists() for part in saved)
+            same = same and (len(saved) == 1 or len({part.load().info["step"] for part in saved}) == 1)
             for r, m in enumerate(pack):
                 m.out = "diverged" if r in out else ""
                 m.directory, m.replica = places[r] if same else (m.directory, m.replica)
@@ -251,20 +251,20 @@ class Sweeping:
                 self.launch(left, epochs, k)
             return
         summary = read_json(run.summary)
-        parts = dict.fromkeys(_place(run, r, len(pack))[0] for r in range(len(pack)))
+        parts = dict.fromkeys(path for path, _ in places)
         codes = [std for part in parts for std in RunDirectory(part).history()["code_std"][-1].tolist()]
         late = epochs == pack[0].config.epochs and summary["steps"] >= watch.SOON
         for r, m in enumerate(pack):
-            m.directory, m.replica = _place(run, r, len(pack))
+            m.directory, m.replica = places[r]
             m.metrics = {name: values["replicas"][r] for name, values in summary["metrics"].items()}
             m.metrics["code_std"], m.epochs = codes[r], epochs
             m.out = "collapsed" if codes[r] < COLLAPSED and late else ""
 
     def trained(self, pack: list[Member], cfg: Config, given: list[dict[str, Any]], run: RunDirectory) -> list[int]:
         """Train it in the directory of a run, unless it has been. Returns: the places of those that diverged."""
-        rank, world = ranks.place()
-        first, last = (k * len(pack) // world for k in (rank, rank + 1))
-        own = RunDirectory(_place(run, first, len(pack))[0])
+        (rank, world), mine = ranks.place(), ranks.part(len(pack))
+        own = RunDirectory(run.of_rank(rank)) if world > 1 else run
+        cfg = replace(cfg, out_dir=str(run.path))
         state = ranks.everyone((run.summary.exists(), own.newest.exists()))
         done, begun = (all(flags) for flags in zip(*state, strict=True))
         if done:
@@ -273,38 +273,38 @@ class Sweeping:
             shutil.rmtree(run.path, ignore_errors=True)  # of one that was killed before its first checkpoint
         ranks.everyone(None)
         if not begun and pack[0].directory is not None:
-            part = replace(cfg, replicas=last - first, seed=cfg.seed + first, out_dir=str(own.path))
-            _join(own, pack[first:last], part, given[first:last])
+            several = {"replicas": mine.stop - mine.start, "seed": cfg.seed + mine.start}
+            _join(own, pack[mine], replace(cfg, **several, out_dir=str(own.path)), given[mine])
             begun = True
         ranks.everyone(None)
-        failure, mine = None, []
+        failure, lost = None, []
         try:
             if begun:
                 train(None, self.given, run.path, self.progress)
             else:
                 train(cfg, self.given, None, self.progress, members=given)
         except RuntimeError as error:
-            failure, mine = error, [first + r for r in getattr(error, "replicas", ())]
-        out = [r for part in ranks.everyone(mine) for r in part]
+            failure, lost = error, [mine.start + r for r in getattr(error, "replicas", ())]
+        out = [r for part in ranks.everyone(lost) for r in part]
         if failure is not None and not out:
             raise failure
         return out
 
-    def ranking(self) -> list[int]:
-        """Numbers of the settings, the best first: those that came furthest, of these the ones without members that are
-        out, of these by the metric."""
+    def ranking(self, rows: list[dict[str, Any]]) -> list[int]:
+        """Numbers of the settings, by summary(), the best first: those that came furthest, of these the ones without
+        members that are out, of these by the metric."""
         keys = []
-        for setting, row in zip(self.settings, self.summary(), strict=True):
+        for setting, row in zip(self.settings, rows, strict=True):
             mean = math.inf if row["mean"] is None else row["mean"]
             keys.append((-row["epochs"] / setting.get("epochs", self.cfg.epochs), row["out"], mean))
         return sorted(range(len(keys)), key=keys.__getitem__)
 
     def summary(self) -> list[dict[str, Any]]:
         """A row for each setting."""
-        rows = []
+        rows, metric = [], self.compared()
         for k, setting in enumerate(self.settings):
             members = [m for m in self.members if m.setting == k]
-            values = [m.metrics[self.compared()] for m in members if not m.out]
+            values = [m.metrics[metric] for m in members if not m.out]
             row = {"epochs": max(m.epochs for m in members), "seeds": len(members), "out": len(members) - len(values)}
             row |= {"mean": None, "std": None} if not values else evaluation.summarize(values)
             row.pop("replicas", None)
@@ -329,7 +329,7 @@ class Sweeping:
         for m in self.members:
             row = {**self.settings[m.setting], "seed": m.config.seed, "epochs": m.epochs, **m.metrics, "out": m.out}
             table.append({**row, "directory": m.directory and str(m.directory), "replica": m.replica})
-        order, rows = self.ranking(), self.summary()
+        order = self.ranking(rows := self.summary())
         best = replace(self.cfg, **self.settings[order[0]])
         return Sweep(self.path, table, [rows[k] for k in order], self.compared(), best)
 
@@ -337,10 +337,8 @@ class Sweeping:
 def _place(run: RunDirectory, r: int, n: int) -> tuple[Path, int]:
     """Where replica r of n lies: the directory, of a rank if there are several, and the replica there."""
     world = ranks.place()[1]
-    if world == 1:
-        return run.path, r
-    rank = max(k for k in range(world) if k * n // world <= r)
-    return run.of_rank(rank), r - rank * n // world
+    rank = next(k for k in range(world) if r < ranks.part(n, k).stop)
+    return run.of_rank(rank) if world > 1 else run.path, r - ranks.part(n, rank).start
 
 
 def _join(run: RunDirectory, members: list[Member], cfg: Config, given: list[dict[str, Any]]) -> None:

@@ -22,7 +22,7 @@ from fastaae.data import from_arrays
 from fastaae.directory import RunDirectory
 from fastaae.engine.step import Step
 from fastaae.experiments import preset
-from fastaae.run import keep, resume, training
+from fastaae.run import keep, ranks, resume, training
 
 X = np.random.default_rng(0).random((300, 16), np.float32)
 Y = X[:, :4].argmax(1)
@@ -499,7 +499,7 @@ def test_ranks_keep_and_end_by_themselves(tmp_path, two_ranks, planted):
 def test_ranks_share_out_only_as_many_models_as_replicas(monkeypatch):
     step = Step(replace(CFG, replicas=2), from_arrays(DATA), "cpu")
     model = load(Path(__file__).parent / "golden" / "format-1")
-    monkeypatch.setattr(keep, "place", lambda: (1, 2))
+    monkeypatch.setattr(ranks, "place", lambda: (1, 2))
     with pytest.raises(ValueError, match="expected a Model, which fastaae.load gives, or one for each replica"):
         keep.warm_start(step, [model] * 2, False, {})
 

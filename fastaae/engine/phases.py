@@ -44,8 +44,7 @@ class Game(Protocol):
     optimizers: dict[str, Optimizer]
     ops: kernels.Losses
     scale: Tensor | None
-    prior_std: float | Tensor  # of all replicas, or [R, 1, 1]
-    weight: float | Tensor  # of a regulariser
+    weight: float | Tensor  # of a regulariser, of all replicas, or [R, 1, 1]
 
 
 def reconstruction(s: Game, terms: Tensor) -> None:
@@ -80,9 +79,9 @@ def divergence(s: Game, terms: Tensor) -> None:
     if cfg.regularizer == "kl":
         mean, log_variance = (a.parts(a.encoding.x[-1])[name] for name in ("z", "log_variance"))
         grads = [a.parts(a.penalty)[name] for name in ("z", "log_variance")]
-        loss = reference.kl(mean, log_variance, s.prior_std, *grads)
+        loss = reference.kl(mean, log_variance, s.batches.std, *grads)
     else:
-        spread = s.prior_std * (2 * cfg.style_dim) ** 0.5  # between two samples of the prior
+        spread = s.batches.std * (2 * cfg.style_dim) ** 0.5  # between two samples of the prior
         loss = reference.mmd(a.code["z"], s.codes.prior["z"], [spread * k for k in MMD_SCALES], a.penalty)
     a.penalty.mul_(s.weight)
     torch.mul(loss.view(-1, 1, 1), s.weight, out=terms[:, :1, None])

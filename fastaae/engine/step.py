@@ -86,7 +86,7 @@ class Step:
         self.discriminators = named
         self.judging = {n: m.tape(2 * self.batch, self.player.judged[n][0]) for n, m in named.items()}
         passes = self.player.passes | {f"discriminator.{n}": (m, self.judging[n]) for n, m in named.items()}
-        self.prior_std, self.weight = (self.members.of(f, floats) for f in ("prior_std", "regularizer_weight"))
+        self.weight = self.members.of("regularizer_weight", floats)
         self.batches = Batches(self.members, data, self.codes, self.player.inputs, self.player.noise, passes, source)
         self.fooling = {n: tape.rows(self.batch, 2 * self.batch) for n, tape in self.judging.items()}
         for n, tape in self.fooling.items():
@@ -135,9 +135,9 @@ class Step:
             with mark(phase.__name__):
                 phase(self, terms)
         if self.averaging:
-            share = torch.clamp_min(1 / (count[1] + 1), 1 - self.cfg.average)
+            share = torch.clamp_min(1 / (count[1] + 1), 1 - self.cfg.average).to(self.terms.dtype)
             for average, weight in self.averaging:
-                average.lerp_(weight, share.to(average.dtype))
+                average.lerp_(weight, share)
         self.ops.finish(self.terms, self.losses, self.slot, count, self.scale)
 
     def parameters(self) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from ..engine.step import Step
 from ..evaluation import criterion
 from ..files import brief
 from ..model import Model
-from .ranks import place
+from . import ranks
 
 
 class Keep:
@@ -78,9 +78,7 @@ def warm_start(step: Step, init: Any, resumed: bool, known: dict[str, Any]) -> d
     if resumed:
         raise ValueError(f"init={brief(init)}: expected None with resume, where the run's own weights go on")
     models = [*init] if isinstance(init, Sequence) else [init] * step.cfg.replicas
-    if isinstance(init, Sequence):
-        rank, world = place()
-        models = models[rank * len(init) // world : (rank + 1) * len(init) // world]
+    models = models[ranks.part(len(models))] if isinstance(init, Sequence) else models
     if len(models) != step.cfg.replicas or not all(isinstance(model, Model) for model in models):
         raise ValueError(f"init={brief(init)}: expected a Model, which fastaae.load gives, or one for each replica")
     parts = ("encoder", "decoder") if step.cfg.fixed_heads else ("encoder", "decoder", "heads")

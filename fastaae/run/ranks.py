@@ -38,6 +38,13 @@ def place() -> tuple[int, int]:
     return (distributed.get_rank(), distributed.get_world_size()) if several() else (0, 1)
 
 
+def part(n: int, rank: int | None = None) -> slice:
+    """Which of n replicas, or of what each has, are a rank's; None: this one's."""
+    own, world = place()
+    k = own if rank is None else rank
+    return slice(k * n // world, (k + 1) * n // world)
+
+
 def everyone(said: Any) -> list[Any]:
     """What all ranks say, once they do; their own words."""
     heard = [said] * place()[1]
@@ -97,7 +104,7 @@ def share(
         if message := everyone(message)[0]:
             raise ValueError(f"{message}")
     directory, heartbeat = RunDirectory(where or "."), Heartbeat("steps", SILENCE)
-    rank, world, own = heartbeat.rank, heartbeat.world, directory.of_rank(heartbeat.rank)
+    world, own = heartbeat.world, directory.of_rank(heartbeat.rank)
     try:
         if resume is not None and (had := directory.ranks()) != world:
             raise ValueError(f"resume={str(resume)!r}: {had} ranks trained it, expected as many, there are {world}")
@@ -107,9 +114,9 @@ def share(
             if cfg.replicas < world:
                 raise ValueError(f"replicas={cfg.replicas}: expected at least one for each of the {world} ranks")
             Members(cfg, members)  # checks them
-            first, last = (k * cfg.replicas // world for k in (rank, rank + 1))
-            members = members[first:last]
-            cfg = replace(cfg, replicas=last - first, seed=cfg.seed + first, out_dir=str(own))
+            mine = part(cfg.replicas)
+            members = members[mine]
+            cfg = replace(cfg, replicas=mine.stop - mine.start, seed=cfg.seed + mine.start, out_dir=str(own))
         yield cfg, None if resume is None else own, members, heartbeat
         heartbeat.wait()
     except (KeyboardInterrupt, Exception) as error:
