@@ -76,7 +76,7 @@ def products(step: Step, as_step: bool = True) -> tuple[Callable[[], None], int]
             x, y, gx, gy = tape.x[i], tape.x[i + 1], tape.g[i], tape.g[i + 1]
             cost = 2 * x.shape[1] * weight.numel()
             multiply = by_onednn if as_step and onednn.takes(weight) else by_torch
-            back = by_onednn if as_step and onednn.takes(weight, onednn.SMALLEST_BACKWARD) else by_torch
+            back = by_onednn if as_step and onednn.takes(weight, backward=True) else by_torch
             m = torch.zeros_like(weight)
             forwards = [lambda f=multiply, x=x, w=weight, y=y: f(x, w.transpose(1, 2), y)] * forward
             backwards = []

@@ -45,7 +45,7 @@ def choose_products(weight: Tensor) -> Products:
 
         return Products(layers.linear, layers.linear_backward)
     forward = onednn if onednn.takes(weight) else reference
-    backward = onednn if onednn.takes(weight, onednn.SMALLEST_BACKWARD) else reference
+    backward = onednn if onednn.takes(weight, backward=True) else reference
     return Products(forward.linear, backward.linear_backward)
 
 

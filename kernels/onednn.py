@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 AVAILABLE = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
-SMALLEST = 2**15  # weights of a layer from which on a call of oneDNN is worth its overhead of about 10 us
-SMALLEST_BACKWARD = 2**12  # the same for gradients of inputs, where MKL is slow at few outputs
+SMALLEST = 2**15  # weights of a layer from which on a call of oneDNN is worth its overhead of about 20 us
+SMALLEST_THREADED = 80_000  # the same on several threads, which share the rows in oneDNN, but the replicas in MKL
+SMALLEST_BACKWARD = 2**12  # the same for gradients of inputs, where MKL is slow at few inputs
 
 
 def fits(t: Tensor) -> bool:
@@ -21,9 +22,13 @@ def fits(t: Tensor) -> bool:
     return AVAILABLE and t.dtype == torch.float32 and t.device.type == "cpu"
 
 
-def takes(weight: Tensor, smallest: int = SMALLEST) -> bool:
-    """Whether the products of a layer of weight [R, O, I] are computed here."""
-    return weight.shape[1] * weight.shape[2] >= smallest and fits(weight)
+def takes(weight: Tensor, backward: bool = False) -> bool:
+    """Whether the products of a layer of weight [R, O, I], or those of its inputs' gradients, are computed here."""
+    o, i = weight.shape[1:]
+    smallest = SMALLEST if torch.get_num_threads() == 1 else SMALLEST_THREADED
+    if backward and (smallest == SMALLEST or i < 32):
+        smallest = SMALLEST_BACKWARD
+    return o * i >= smallest and fits(weight)
 
 
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
