@@ -35,7 +35,7 @@ from .scalars import scalar, within
 
 LARGEST = 1e150  # magnitude whose square is far from overflow
 SAVE_EVERY = 60.0  # seconds between writes of the partial sums
-STATE = 3  # format of such a file
+STATE = 4  # format of such a file
 LEFT_OUT, LEFT = "leave-one-out", 1000  # what a sigma is called that samples choose, and how many of them do
 DECADES = 6  # beyond the first that a bandwidth is looked for in
 UNLIKE = 8  # times as large as the others, in most rows and in all, and values are in other units
@@ -439,7 +439,7 @@ def _blocks(parts: Iterable[Any], shape: tuple[int, ...], sums: PairSums, n: int
 
 def _check_memory(m: int, d: int, s: int, device: torch.device) -> None:
     """Raise if what is kept per query is larger than the memory that is free."""
-    each, free = 8 * d + 1300 + 16 * s, _free_memory(device)
+    each, free = 8 * d + 1300 + 24 * s, _free_memory(device)
     if device.type == "cuda":
         each += 4 * block_size(m, d, device)  # one bit for each sample of a block, and what becomes of it
     if m * each > 0.9 * free:

@@ -16,11 +16,12 @@ import torch
 
 from .data.arrays import array, plain, sample_weights
 from .files import brief
-from .kernels.parzen.bounds import LIMIT
+from .kernels.parzen.bounds import LIMIT, U64
 from .kernels.parzen.sums import PairSums
 from .scalars import integer, scalar, within
 
 TOLERANCE = 1e-10  # nats
+FEW = 8  # queries that are scored one by one
 FARTHEST = 1e153  # length of a vector up to which squared distances do not overflow
 
 try:
@@ -114,6 +115,11 @@ class ParzenWindow(BaseEstimator):
             weights = None if sample_weight is None else sample_weights(sample_weight, n, "X")
             self.tree_: Any = SimpleNamespace(data=X, sample_weight=weights)
             self._extent = _extent(X)
+            self._squares = np.einsum("ij,ij->i", X, X)
+            self._lightest = 1.0
+            if weights is not None:  # of no weight, nowhere near
+                self._squares[weights == 0] = math.inf
+                self._lightest = weights[weights > 0].min()
             self._cumulative = np.cumsum(np.ones(n) if weights is None else weights)
         self.bandwidth_ = h
         return self
@@ -129,14 +135,32 @@ class ParzenWindow(BaseEstimator):
         if self._delegate is not None:
             return self._delegate.score_samples(X)
         far = max(self._extent, _extent(X))
+        if len(X) <= FEW:
+            with np.errstate(over="ignore"):  # a likelihood below every float is -inf
+                return np.array([self._score_one(x) for x in X])
         sigma = torch.tensor([self.bandwidth_], dtype=torch.float64, device="cpu")
         # The float32 bounds that prune are of no use among vectors so long.
         weights = self.tree_.sample_weight
         weights = None if weights is None else torch.from_numpy(plain(weights))
         queries, samples = (torch.from_numpy(plain(a)) for a in (X, self.tree_.data))
         sums = PairSums(queries, sigma, 0, TOLERANCE, "auto" if far < LIMIT else "dense", weights)
+        sums.plenty = len(samples)
         sums.add(samples)
         return sums.result()[0][0].numpy()
+
+    def _score_one(self, x: np.ndarray) -> float:
+        """The log-likelihood of x [D]: the expansion |x|² + |s|² - 2 x·s finds the samples s that matter, within its
+        error; differences are taken of these alone."""
+        s, v, h, d = self.tree_.data, self.tree_.sample_weight, self.bandwidth_, len(x)
+        d2 = self._squares - 2 * (s @ x)
+        longest = math.sqrt(d) * (self._extent + np.abs(x).max())
+        error, mass = (2 * d + 32) * U64 * longest * longest, self._cumulative[-1]
+        reach = 2 * h * h * math.log(mass / self._lightest / TOLERANCE)
+        near = (d2 <= d2.min() + 2 * error + reach).nonzero()[0]
+        d2 = np.square(s[near] - x).sum(1)
+        terms = np.exp((d2.min() - d2) / (2 * h * h))
+        total = terms.sum() if v is None else terms @ v[near]
+        return math.log(total / mass) - d2.min() / (2 * h * h) - d * math.log(h * math.sqrt(2 * math.pi))
 
     def score(self, X: Any, y: Any = None) -> float:
         """Sum of the log-likelihoods of X in nats; y is ignored. Raises what score_samples raises."""

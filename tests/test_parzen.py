@@ -262,11 +262,13 @@ def test_properties(n, d, sigma, scale, seed, method, block):
         assert (np.abs(result.per_query - first.per_query) <= slack + result.error_bound).all()
 
 
-def random_data(g):
-    """Queries and samples of one of the kinds that bounds, roundings or scales may trip over."""
-    d, n, m = (
-        int(g.choice(v)) for v in ([1, 2, 3, 31, 32, 33, 40, 127, 128, 130], [1, 2, 5, 63, 64, 65, 100], [1, 2, 6])
-    )
+DIMENSIONS = [1, 2, 3, 31, 32, 33, 40, 127, 128, 130]
+
+
+def random_data(g, dimensions=DIMENSIONS, counts=([1, 2, 5, 63, 64, 65, 100], [1, 2, 6])):
+    """Queries and samples of one of the kinds that bounds, roundings or scales may trip over; counts of samples, and
+    of queries."""
+    d, n, m = (int(g.choice(v)) for v in (dimensions, *counts))
     a = g.normal(size=(n + m, d))
     kinds = {
         "plain": lambda: a,
@@ -311,6 +313,7 @@ def long_double(queries, samples, sigma):
 
 @pytest.mark.slow
 @pytest.mark.skipif(np.finfo(np.longdouble).nmant < 63, reason="long double is no wider than float64 here")
+@pytest.mark.filterwarnings("ignore:queries lie in")
 @pytest.mark.parametrize("seed", range(20))
 def test_campaign(seed):
     """200 random data sets a seed, of any scale, bandwidth, tolerance and method: always within the bound."""

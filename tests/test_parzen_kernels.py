@@ -267,7 +267,7 @@ def test_distances_and_their_count(dtype):
     totals.sums = torch.rand(3, 7, dtype=D64)
     minimum, held, weights = (t.clone().to(DEVICE) for t in (totals.minimum, totals.sums, totals.weights))
     cuda.count(rows, d2, minimum, held, weights, totals.live)
-    totals.count(rows.cpu(), d2.cpu()[:, None])
+    totals.count(rows.cpu(), d2.cpu(), None)
     assert torch.equal(minimum.cpu(), totals.minimum)
     torch.testing.assert_close(held.cpu(), totals.sums, rtol=1e-12, atol=1e-300)
 

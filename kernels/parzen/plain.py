@@ -1,21 +1,28 @@
-"""What has been counted of every query, and how a block of samples is counted in plain torch, on any device."""
+"""What has been counted of every query, and how a block of samples is counted in plain torch, on any device.
+
+All pairs of a tile of queries and a part of the samples take one product, which gives -d²; then powers of two, of which
+torch has three on a CPU in the time of one exponential, and a product with the samples' weights.
+"""
 
 import math
 import sys
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .bounds import CHUNK, U64, Bounds, double, lengths, pair_products, some
+from .bounds import U64, Bounds, double, lengths, pair_products, some, tiles
 
 TILE = 256  # queries per product: a tile of bounds, 256 x 4096 float32, stays in cache
+FEW, PART = 64, 2048  # queries and samples of which all pairs are computed: 64 x 2048 float64 stay in a CPU's cache
+LOG2 = math.log2(math.e)
 ABSENT = 1e308  # d² of what is not counted: as a minimum, it makes way for any other
 
 
 class Totals:
     """Per query and bandwidth, over the samples counted so far: the smallest d², and the sum of exp((minimum - d²) w)
-    with w = 1 / (2 sigma²). Arguments as of PairSums."""
+    with w = 1 / (2 sigma²), and a bound on what that lacks. Arguments as of PairSums."""
 
     def __init__(self, queries: Tensor, sigmas: Tensor, tolerance: float):
         self.queries, self.tolerance = queries, tolerance
@@ -30,45 +37,66 @@ class Totals:
         self.live = [True] * len(sigmas)  # bandwidths whose terms are still wanted
         self.bytes = queries.dtype == torch.uint8  # or samples
         self.minimum = self.x.new_full((len(queries),), math.inf)
-        self.sums = self.x.new_zeros(len(sigmas), len(queries))
+        self.sums, self.dropped = self.x.new_zeros(2, len(sigmas), len(queries))
         self.inexact = torch.zeros_like(self.minimum)  # bound on the error of d² left by tensor cores
         self.reach = 0.0  # largest R so far: a pair matters if d² <= minimum + R
         self.own: Tensor | None = None  # [M], which of the present block's samples a query is, and is not counted for
-        self.logs: Tensor | None = None  # of their weights, zeros up to a multiple of CHUNK; None: all weigh 1
+        self.ratios: Tensor | None = None  # [n], v of the present block; None: all 1
 
     def counted(self, d2: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """d² of pairs (query, sample), changed in place to ABSENT where a pair is not to be counted."""
-        if self.logs is not None:
-            d2.masked_fill_(self.logs[columns] == -math.inf, ABSENT)
+        if self.ratios is not None:
+            d2.masked_fill_(self.ratios[columns] == 0, ABSENT)
         return d2 if self.own is None else d2.masked_fill_(self.own[rows] == columns, ABSENT)
 
-    def count(self, rows: Tensor, d2: Tensor, logs: Tensor | None = None) -> None:
-        """Add the terms of d² [L, C], row l belonging to query rows[l], rows ascending; logs are of their weights."""
-        minimum = self.minimum.scatter_reduce(0, rows, d2.amin(1), "amin")
+    def count(self, rows: Tensor, d2: Tensor, ratios: Tensor | None) -> None:
+        """Add the terms of pairs: d² [L] of query rows[l], rows ascending, with the v of its sample."""
+        minimum = self.minimum.scatter_reduce(0, rows, d2, "amin")
         fell = (minimum < self.minimum).nonzero()[:, 0]
         drop = minimum[fell] - self.minimum[fell]
         self.minimum = minimum
-        gap, counts = minimum[rows, None] - d2, torch.bincount(rows, minlength=len(minimum))
+        gap, counts = minimum[rows] - d2, torch.bincount(rows, minlength=len(minimum))
         for k, live in enumerate(self.live):
             self.sums[k, fell] *= torch.exp(drop * self.weights[k])
             if live:
-                terms = gap * self.weights[k] if logs is None else (gap * self.weights[k]).add_(logs)
-                terms.clamp_min_(-700).exp_()  # far below, exp is slow and adds nothing
-                self.sums[k] += torch.segment_reduce(terms.sum(1), "sum", lengths=counts, unsafe=True)
+                terms = torch.exp2(gap * (LOG2 * self.weights[k]))
+                terms = terms if ratios is None else terms.mul_(ratios)
+                self.sums[k] += torch.segment_reduce(terms, "sum", lengths=counts, unsafe=True)
 
-    def farthest(self) -> Tensor:
-        """The distance [M] beyond which no sample matters to a query."""
-        return (self.minimum + self.reach).sqrt()
+    def farthest(self, rows: slice | Tensor = slice(None)) -> Tensor:
+        """The distance beyond which no sample matters to a query."""
+        return (self.minimum[rows] + self.reach).sqrt()
 
-    def distance_error(self) -> tuple[Tensor, Tensor]:
-        """Bound on the error of d² for the pairs that matter, [M], and which queries may use the expansion, [M]."""
-        d, farthest = self.queries.shape[1], self.farthest()
-        expansion = (2 * d + 32) * U64 * (2 * self.x_square.sqrt() + farthest).square()
-        expands = expansion * self.weights[0] <= self.tolerance / 4
+    def expansion(self, rows: slice | Tensor = slice(None)) -> tuple[Tensor, Tensor]:
+        """Bound on the error that the expansion leaves in d² of the pairs that matter, and which queries may use it."""
+        longest = 2 * self.x_square[rows].sqrt() + self.farthest(rows)
+        error = (2 * self.queries.shape[1] + 32) * U64 * longest.square()
+        return error, error * self.weights[0] <= self.tolerance / 4
+
+    def distance_error(self) -> Tensor:
+        """Bound on the error of d² for the pairs that matter, [M]."""
+        d, farthest, (expansion, expands) = self.queries.shape[1], self.farthest(), self.expansion()
         error = torch.where(expands, expansion, (2 * d + 16) * U64 * farthest.square())
         if self.bytes:  # k / 255 is rounded; the difference of two of them may be small beside that
             error = error + (2 * farthest + math.sqrt(d) * U64) * math.sqrt(d) * U64
-        return error, expands
+        return error
+
+
+class Part(NamedTuple):
+    """Samples of which all pairs with some queries are computed."""
+
+    samples: Tensor  # [D, n], float64
+    right: Tensor  # [D + 2, n], the right side of the product that gives -d²
+    index: Tensor  # [n], their places in the block
+    ratios: Tensor | None  # [n], v; None: all 1
+
+
+def part(samples: Tensor, center: Tensor, index: Tensor, ratios: Tensor | None) -> Part:
+    """Of samples [D, n]; center [D], from where the product takes its coordinates."""
+    d, n = samples.shape
+    right = samples.new_ones(d + 2, n)
+    torch.sum(torch.sub(samples, center[:, None], out=right[:d]).square(), 0, out=right[d]).neg_()
+    return Part(samples, right, index, ratios)
 
 
 class PlainTorch:
@@ -88,7 +116,7 @@ class PlainTorch:
         """d² of the given pairs, float64; rows ascending."""
         t = self.totals
         used, place = columns.unique(return_inverse=True)
-        expands = t.distance_error()[1][rows]
+        expands = t.expansion(rows)[1]
         d2 = t.x.new_empty(len(rows))
         if expands.any():
             r, c, s = rows[expands], place[expands], double(samples[used]) - t.center
@@ -101,28 +129,43 @@ class PlainTorch:
 
     def refine(self, rows: Tensor, columns: Tensor, samples: Tensor) -> None:
         """Count the given pairs; rows ascending."""
-        d2, logs = self.distances(rows, columns, samples), self.totals.logs
-        self.totals.count(rows, d2[:, None], None if logs is None else logs[columns, None])
+        ratios = self.totals.ratios
+        self.totals.count(rows, self.distances(rows, columns, samples), None if ratios is None else ratios[columns])
 
-    def dense(self, tiles: Iterable[slice], samples: Tensor, radius: float) -> None:
-        """Count all pairs of some tiles of queries, but those of chunks in which none matters."""
-        t, n = self.totals, len(samples)
-        plain = double(samples)
-        centered = plain - t.center
-        square = lengths(centered).square()
-        every = torch.arange(max(n, len(t.x)), dtype=torch.int64, device=t.x.device)
-        for rows in tiles:
-            m, expands = rows.stop - rows.start, t.distance_error()[1][rows]
-            d2 = t.x.new_full((m, -(-n // CHUNK) * CHUNK), math.inf)
-            if expands.any():
-                torch.mm(t.x[rows], centered.T, out=d2[:, :n])
-                d2[:, :n].mul_(-2).add_(t.x_square[rows, None]).add_(square).clamp_min_(0)
-            if not expands.all():
-                x = double(t.queries[rows][~expands])
-                d2[~expands, :n] = torch.cdist(x, plain, compute_mode="donot_use_mm_for_euclid_dist").square_()
-            t.counted(d2[:, :n], every[rows, None], every[:n])
-            chunks = d2.view(m, -1, CHUNK)
-            nearest = chunks.amin(2)
-            reach = torch.minimum(t.minimum[rows], nearest.amin(1)) + radius
-            row, chunk = (nearest <= reach[:, None]).nonzero().unbind(1)
-            t.count(row + rows.start, chunks[row, chunk], None if t.logs is None else t.logs.view(-1, CHUNK)[chunk])
+    def dense(self, every: Iterable[slice], samples: Tensor, radius: float) -> None:
+        """Count all pairs of some tiles of queries."""
+        t, s = self.totals, double(samples)
+        index = torch.arange(len(s), device=s.device) if t.ratios is None else t.ratios.nonzero()[:, 0]
+        parts = [
+            part(s[k].T, t.center, k, None if t.ratios is None else t.ratios[k]) for k in index.split(PART) if len(k)
+        ]
+        for tile in every:
+            for rows in tiles(tile.stop - tile.start, FEW):
+                self.meet(slice(tile.start + rows.start, tile.start + rows.stop), t.center, parts)
+
+    def meet(self, rows: slice | Tensor, center: Tensor, parts: Iterable[Part]) -> None:
+        """Count all pairs of some queries and samples in parts with this center."""
+        t = self.totals
+        plain = double(t.queries[rows])
+        x, minimum, differs = plain - center, t.minimum[rows], (~t.expansion(rows)[1]).nonzero()[:, 0]
+        held = torch.stack([t.sums[:, rows], t.dropped[:, rows]])
+        weights, live = LOG2 * t.weights[:, None], [k for k, alive in enumerate(t.live) if alive]
+        left = torch.cat([2 * x, torch.ones_like(x[:, :1]), -x.square().sum(1, keepdim=True)], 1)
+        buffers = x.new_empty(2, len(x) * PART)
+        for samples, right, index, ratios in parts:
+            gap, terms = (b[: len(x) * len(index)].view(len(x), -1) for b in buffers)
+            if len(differs) < len(x):
+                torch.mm(left, right, out=gap)
+            if len(differs):
+                exact = torch.cdist(plain[differs], samples.T, compute_mode="donot_use_mm_for_euclid_dist")
+                gap[differs] = exact.square_().neg_()
+            if t.own is not None:
+                gap.masked_fill_(t.own[rows, None] == index, -ABSENT)
+            before, minimum = minimum, torch.minimum(minimum, gap.amax(1).neg_().clamp_min_(0))
+            held *= torch.exp2((minimum - before) * weights)
+            gap += minimum[:, None]
+            for k in live:
+                torch.mul(gap, weights[k], out=gap if k == live[-1] else terms)
+                powers = (gap if k == live[-1] else terms).exp2_()
+                held[0, k] += powers.sum(1) if ratios is None else powers @ ratios
+        t.minimum[rows], t.sums[:, rows], t.dropped[:, rows] = minimum, *held

@@ -29,7 +29,8 @@ from torch import Tensor, distributed
 from torch.nn.functional import pad
 
 from ..exact import exact_arithmetic
-from .bounds import CHUNK, U64, Bounds, double, some, tiles
+from .bounds import U64, Bounds, double, some, tiles
+from .boxes import MOST, Boxes
 from .plain import PlainTorch, Totals
 
 if TYPE_CHECKING:  # needs Triton
@@ -48,7 +49,7 @@ class PairSums:
         sigmas: [S], float64, ascending.
         choosing: the first `choosing` queries choose the bandwidth: one that can no longer be the best for them,
             whatever samples follow, is retired. It no longer widens R, and its bound says what that costs. 0: none is.
-        tolerance: nats that dropped pairs may cost: T = ln(PLENTY / tolerance).
+        tolerance: nats that dropped pairs may cost: T = ln(plenty / tolerance).
         method: "auto", "pruned" or "dense".
         weights: float64 [N], of all samples that will come: a sum below 1e307 times the least above 0. None: 1 each.
         own: int64 [M]: query i is sample own[i] and scored under the others; -1: under all.
@@ -60,10 +61,11 @@ class PairSums:
     ):  # fmt: skip
         self.sigmas, self.choosing, self.tolerance, self.method = sigmas, choosing, tolerance, method
         self.totals = Totals(queries, sigmas, tolerance)
-        self.engine: PlainTorch | TensorCores = (tensor_cores(queries.device) or PlainTorch)(self.totals)
+        self.few = queries.device.type == "cpu" and queries.shape[1] <= MOST
+        engine = Boxes if self.few else tensor_cores(queries.device) or PlainTorch
+        self.engine: PlainTorch | TensorCores = engine(self.totals)
         self.bounds: Bounds | HalfBounds | None = None
         self.grid = list(zip(sigmas.tolist(), self.totals.weights.tolist(), strict=True))
-        self.dropped = torch.zeros_like(sigmas)  # sum of exp(-R / (2 sigma²)) over dropped pairs, of any query
         self.own = None if own is None else own.to(queries.device)
         self.unit, self.ratios, self.spread = 1.0, None, 0.0  # the least weight; v, if there are several; max ln v
         if weights is not None:
@@ -73,6 +75,7 @@ class PairSums:
                 self.spread = math.log(self.ratios.max())
         self.n, self.mass, self.retry = 0, 0.0, 0  # samples; sum of their v; at how many pruning is tried again
         self.seen = [math.inf, -math.inf, 0.0]  # low, high and typical size of samples: whoever adds them may note it
+        self.plenty = PLENTY  # samples for which T is made: whoever adds them may know how many there are
         self.block = block_size(len(queries), queries.shape[1], queries.device)  # samples that are counted at a time
 
     def add(self, samples: Tensor) -> None:
@@ -95,18 +98,19 @@ class PairSums:
                 self.block = (stop - start + 1) // 2
 
     def packed(self) -> Tensor:
-        """What has been counted, float64 [10 + 2 S + 2 M + S M], for restore()."""
+        """What has been counted, float64 [10 + S + 2 M + 2 S M], for restore()."""
         t = self.totals
         counts = [self.n, self.mass, self.unit, self.spread, t.reach, self.retry, t.bytes, *self.seen, *t.live]
-        return torch.cat([t.minimum.new_tensor(counts), self.dropped, t.inexact, t.minimum, t.sums.flatten()])
+        return torch.cat([t.minimum.new_tensor(counts), t.inexact, t.minimum, t.dropped.flatten(), t.sums.flatten()])
 
     def restore(self, packed: Tensor, first: Tensor | None = None) -> None:
         """Go back to what packed() gave; or on from it, given the first block of samples that was counted then."""
         t = self.totals
-        counts, live, self.dropped, t.inexact, t.minimum, sums = self._parts(packed.to(t.x.device, copy=True))
+        counts, live, t.inexact, t.minimum, dropped, sums = self._parts(packed.to(t.x.device, copy=True))
         n, self.mass, _, _, t.reach, retry, t.bytes, *self.seen = counts.tolist()
-        self.n, self.retry, t.live, t.sums = int(n), int(retry), live.bool().tolist(), sums.view_as(t.sums)
-        if first is not None and self.method != "dense":
+        self.n, self.retry, t.live = int(n), int(retry), live.bool().tolist()
+        t.dropped, t.sums = dropped.view_as(t.sums), sums.view_as(t.sums)
+        if first is not None and self.method != "dense" and not self.few:
             with exact_arithmetic():
                 self.bounds = self._bounds_by(first[: self.engine.first])
         elif not self.n:
@@ -121,7 +125,7 @@ class PairSums:
         t, held = self.totals, self.packed()
         ranks = [torch.empty_like(held) for _ in range(distributed.get_world_size())]
         distributed.all_gather(ranks, held, async_op=True).wait(timedelta(seconds=timeout))
-        counts, live, dropped, inexact, minima, sums = self._parts(torch.stack(ranks))
+        counts, live, inexact, minima, dropped, sums = self._parts(torch.stack(ranks))
         n, mass, unit, spread, reach, _, as_bytes, low, high, typical = counts.T
         units = unit / unit.min()
         self.mass, self.spread = (mass * units).sum().item(), spread.max().item()
@@ -130,10 +134,9 @@ class PairSums:
         self.n, t.reach, t.bytes = int(n.sum()), reach.max().item(), bool(as_bytes.any())
         self.seen = [low.min().item(), high.max().item(), typical.max().item()]
         t.live = live.amin(0).bool().tolist()
-        self.dropped, t.inexact, t.minimum = (units[:, None] * dropped).sum(0), inexact.amax(0), minima.amin(0)
-        t.sums = torch.zeros_like(t.sums)
-        for minimum, terms, scale in zip(minima, sums, units, strict=True):
-            t.sums += scale * terms.view_as(t.sums) * torch.exp((t.minimum - minimum) * t.weights[:, None])
+        t.inexact, t.minimum = inexact.amax(0), minima.amin(0)
+        scale = units[:, None, None] * torch.exp((t.minimum - minima)[:, None] * t.weights[:, None])
+        t.sums, t.dropped = ((scale * part.view_as(scale)).sum(0) for part in (sums, dropped))
 
     def result(self) -> tuple[Tensor, Tensor]:
         """Log-likelihoods [S, M] in nats and a bound on their distance from the exact ones, [S, M]."""
@@ -148,15 +151,15 @@ class PairSums:
         log_norm = log_mass + d * torch.log(self.sigmas * math.sqrt(2 * math.pi))[:, None]
         sums = t.sums.clamp_min(1)  # the nearest sample's term is 1, whether or not it was added
         live = torch.tensor(t.live, dtype=torch.bool, device=w.device)[:, None]
-        missing = torch.where(live, torch.log1p(1.01 * self.dropped[:, None] / sums), math.log(self.mass) - sums.log())
+        missing = torch.where(live, torch.log1p(1.01 * t.dropped / sums), math.log(self.mass) - sums.log())
         value = sums.log() - t.minimum * w - log_norm
         rounding = U64 * (4 * self.n + 256 + 8 * t.minimum * w + 8 * log_norm.abs() + 8 * self.spread)
-        distance = torch.maximum(t.distance_error()[0], t.inexact)
+        distance = torch.maximum(t.distance_error(), t.inexact)
         return value, missing + distance * w + rounding + SINGLE * (t.inexact > 0)
 
     def _parts(self, packed: Tensor) -> tuple[Tensor, ...]:
         s, m = self.totals.sums.shape
-        return packed.split([10, s, s, m, m, s * m], -1)
+        return packed.split([10, s, m, m, s * m, s * m], -1)
 
     def _bounds_by(self, samples: Tensor) -> "Bounds | HalfBounds":
         return self.engine.bounds(self.totals.x, double(some(samples, 2048)) - self.totals.center)
@@ -165,11 +168,18 @@ class PairSums:
         t, m, mass = self.totals, len(self.totals.x), len(samples)
         t.bytes = t.bytes or samples.dtype == torch.uint8
         t.own = None if self.own is None else self.own - self.n
+        ratios = features = None
         if self.ratios is not None:
             ratios = self.ratios[self.n : self.n + mass]
-            t.logs, mass = pad(ratios.log(), (0, -len(samples) % CHUNK)), ratios.sum().item()
+            mass = ratios.sum().item()
+        t.ratios = ratios
         with exact_arithmetic():
-            features = None
+            if isinstance(self.engine, Boxes):
+                self._radius()
+                wanted = math.inf if self.method == "dense" else math.log(self.plenty / self.tolerance)
+                self.engine.count(samples, ratios, wanted)
+                self.n, self.mass = self.n + len(samples), self.mass + mass
+                return
             if self.method != "dense" and self.n >= self.retry:
                 self.bounds = self.bounds or self._bounds_by(samples)
                 features = self.bounds.features(samples, t.center)
@@ -178,11 +188,12 @@ class PairSums:
                 every = torch.arange(m, dtype=torch.int64, device=t.x.device)
                 t.minimum.copy_(self.engine.distances(every, torch.cat(guesses), samples))
             radius = self._radius()
-            self.dropped += mass * torch.exp(-radius * t.weights)
+            t.dropped += mass * torch.exp(-radius * t.weights[:, None])
             missed, pending, count = [], [], 0
-            for rows in tiles(m, self.engine.tile):
+            for k, rows in enumerate(tiles(m, self.engine.tile)):
+                hopeless = features is None or len(missed) == k > 1  # as none of the tiles before could be pruned
                 reach = t.minimum[rows] + radius
-                near = features.near(rows, reach, self.method == "pruned") if features else None
+                near = None if hopeless else features.near(rows, reach, self.method == "pruned")
                 if near is None:
                     missed.append(rows)
                 else:
@@ -212,17 +223,20 @@ class PairSums:
             for k in range(len(best)):
                 t.live[k] = t.live[k] and not any(best[k] + log_n < best[i] for i in range(k))
         widest = max(s for (s, _), live in zip(self.grid, t.live, strict=True) if live)
-        radius = 2 * widest**2 * (math.log(PLENTY / self.tolerance) + self.spread)
+        radius = 2 * widest**2 * (math.log(self.plenty / self.tolerance) + self.spread)
         t.reach = max(t.reach, radius)
         return radius
 
 
 def block_size(m: int, d: int, device: torch.device) -> int:
-    """Samples to take at a time: few enough for a CPU's cache; as many as a GPU has room for, up to 2^19.
+    """Samples to take at a time: few enough for a CPU's cache, or many that boxes can tell apart, of up to 2^32 pairs;
+    as many as a GPU has room for, up to 2^19.
 
     A GPU takes up to a quarter of its memory for what becomes of all pairs of a block, 4 bytes each, and for each copy
     of a block in float64 about 1/32. No tensor comes to have 2^31 elements, which nonzero() refuses.
     """
+    if device.type != "cuda" and d <= MOST:
+        return 2 ** min(max(32 - m.bit_length(), 13), 18)
     if device.type != "cuda":
         return min(max(2 ** int(math.log2(4e6 / d)), 512), 4096)
     memory = torch.cuda.get_device_properties(device).total_memory

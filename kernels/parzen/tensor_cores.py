@@ -149,10 +149,10 @@ class TensorCores:
 
     def refine(self, rows: Tensor, columns: Tensor, samples: Tensor) -> None:
         t, d2 = self.totals, self.distances(rows, columns, samples)
-        if t.logs is None:
+        if t.ratios is None:
             cuda.count(rows, d2, t.minimum, t.sums, t.weights, t.live)
         else:
-            t.count(rows, d2[:, None], t.logs[columns, None])
+            t.count(rows, d2, t.ratios[columns])
 
     def dense(self, all_queries: Iterable[slice], samples: Tensor, radius: float) -> None:
         near = self.codes.near(samples, self.totals.minimum + radius)
@@ -166,7 +166,7 @@ class TensorCores:
         """Count all pairs by sums of fp16 products; False beyond the tolerance, and of weights or samples left out."""
         t, x = self.totals, self.split_queries
         farthest = t.farthest()
-        if t.logs is not None or t.own is not None or (sum_error(x, 1, farthest) * t.weights[0]).max() >= t.tolerance:
+        if t.ratios is not None or t.own is not None or (sum_error(x, 1, farthest) * t.weights[0]).max() >= t.tolerance:
             return False
         centered = double(samples) - t.center
         if not extent(centered) * x.scale < LARGEST:
