@@ -88,6 +88,7 @@ class Autoencoder(base.BaseEstimator):
         super().__setstate__(state)
 
 
+@dataclass(eq=False, repr=False)
 class AAETransformer(base.ClassNamePrefixFeaturesOutMixin, base.TransformerMixin, Autoencoder):
     """Codes of examples, about N(0, 5² I), and examples of codes. Parameters are Autoencoder's."""
 

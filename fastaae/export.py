@@ -118,8 +118,9 @@ def find_pretrained(source: str | Path, revision: str | None, **options: Any) ->
     if folder and revision is None:
         return path / FILE
     if folder or not re.fullmatch("[0-9a-f]{40}", str(revision)):
-        expected = "None, of a folder" if folder else "the hash of a commit, 40 digits, of a repository, or a folder"
-        raise ValueError(f"revision={brief(revision)} of {source}: expected {expected}")
+        expected = "None, of a folder" if folder else "the hash of a commit, 40 digits, of a repository"
+        found = "" if folder else ", which is no folder here"
+        raise ValueError(f"revision={brief(revision)} of {source}{found}: expected {expected}")
     from huggingface_hub import hf_hub_download
 
     return Path(hf_hub_download(str(source), FILE, revision=revision, **options))

@@ -25,7 +25,7 @@ from .engine import priors
 from .engine.networks import MLP, Heads, Norm
 from .engine.scale import Scale
 from .engine.wiring import Wiring, wiring
-from .files import brief, expanded
+from .files import brief, expanded, warn_caller
 from .kernels import reference
 from .kernels.exact import exact_arithmetic
 from .members import Members
@@ -36,6 +36,7 @@ from .scalars import integer, scalar
 Rows = TypeVar("Rows", np.ndarray, Tensor)  # NumPy in, NumPy out; torch in, torch out
 BATCH, WIDE = 4096, 2**24  # examples at a time, and numbers that a layer makes of them then
 DRAWN = 4096  # samples per block of a stream; part of what a seed means
+FAR = 100  # standard deviations, or ranges, of the training data by which examples are off on average: other units
 TOGETHER = 64  # such blocks are decoded at once on a GPU, or launching kernels would take most of the time
 
 
@@ -385,7 +386,11 @@ class Model:
     def _examples(self, x: Any, name: str = "x") -> Tensor:
         columns_of(name, x, self.known.get("columns"))
         given = examples(name, examples_of(name, x), None if self.pixels else self.config.scale)
-        return flat(name, given, self.shape)
+        rows = flat(name, given, self.shape)
+        if self.scale and not self.pixels:
+            if (far := self.scale(rows[None, :DRAWN].to(self.device)).abs().mean().item()) > FAR:
+                warn_caller(f"{name} is {far:.0f} times as far out as the training data: give it in their units")
+        return rows
 
     def _labels(self, labels: Any, n: int, needed: bool = False) -> Tensor | None:
         """Probabilities [n, n_classes] of what a caller gave as labels."""
@@ -470,21 +475,20 @@ def load(
     where, path = find_device(device), expanded(path)
     of = RunDirectory(path) if os.path.isdir(path) else None  # unlike Path's, it takes any name
     (tensors, info), path = (of.load(), of.newest) if of else (checkpoint.load(path), path)
-    if averaged:
-        found = {n[8:]: t for n, t in tensors.items() if n.startswith("average.")}
-        tensors = {n: t for n, t in tensors.items() if not n.startswith("best.")} | found
-        if not found:
-            raise ValueError(f"{path}: averaged={averaged}, expected False: it holds no averages, see Config.average")
-    return from_tensors(tensors, info, path, replica, where, prior)
+    return from_tensors(tensors, info, path, replica, where, prior, averaged)
 
 
 def from_tensors(
     tensors: dict[str, Tensor], info: dict[str, Any], path: Path, replica: int, device: torch.device | str = "cpu",
-    prior: priors.Custom | None = None,
+    prior: priors.Custom | None = None, averaged: bool = False,
 ) -> Model:  # fmt: skip
     """Replica `replica` of what checkpoint.load has read from path, with its best weights where these are kept; the
     rest as in load()."""
-    tensors = tensors | {name[5:]: t for name, t in tensors.items() if name.startswith("best.")}
+    kept = "average." if averaged else "best."
+    chosen = {name.removeprefix(kept): t for name, t in tensors.items() if name.startswith(kept)}
+    if averaged and not chosen:
+        raise ValueError(f"{path}: averaged={averaged}, expected False: it holds no averages, see Config.average")
+    tensors = tensors | chosen
 
     def own(name: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         """The replica's copy of a tensor of this shape, whose replicas and dtype (or that given) are the others'."""

@@ -14,6 +14,11 @@ from .files import brief
 from .kernels.reference import BATCH_NORM_EPS
 
 
+def _check(name: str, value: Any) -> None:
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} is a {type(value).__name__}, expected a tensor")
+
+
 class Coder(nn.Module):
     """What both modules hold of a Model, on its memory until .to() moves or converts it: a network whose first layer
     takes so many columns and then, maybe, noise; an embedding's heads; a scale."""
@@ -55,6 +60,7 @@ class Encoder(Coder):
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Any:
         """Of x [N, *shape] or [N, D] in the units of the data, also bytes. noise, standard normal, makes z a sample:
         [N, style_dim] of a Gaussian posterior (None: its mean), [N, noise_dim] of a universal one (None: zeros)."""
+        _check("x", x)
         dtype, d, k = self.biases[0].dtype, self.config.style_dim, self.n_classes
         byte = x.dtype == torch.uint8 and self.pixels
         x = x.flatten(1).to(self.shift.dtype if self.scaled else dtype) / (255 if byte else 1)
@@ -72,6 +78,7 @@ class Decoder(Coder):
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Of z [N, style_dim] and probabilities y [N, n_classes], where the decoder takes labels; without y, z of an
         embedding is the representation. Raises ValueError: y is missing or in vain."""
+        _check("z", z)
         if y is None and self.n_classes and self.heads is None or y is not None and not self.n_classes:
             takes = f"probabilities [N, {self.n_classes}]" if self.n_classes else "None"
             raise ValueError(f"y={brief(y)}: expected {takes}, as the decoder's labels")

@@ -160,6 +160,20 @@ def test_codes_and_examples():
         t.inverse_transform(X)
 
 
+def test_rows_in_other_units_are_warned_of():
+    m = AAETransformer(epochs=1).fit(X)
+    for X_new in (X, X[:1], X + X.std(0)):
+        m.transform(X_new)
+    with pytest.warns(UserWarning, match=r"^x is \d+ times as far out as the training data: give it in their units$"):
+        m.transform(1000 * X)
+
+
+@pytest.mark.parametrize("kind", [AAETransformer, AAEClassifier, AAEDetector, AAEClusterer])
+def test_an_unknown_parameter_is_refused_in_the_name_of_the_estimator(kind):
+    with pytest.raises(TypeError, match=rf"^{kind.__name__}.__init__\(\) got an unexpected keyword argument 'hiden'"):
+        kind(hiden=(8,))
+
+
 CLASSIFIER = AAEClassifier(hidden=(32,), epochs=150, batch_size=30, lr_classification=1e-2, random_state=0)
 
 

@@ -375,7 +375,9 @@ def test_what_else_lies_in_a_folder_is_not_read(trained, tmp_path):
 @pytest.mark.parametrize("revision", [None, "main", "v1.0", COMMIT[:7], COMMIT.upper(), COMMIT + "\n", COMMIT + "0", 7])
 def test_a_repository_without_a_commit_is_refused(revision, monkeypatch):
     monkeypatch.setattr("huggingface_hub.hf_hub_download", None)
-    with pytest.raises(ValueError, match="revision=.* of user/name: expected the hash of a commit"):
+    with pytest.raises(
+        ValueError, match="revision=.* of user/name, which is no folder here: expected the hash of a commit"
+    ):
         fastaae.Model.from_pretrained("user/name", revision)
 
 

@@ -272,6 +272,15 @@ def test_labels_missing_or_in_vain_are_refused(trained):
         trained("universal").encoder_module()(torch.zeros(3, 5))
 
 
+def test_what_is_no_tensor_is_refused(trained):
+    m = trained("semi-supervised")
+    both = m.encoder_module()(torch.rand(2, *m.shape))
+    with pytest.raises(ValueError, match="^z is a tuple, expected a tensor$"):
+        m.decoder_module()(both)
+    with pytest.raises(ValueError, match="^x is a ndarray, expected a tensor$"):
+        m.encoder_module()(np.zeros((2, *m.shape), np.float32))
+
+
 # Gradients through the Model's own methods
 
 
