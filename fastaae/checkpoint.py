@@ -171,6 +171,13 @@ def load(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path}: its tensors or info cannot be used: {error}") from None
 
 
+def step_of(path: Path) -> int | None:
+    """The step of a checkpoint that load() has yet to check; None: it is not there, or its header is damaged."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError):
+        with safetensors.safe_open(path, "pt") as file:
+            return json.loads(file.metadata()["info"])["step"]
+
+
 def _read(file: BinaryIO) -> tuple[bytes, dict[str, Any]]:
     """The bytes and the metadata of a file whose digest is right. Raises DamagedError, or ValueError beyond limits."""
     size = os.fstat(file.fileno()).st_size

@@ -283,7 +283,7 @@ def _only(name: str, allowed: Sequence[Any], where: Callable[[Config], object], 
 
 
 # A new field needs a row of FIELDS (unless its type is a Literal), one of UNUSED if some settings ignore it, and one of
-# RULES for each other field that it may contradict. They are checked in this order.
+# RULES for each other field that it may contradict, or of IDLE. They are checked in this order.
 
 TYPES = get_type_hints(Config)
 CHOICES = {name: get_args(kind) for name, kind in TYPES.items() if get_origin(kind) is Literal}
@@ -368,6 +368,15 @@ UNUSED: tuple[Rule, ...] = (  # names, when they have a use, why they must keep 
     ("components", lambda c: c.prior in SHAPED, ": it is for prior='mixture' or 'swiss_roll' alone"),
     ("n_labeled", lambda c: c.task != "supervised", ": the task 'supervised' uses all labels"),
     ("n_labeled", lambda c: c.classifies or c.label_prior, ": the task {c.task!r} uses no labels"),
+)
+IDLE: tuple[Rule, ...] = (  # the same of fields that may have any value there, but are not worth a sweep: why
+    ("momentum momentum_adversarial", lambda c: c.optimizer == "sgd", "it is for optimizer='sgd' alone"),
+    ("lr_adversarial momentum_adversarial", lambda c: c.regularizer == "adversarial", "regularizer={c.regularizer!r}"),
+    ("lr_classification", lambda c: c.classifies, "the task {c.task!r} learns no labels"),
+    ("lr_decay", lambda c: c.lr_decay_epochs and c.lr_decay_epochs[0] < c.epochs, "no decay in epochs={c.epochs}"),
+    ("lr_decay_epochs", lambda c: c.lr_decay_epochs[:1] < (c.epochs,), "no decay in epochs={c.epochs}"),
+    ("lr_decay_epochs", lambda c: c.lr_decay != 1, "lr_decay={c.lr_decay}"),
+    ("dropout", lambda c: c.hidden, "hidden={c.hidden}"),
 )
 
 _set = Config.__init__

@@ -23,7 +23,7 @@ except ImportError:  # Windows
     fcntl = None
 
 NEWEST, PREVIOUS, LOCK = "checkpoint.safetensors", "checkpoint.previous.safetensors", ".lock"
-CONFIG, METRICS, SUMMARY, TRACE = "config.json", "metrics.jsonl", "summary.json", "trace.json"
+CONFIG, METRICS, SUMMARY, TRACE, SWEEP = "config.json", "metrics.jsonl", "summary.json", "trace.json", "sweep.json"
 MAX_METRICS, MAX_ROW = 2**30, 2**21  # bytes of metrics.jsonl, and of a row, which 20,000 replicas fill
 AFTER_EPOCHS = ("valid_", "told_apart_", "code_", "dead_", "label_")  # how names begin of what rows after epochs hold
 
@@ -33,8 +33,8 @@ class RunDirectory:
 
     def __init__(self, path: str | Path):
         self.path = expanded(path)
-        self.newest, self.previous, self.config, self.metrics, self.summary, self.trace = (
-            self.path / name for name in (NEWEST, PREVIOUS, CONFIG, METRICS, SUMMARY, TRACE)
+        self.newest, self.previous, self.config, self.metrics, self.summary, self.trace, self.sweep = (
+            self.path / name for name in (NEWEST, PREVIOUS, CONFIG, METRICS, SUMMARY, TRACE, SWEEP)
         )
         self.lock: io.FileIO | None = None  # while this process holds it
         self.made: list[Path] = []  # folders that have not been synced since
@@ -78,7 +78,7 @@ class RunDirectory:
             file.truncate(0)
             with contextlib.suppress(OSError):  # a full disk
                 file.write(f"{os.getpid()} on {platform.node()}".encode())
-            for path in (self.newest, self.config, self.metrics, self.summary, self.trace):
+            for path in (self.newest, self.config, self.metrics, self.summary, self.trace, self.sweep):
                 checkpoint.remove_unfinished(path)
             self.lock = file if fcntl else None
             try:
@@ -103,6 +103,10 @@ class RunDirectory:
         if not self.newest.exists() and self.of_rank(0).exists():
             hint = "resume it under torchrun, or name the directory of one rank, such as rank-0"
             raise checkpoint.CheckpointError(f"{self.path}: trained by several ranks: {hint}")
+        if not self.newest.exists() and self.sweep.exists():
+            plan = self.read_json(self.sweep)
+            best = "best" in plan and f": replica {plan.get('replica')} of {self.path / str(plan['best'])} is the best"
+            raise checkpoint.CheckpointError(f"{self.path}: a sweep, expected the directory of a run{best or ''}")
         try:
             found = checkpoint.load(self.newest)
         except checkpoint.CheckpointError as error:
@@ -120,9 +124,14 @@ class RunDirectory:
         return found
 
     def write_json(self, path: Path, content: dict[str, Any]) -> None:
-        """Replace config.json or summary.json."""
+        """Replace config.json, summary.json or sweep.json."""
         self.check_held()
         checkpoint.write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
+
+    def read_json(self, path: Path) -> dict[str, Any]:
+        """What such a file says. Raises ValueError where it is damaged."""
+        with _damage(path, *["name another out_dir"] * (path == self.sweep)):
+            return read_json(path)
 
     def recorded(self) -> dict[str, Any]:
         """What config.json says, {} if there is none. Raises ValueError where it is damaged."""
@@ -211,12 +220,12 @@ def _columns(rows: Iterable[dict[str, Any]]) -> dict[str, np.ndarray]:
 
 
 @contextlib.contextmanager
-def _damage(path: Path) -> Iterator[None]:
+def _damage(path: Path, hint: str = "move it away to go on without it") -> Iterator[None]:
     """Say which file an error of reading is about, and what to do."""
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{path}: damaged ({brief(error)}); move it away to go on without it") from None
+        raise ValueError(f"{path}: damaged ({brief(error)}); {hint}") from None
 
 
 def _open(path: str | Path, flags: int) -> int:

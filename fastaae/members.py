@@ -19,6 +19,12 @@ VARIED = (
 """Fields that a step takes of each replica by itself."""
 
 
+def check_precision(cfg: Config) -> None:
+    """Raise ValueError where replicas that differ cannot have it."""
+    if cfg.precision == "fp16":
+        raise ValueError(f"precision={cfg.precision!r}: its loss scale is of all, expected 'bf16' with members")
+
+
 class Members:
     """Configs of the replicas of a run.
 
@@ -51,8 +57,8 @@ class Members:
         for name in ("dropout", "input_noise"):
             if len({getattr(c, name) > 0 for c in self.configs}) > 1:
                 raise ValueError(f"members: {name} is 0 for some replicas, expected it of all or of none")
-        if given and cfg.precision == "fp16":
-            raise ValueError(f"precision={cfg.precision!r}: its loss scale is of all, expected 'bf16' with members")
+        if given:
+            check_precision(cfg)
 
     def of(self, name: str, like: Tensor) -> float | Tensor:
         """A field's value or, where replicas differ, their values [R, 1, 1] in like's dtype, on its device."""

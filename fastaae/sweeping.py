@@ -20,12 +20,12 @@ import numpy as np
 import torch
 
 from . import checkpoint, evaluation
-from .config import TYPES, Config
+from .config import IDLE, TYPES, Config
 from .device import find_device
 from .directory import RunDirectory
 from .engine.wiring import wiring
-from .files import brief, read_json, suggestion
-from .members import VARIED, Members
+from .files import brief, suggestion
+from .members import VARIED, check_precision
 from .run import provenance, ranks, watch
 from .run.resume import begin
 from .run.signals import Interrupted
@@ -45,9 +45,11 @@ class Sweep:
     Attributes:
         directory: of sweep.json, and a run directory for each launch.
         table: a dict for each member: what was varied, "seed", "epochs" that it was trained for, its metrics and
-            "code_std", "out" ("", "collapsed" or "diverged"), "directory" and "replica", which load() takes.
+            "code_std", "out" ("", "collapsed" or "diverged"), "directory" and "replica", which load() takes; None is
+            the directory of one that diverged before it was saved.
         summary: a dict for each setting, the best first: what was varied, "epochs", "seeds", how many of these are
-            "out", and "mean" and "std" of the metric over the others.
+            "out", "why" ("collapsed", "diverged", "dropped" by halving), and "mean" and "std" of the metric over the
+            others.
         metric: the name of what was compared; the lowest is best.
         best: the config of the best setting.
     """
@@ -127,7 +129,11 @@ def sweep(
     with contextlib.nullcontext() if rank else _claimed(where, json.loads(json.dumps(plan))):
         ranks.everyone(None)
         try:
-            return job.run(where.path, settings, seeds, halving)
+            found, best = job.run(where.path, settings, seeds, halving), job.best
+            if best is not None and not rank:
+                plan |= {"best": os.path.relpath(str(best.directory), where.path), "replica": best.replica}
+                where.write_json(where.sweep, plan)
+            return found
         except Interrupted as error:
             error.args = (f"stopped; the same sweep with out_dir={str(where.path)!r} goes on",)
             raise
@@ -148,8 +154,13 @@ def _settings(cfg: Config, n: int | None, fields: dict[str, Any]) -> list[dict[s
         found = [dict(zip(fields, values, strict=True)) for values in itertools.product(*fields.values())]
     else:
         found = [{name: _drawn(rng, name, values) for name, values in fields.items()} for _ in range(n)]
-    Members(replace(cfg, replicas=1), [{}])  # checks the precision
-    made = [{name: getattr(replace(cfg, **setting), name) for name in fields} for setting in found]
+    configs = [replace(cfg, **setting) for setting in found]
+    for c in configs:
+        check_precision(c)
+        for names, used, words in IDLE:
+            for name in set(names.split()).intersection(() if used(c) else fields):
+                raise ValueError(f"{name}={brief(getattr(c, name))}: no effect, leave it out: {words.format(c=c)}")
+    made = [{name: getattr(c, name) for name in fields} for c in configs]
     return [setting for k, setting in enumerate(made) if setting not in made[:k]]
 
 
@@ -166,13 +177,12 @@ def _drawn(rng: random.Random, name: str, values: Any) -> Any:
 @contextlib.contextmanager
 def _claimed(where: RunDirectory, plan: dict[str, Any]) -> Iterator[None]:
     """Hold the directory of a sweep, a new one or one to go on with."""
-    path = where.path / "sweep.json"
-    had = read_json(path) if path.exists() else where.check_empty()
+    had = where.read_json(where.sweep) if where.sweep.exists() else where.check_empty()
     if had and (odd := sorted(name for name in plan if had.get(name) != plan[name])):
         raise ValueError(f"out_dir={str(where.path)!r}: a sweep of other {', '.join(odd)}, expected the same, or none")
     where.make()
     with where.held():
-        where.write_json(path, plan)
+        where.write_json(where.sweep, plan)
         yield
 
 
@@ -188,6 +198,7 @@ class Sweeping:
         if self.data.parts["valid"] is None:
             raise ValueError(f"n_validation={cfg.n_validation}: expected validation examples, to compare by")
         self.varied, self.settings, self.members = ["seed"], [], []
+        self.best: Member | None = None  # of the best setting
 
     def run(self, path: Path, settings: list[dict[str, Any]], seeds: int, halving: int | None) -> Sweep:
         """All settings to the end or, in rounds, fewer and fewer of them."""
@@ -239,19 +250,20 @@ class Sweeping:
         name = hashlib.sha256(repr((cfg, given)).encode()).hexdigest()[:8]  # another, where memory allows other packs
         run = RunDirectory(self.path / f"{k}-{name}")
         out, places = self.trained(pack, cfg, given, run), [_place(run, r, len(pack)) for r in range(len(pack))]
+        parts = dict.fromkeys(path for path, _ in places)
+        for path in parts:  # nothing goes on from these
+            RunDirectory(path).previous.unlink(missing_ok=True)
         if out:
-            saved = [RunDirectory(path) for path in dict.fromkeys(path for path, _ in places)]
             # of several ranks one may have stopped sooner: then all begin again where this launch began
-            same = all(part.newest.exists() for part in saved)
-            same = same and (len(saved) == 1 or len({part.load().info["step"] for part in saved}) == 1)
+            steps = {checkpoint.step_of(RunDirectory(path).newest) for path in parts}
             for r, m in enumerate(pack):
                 m.out = "diverged" if r in out else ""
-                m.directory, m.replica = places[r] if same else (m.directory, m.replica)
+                if len(steps) == 1 and None not in steps:
+                    m.directory, m.replica = places[r]
             if left := [m for m in pack if not m.out]:
                 self.launch(left, epochs, k)
             return
-        summary = read_json(run.summary)
-        parts = dict.fromkeys(path for path, _ in places)
+        summary = run.read_json(run.summary)
         codes = [std for part in parts for std in RunDirectory(part).history()["code_std"][-1].tolist()]
         late = epochs == pack[0].config.epochs and summary["steps"] >= watch.SOON
         for r, m in enumerate(pack):
@@ -308,7 +320,8 @@ class Sweeping:
             row = {"epochs": max(m.epochs for m in members), "seeds": len(members), "out": len(members) - len(values)}
             row |= {"mean": None, "std": None} if not values else evaluation.summarize(values)
             row.pop("replicas", None)
-            rows.append({**setting, **row})
+            why = {m.out or "dropped" * (m.epochs < m.config.epochs) for m in members} - {""}
+            rows.append({**setting, **row, "why": ", ".join(sorted(why))})
         return rows
 
     def compared(self) -> str:
@@ -330,8 +343,10 @@ class Sweeping:
             row = {**self.settings[m.setting], "seed": m.config.seed, "epochs": m.epochs, **m.metrics, "out": m.out}
             table.append({**row, "directory": m.directory and str(m.directory), "replica": m.replica})
         order = self.ranking(rows := self.summary())
-        best = replace(self.cfg, **self.settings[order[0]])
-        return Sweep(self.path, table, [rows[k] for k in order], self.compared(), best)
+        best, metric = replace(self.cfg, **self.settings[order[0]]), self.compared()
+        left = [m for m in self.members if m.setting == order[0] and not m.out]
+        self.best = min(left, key=lambda m: m.metrics[metric], default=None)
+        return Sweep(self.path, table, [rows[k] for k in order], metric, best)
 
 
 def _place(run: RunDirectory, r: int, n: int) -> tuple[Path, int]:

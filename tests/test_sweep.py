@@ -14,7 +14,7 @@ import pytest
 import torch
 from faults.tiny import read_json
 
-from fastaae import Config, Interrupted, cli, evaluation, load, sweep, sweeping, train
+from fastaae import Config, Interrupted, checkpoint, cli, evaluation, load, sweep, sweeping, train
 from fastaae.engine.step import Step
 
 RNG = np.random.default_rng(0)
@@ -64,8 +64,9 @@ def test_a_member_that_diverges_is_out_and_moves_no_other(tmp_path):
     good = sweep(CFG, X, tmp_path / "b", progress=False, lr_reconstruction=RATES)
     assert [row["out"] for row in odd.table] == ["", "", "", "diverged"]
     assert odd.summary[-1] | {"lr_reconstruction": 0} == {
-        "lr_reconstruction": 0, "epochs": 0, "seeds": 1, "out": 1, "mean": None, "std": None,
+        "lr_reconstruction": 0, "epochs": 0, "seeds": 1, "out": 1, "mean": None, "std": None, "why": "diverged",
     }  # fmt: skip
+    assert odd.table[3]["directory"] is None and [row["why"] for row in odd.summary[:3]] == [""] * 3
     for a, b in zip(odd.table, good.table, strict=False):
         assert a["valid_reconstruction"] == pytest.approx(b["valid_reconstruction"], rel=1e-9)
     assert odd.best == good.best
@@ -124,6 +125,7 @@ def test_halving_finds_the_best_of_a_planted_grid(tmp_path, monkeypatch, n, eta,
     assert found.best.lr_adversarial == min(rates, key=lambda rate: abs(rate - best))
     assert sum(cost) <= n * epochs * whole * (1 / 3 if eta > 2 else 0.4)
     assert found.summary[0]["epochs"] == epochs and max(row["epochs"] for row in found.summary[1:]) < epochs
+    assert [row["why"] for row in found.summary] == ["", *["dropped"] * (n - 1)]
 
 
 def test_those_left_go_on_as_if_nothing_had_been(tmp_path):
@@ -133,6 +135,8 @@ def test_those_left_go_on_as_if_nothing_had_been(tmp_path):
     )  # fmt: skip
     left = [row for row in found.table if row["epochs"] == 9]
     assert len(left) == 2 and {row["epochs"] for row in found.table} == {1, 3, 9}
+    assert len([*(tmp_path / "a").glob("*/checkpoint.safetensors")]) == 3  # which every member can be loaded from
+    assert not [*(tmp_path / "a").glob("*/checkpoint.previous.safetensors")]
     for row in left:
         fields = {name: row[name] for name in ("lr_adversarial", "input_noise", "seed")}
         run = train(replace(CFG, epochs=9, **fields, out_dir=str(tmp_path / str(row["seed"]))), (X, Y), progress=False)
@@ -252,12 +256,79 @@ def test_random_settings():
         ({"dropout": [0.1]}, {"cfg": Config(patience=3)}, "patience=3: expected None in a sweep"),
         ({"keep": ["last", "best"]}, {}, "got 'keep', expected a field of Config to vary, not one of"),
         ({"dropout": [0.1]}, {"cfg": replace(CFG, precision="fp16")}, "precision='fp16': its loss scale is of all"),
+        ({"precision": ["fp64", "fp16"]}, {}, "precision='fp16': its loss scale is of all"),
+        ({"momentum": [0.5, 0.9]}, {}, "momentum=0.5: no effect, leave it out: it is for optimizer='sgd' alone"),
+        (
+            {"optimizer": ["sgd", "adam"], "momentum_adversarial": [0.5]},
+            {},
+            "momentum_adversarial=0.5: no effect, .*sgd",
+        ),
+        ({"lr_adversarial": [0.1]}, {"cfg": Config(regularizer="mmd")}, "lr_adversarial=0.1: no effect, .*='mmd'"),
+        ({"lr_classification": [0.1]}, {}, "lr_classification=0.1: .*: the task 'unsupervised' learns no labels"),
+        ({"lr_decay": [0.1, 0.3]}, {}, "lr_decay=0.1: no effect, leave it out: no decay in epochs=1"),
+        ({"lr_decay_epochs": [(), (1,)]}, {}, r"lr_decay_epochs=\(1,\): no effect, leave it out: no decay in epochs=1"),
+        (
+            {"lr_decay_epochs": [()]},
+            {"cfg": Config(lr_decay=1.0)},
+            r"lr_decay_epochs=\(\): no effect, .*: lr_decay=1.0",
+        ),
+        ({"dropout": [0.1], "hidden": [(8,), ()]}, {}, r"dropout=0.1: no effect, leave it out: hidden=\(\)"),
+        ({"regularizer_weight": [1.0, 2.0]}, {}, "regularizer_weight=2.0: expected 1.0 with discriminators"),
+        ({"fixed_heads": [None, 2.0]}, {}, "fixed_heads=2.0: expected None in the task 'unsupervised'"),
     ],
 )
 def test_what_cannot_be_swept_is_refused(tmp_path, fields, options, message):
     cfg = options.pop("cfg", replace(CFG, epochs=1))
     with pytest.raises(ValueError, match=message):
         sweep(cfg, X, tmp_path / "a", progress=False, **options, **fields)
+
+
+def test_fields_with_an_effect_are_swept():
+    cfg, decays = replace(CFG, optimizer="sgd", task="semi_supervised"), [(), (2,), (3, 100)]
+    fields = {"momentum": [0.5], "momentum_adversarial": [0.5], "lr_classification": [0.1], "lr_decay_epochs": decays}
+    assert len(sweeping._settings(cfg, None, {**fields, "dropout": [0.1]})) == 3
+    assert len(sweeping._settings(replace(cfg, lr_decay_epochs=(3,)), None, {"lr_decay": [0.1, 0.2]})) == 2
+
+
+def test_a_damaged_file_of_a_sweep_is_named(tmp_path):
+    sweep(CFG, X, tmp_path / "a", progress=False, lr_adversarial=RATES)
+    (summary,), plan = (tmp_path / "a").glob("0-*/summary.json"), tmp_path / "a" / "sweep.json"
+    for path, hint in ((summary, "move it away to go on without it"), (plan, "name another out_dir")):
+        whole = path.read_bytes()
+        for content in (whole[:-9], b"", b"\xff", b"[]"):
+            path.write_bytes(content)
+            with pytest.raises(ValueError, match=rf"^{path}: damaged \(.*\); {hint}$"):
+                sweep(CFG, X, tmp_path / "a", progress=False, lr_adversarial=RATES)
+        path.write_bytes(whole)
+    before = sweep(CFG, X, tmp_path / "a", progress=False, lr_adversarial=RATES)
+    summary.unlink()
+    assert sweep(CFG, X, tmp_path / "a", progress=False, lr_adversarial=RATES).table == before.table
+
+
+def test_a_sweep_is_no_run(tmp_path, capsys):
+    found = sweep(CFG, X, tmp_path / "a", progress=False, lr_adversarial=RATES, hidden=[(12,), (8,)])
+    best = min(found.table, key=lambda row: row["valid_reconstruction"])
+    message = f"{tmp_path / 'a'}: a sweep, expected the directory of a run: replica {best['replica']} of "
+    message += f"{best['directory']} is the best"
+    for words in (["evaluate"], ["export"], ["resume"]):
+        assert cli.main([words[0], str(tmp_path / "a")]) == 2
+        assert capsys.readouterr().err == f"fastaae: {message}\n"
+    with pytest.raises(ValueError, match="a sweep, expected the directory of a run"):
+        load(tmp_path / "a")
+    plan = tmp_path / "a" / "sweep.json"
+    plan.write_text(json.dumps({name: v for name, v in read_json(plan.parent, plan.name).items() if name != "best"}))
+    with pytest.raises(ValueError, match="a sweep, expected the directory of a run$"):
+        load(tmp_path / "a")  # of one that was stopped
+
+
+def test_the_step_of_a_checkpoint(tmp_path):
+    train(replace(CFG, epochs=1, out_dir=str(tmp_path / "a")), X, progress=False)
+    path = tmp_path / "a" / "checkpoint.safetensors"
+    assert checkpoint.step_of(path) == checkpoint.load(path).info["step"] == 10
+    load(path).save(tmp_path / "model")
+    assert checkpoint.step_of(tmp_path / "model") is checkpoint.step_of(tmp_path / "none") is None
+    path.write_bytes(path.read_bytes()[:100])
+    assert checkpoint.step_of(path) is None
 
 
 RANKS = """

@@ -18,7 +18,7 @@ from torch import distributed
 from .. import evaluation
 from ..config import Config
 from ..directory import RunDirectory
-from ..files import read_json, warn_caller
+from ..files import warn_caller
 from ..liveness import Heartbeat
 from ..members import Members
 from . import provenance
@@ -132,7 +132,7 @@ def gathered(metrics: dict[str, dict[str, Any]], own: Path) -> dict[str, dict[st
     parts = everyone(metrics)
     metrics = {n: evaluation.summarize([v for part in parts for v in part[n]["replicas"]]) for n in metrics}
     if distributed.get_rank() == 0:
-        steps = read_json(RunDirectory(own).summary)["steps"]
-        directory = RunDirectory(own.parent)
+        one, directory = RunDirectory(own), RunDirectory(own.parent)
+        steps = one.read_json(one.summary)["steps"]
         directory.write_json(directory.summary, {"metrics": metrics, "ranks": len(parts), "steps": steps})
     return metrics
