@@ -11,10 +11,10 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from . import __version__
 from .config import UNUSED, Config
@@ -145,6 +145,18 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(f"{message}; run {self.prog} --help")
 
 
+def _converter(hint: Any) -> tuple[Callable[[str], Any], str]:
+    """What makes a value, or one of a tuple, of a word, and what the help calls such words."""
+    kinds = [k for h in get_args(hint) or [hint] for k in get_args(h) or [h] if k not in (..., NoneType)]
+
+    def convert(word: str) -> Any:
+        number = kinds[0] in (int, float) and word not in kinds
+        return None if word == "None" else kinds[0](word) if number else word
+
+    convert.__name__ = getattr(kinds[0], "__name__", "str")  # as errors call it
+    return convert, "|".join(getattr(k, "__name__", k) for k in kinds)
+
+
 def _parsed(kind: type, arguments: list[str], default: Any = None, hidden: Collection[str] = (), **options: Any) -> Any:
     """The dataclass that flags and a default make. Help leaves out hidden fields and what a preset ignores."""
     usage = {"description": kind.__doc__, "usage": "%(prog)s [--FIELD VALUE ...]"}
@@ -158,19 +170,11 @@ def _parsed(kind: type, arguments: list[str], default: Any = None, hidden: Colle
     for name, hint in get_type_hints(kind).items():
         if kind is Config and name in TOPICS:
             group = parser.add_argument_group(TOPICS[name])
-        value, kinds = getattr(default or kind, name), [k for h in get_args(hint) or [hint] for k in get_args(h) or [h]]
-        kinds = [k for k in kinds if k not in (..., NoneType)]
-
-        def convert(word: str, kinds: Any = kinds) -> Any:
-            number = kinds[0] in (int, float) and word not in kinds
-            return None if word == "None" else kinds[0](word) if number else word
-
-        convert.__name__ = getattr(kinds[0], "__name__", "str")  # as errors call it
-        how: dict[str, Any] = {"type": convert, "metavar": "|".join(getattr(k, "__name__", k) for k in kinds)}
+        value, (convert, metavar) = getattr(default or kind, name), _converter(hint)
+        how: dict[str, Any] = {"type": convert, "metavar": metavar}
         how |= {"nargs": "*"} if isinstance(value, tuple) else {}
         how = {"action": argparse.BooleanOptionalAction} if hint is bool else how
-        shown = printable(" ".join(map(str, value)) if isinstance(value, tuple) else value)
-        text = f"{' '.join(texts[name].split())} [{shown}]".replace("%", "%%")
+        text = f"{' '.join(texts[name].split())} [{printable(_word(value))}]".replace("%", "%%")
         help = argparse.SUPPRESS if name in unused else text
         group.add_argument(f"--{name.replace('_', '-')}", default=value, help=help, **how)
     found, stray = parser.parse_known_args(arguments)
@@ -204,6 +208,10 @@ def _base(command: str, arguments: list[str]) -> tuple[Config, list[str], str, s
     return Config(), arguments, f"fastaae {command}", None
 
 
+def _word(value: Any, between: str = " ") -> str:
+    return between.join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def _train(arguments: list[str]) -> None:
     """Train the config that a preset or a config.json and flags make."""
     quiet = "--quiet" in arguments
@@ -233,8 +241,8 @@ def _resume(arguments: list[str]) -> None:
 
 @dataclasses.dataclass
 class Sweep:
-    """Train with each of several values of a field, --lr-adversarial 0.001 0.003, or all combinations of several
-    fields', and compare them on validation examples. `fastaae train NAME --help` lists the fields."""
+    """Train with each of several values of a field, --lr-adversarial 0.001 0.003 or --hidden 100,100 200,200, all their
+    combinations, and compare them on validation examples. `fastaae train NAME --help` lists the fields."""
 
     seeds: int | None = None
     """Members of each setting; default: the preset's replicas."""
@@ -249,38 +257,40 @@ class Sweep:
         from .sweeping import sweep
 
         with _on_ranks():
-            if self.n is None and any(type(value) is tuple for values in fields.values() for value in values):
+            if self.n is None and any(type(values) is tuple for values in fields.values()):
                 raise ValueError(f"sweep: LOW:HIGH is a range of random settings, expected --n, got n={self.n}")
-            ranges = {name: values[0] if type(values[0]) is tuple else values for name, values in fields.items()}
-            found = sweep(cfg, None, None, self.seeds, self.n, self.metric, self.halving, not quiet, **ranges)
+            found = sweep(cfg, None, None, self.seeds, self.n, self.metric, self.halving, not quiet, **fields)
         rows = [[*fields, "epochs", "seeds", "out", found.metric]]
         for row in found.summary:
-            mean = "" if row["mean"] is None else f"{row['mean']:.4g}" + f" +- {row['std']:.2g}" * (row["seeds"] > 1)
-            rows.append([*(f"{row[name]:.4g}" if type(row[name]) is float else str(row[name])
-                           for name in [*fields, "epochs", "seeds", "out"]), mean])  # fmt: skip
+            cells = [row[name] for name in [*fields, "epochs", "seeds"]] + [f"{row['out'] or ''} {row['why']}".strip()]
+            cells.append("" if row["mean"] is None else _metric(row, row["seeds"]))
+            rows.append([f"{v:.4g}" if type(v) is float else _word(v, ",") for v in cells])
         _table(*rows)
-        best = " ".join(f"--{name.replace('_', '-')} {getattr(found.best, name)}" for name in fields)
+        best = " ".join(f"--{name.replace('_', '-')} {_word(getattr(found.best, name))}" for name in fields)
         _print(f"sweep directory: {found.directory}", f"next: {train} {best}")
 
 
 def _sweep(arguments: list[str]) -> None:
-    """Flags of fields with several values are what is varied."""
+    """Flags of fields with several values, or ranges of numbers, are what is varied; of tuples, words with a comma."""
     quiet = "--quiet" in arguments
     base, words, program, _ = _base("sweep", [word for word in arguments if word != "--quiet"])
     own, fields, flags, hints = [], {}, [], get_type_hints(Config)
     for flag, *values in _split(words):
         name = flag.removeprefix("--").replace("-", "_")
+        (convert, _), text = _converter(hints.get(name, str)), " ".join(values)
+        ranges, many = convert.__name__ in ("int", "float") and ":" in text, get_origin(hints.get(name)) is tuple
         if name in Sweep.__dataclass_fields__ or flag in ("-h", "--help"):
             own += [flag, *values]
-        elif name in hints and "tuple" not in str(hints[name]) and (len(values) > 1 or ":" in "".join(values)):
-            kind = next(k for k in get_args(hints[name]) or [hints[name]] if k is not NoneType)
-            kind = kind if kind in (int, float) else str
-            try:
-                fields[name] = [tuple(map(kind, w.split(":"))) if ":" in w else kind(w) for w in values]
-            except ValueError:
-                raise ValueError(f"{flag} {' '.join(values)}: expected values of type {kind.__name__}") from None
-        else:
+        elif name not in hints or not ("," in text if many else ranges or len(values) > 1):
             flags += [flag, *values]
+        else:
+            try:
+                if many:
+                    fields[name] = [tuple(convert(part) for part in word.split(",") if part) for word in values]
+                else:
+                    fields[name] = tuple(map(convert, text.split(":"))) if ranges else [*map(convert, values)]
+            except ValueError:
+                raise ValueError(f"{flag} {text}: expected values of type {convert.__name__}") from None
     run = _parsed(Sweep, own, prog=program)
     same = [word for flag in _split(flags) if flag[0] not in ("--out-dir", "--replicas") for word in flag]
     train = shlex.join([*program.replace("sweep", "train", 1).split(), *same])
@@ -331,8 +341,8 @@ def _train_and_report(cfg: Config | None, resume: str | None, quiet: bool) -> No
     _print(f"run directory: {directory}", *[f"next: fastaae figures {shlex.quote(directory)}"] * (not quiet))
 
 
-def _metric(metric: dict[str, Any]) -> str:
-    return f"{metric['mean']:.4g}" + (f" +- {metric['std']:.2g}" if len(metric["replicas"]) > 1 else "")
+def _metric(metric: dict[str, Any], n: int = 0) -> str:
+    return f"{metric['mean']:.4g}" + (f" +- {metric['std']:.2g}" if (n or len(metric["replicas"])) > 1 else "")
 
 
 def _list(arguments: list[str]) -> None:
@@ -346,7 +356,7 @@ def _list(arguments: list[str]) -> None:
         run = RunDirectory(path)
         try:
             found, history = run.recorded(), run.history()
-            metrics = read_json(run.summary)["metrics"] if run.summary.exists() else {}
+            metrics = run.read_json(run.summary)["metrics"] if run.summary.exists() else {}
             told = [f"{name} {_metric(m)}" for name, m in metrics.items() if name.startswith("test_")]
             told = told or [f"{name} {v[-1].mean():.4g}" for name, v in history.items() if name.startswith("valid_")]
             epochs = f"{max(history['epoch'], default=0)}/{found['config']['epochs']}"
@@ -383,7 +393,22 @@ def _same_data(cfg: Config, sha256: str | None, source: str, recorded: bool) -> 
 
 
 @dataclasses.dataclass
-class OnData:
+class OnRun:
+    """A command on the models of a run."""
+
+    replica: int | None = None
+    """Which one; default: the first, of evaluate all."""
+    averaged: bool = False
+    """With averaged weights, which a run with an average keeps."""
+
+    def model(self, directory: str) -> "Model":
+        from .model import load
+
+        return load(directory, self.replica or 0, averaged=self.averaged)
+
+
+@dataclasses.dataclass
+class OnData(OnRun):
     """A command on a run and the data that it was trained on."""
 
     data_dir: str | None = None
@@ -391,16 +416,16 @@ class OnData:
     dataset: str | None = None
     """The run's file or folder of data, where it has moved."""
 
-    def models_and_data(self, directory: str, replica: int | None = None) -> "tuple[list[Model], Data]":
+    def models_and_data(self, directory: str, replica: int | None) -> "tuple[list[Model], Data]":
         """The run's models, or that of one replica, and its data."""
         from .directory import RunDirectory
         from .model import from_tensors
 
         run = RunDirectory(directory)
         tensors, info = run.load()
-        models = [from_tensors(tensors, info, run.newest, replica or 0)]
-        if replica is None:
-            models += [from_tensors(tensors, info, run.newest, r) for r in range(1, models[0].config.replicas)]
+        models = [from_tensors(tensors, info, run.newest, replica or 0, averaged=self.averaged)]
+        for r in range(1, models[0].config.replicas if replica is None else 0):
+            models.append(from_tensors(tensors, info, run.newest, r, averaged=self.averaged))
         moved = {k: v for k, v in (("data_dir", self.data_dir), ("dataset", self.dataset)) if v is not None}
         cfg = dataclasses.replace(models[0].config, **moved)
         return models, _same_data(cfg, info.get("data_sha256"), directory, recorded=self.data_dir is None)[0]
@@ -413,7 +438,7 @@ class Evaluate(OnData):
     def __call__(self, directory: str) -> None:
         from . import evaluation
 
-        models, data = self.models_and_data(directory)
+        models, data = self.models_and_data(directory, self.replica)
         for split in ("valid", "test"):
             for name, values in evaluation.evaluate(models, data, split).items():
                 _print(json.dumps({name: evaluation.summarize(values)}))
@@ -434,14 +459,11 @@ class Parzen(OnData):
     """How many of them, the run's first ones, or a file of them."""
     seed: int = 0
     """Of the samples."""
-    replica: int = 0
-    """Which model of the run draws."""
     state: str | None = None
     """File that keeps the partial sums; the same command goes on from them."""
 
     def __call__(self, directory: str) -> None:
         from .data.formats import examples_of
-        from .model import load
         from .parzen import parzen_log_likelihood
 
         n, held, model, data = _number(self.samples), _number(self.validation), None, None
@@ -451,9 +473,9 @@ class Parzen(OnData):
             which = "a number, of draws by the run's model" if directory else "a file, or the directory of a run first"
             raise ValueError(f"--samples {self.samples}: expected {which}")
         if directory and self.queries and (held is None or self.sigma is not None):
-            model = load(directory, self.replica)
+            model = self.model(directory)
         elif directory:
-            (model,), data = self.models_and_data(directory, self.replica)
+            (model,), data = self.models_and_data(directory, self.replica or 0)
         queries = examples_of("queries", self.queries) if self.queries else data and data.x_test
         if queries is None:
             raise ValueError(f"parzen: {data.name if data else self.samples} has no test set, expected --queries FILE")
@@ -470,30 +492,27 @@ class Parzen(OnData):
 
 
 @dataclasses.dataclass
-class OnExamples:
+class OnExamples(OnRun):
     """A command on a run and a file of examples."""
 
     out: str | None = None
     """.npy file to write, needed."""
-    replica: int = 0
-    """Which model of the run."""
 
     def __call__(self, command: str, directory: str, path: str) -> None:
         """Write what the model's method of this name makes of examples, for a supervised one with their labels."""
         from .data.formats import opened
-        from .model import load
 
         if not path or path.startswith("-") or not (out := self.out or "").endswith(".npy"):
             given = f"{path or 'nothing'}, --out {self.out}"
             raise ValueError(f"{command}: expected a file of examples and --out FILE.npy, got {given}")
-        model, given = load(directory, self.replica), opened(path)
+        model, given = self.model(directory), opened(path)
         y = [given.get("y")] if command == "reconstruct" and model.config.task == "supervised" else []
         _save(getattr(model, command)(given["x"], *y), expanded(out))
         _print(expanded(out))
 
 
 @dataclasses.dataclass
-class Sample:
+class Sample(OnRun):
     """Decode draws from the prior and write them as a picture, or as numbers."""
 
     n: int = 64
@@ -502,17 +521,13 @@ class Sample:
     """Class of all of them; default: drawn, where the decoder takes labels."""
     seed: int = 0
     """Of the draws."""
-    replica: int = 0
-    """Which model of the run."""
     out: str | None = None
     """.png or .npy file; default: samples.png in the run directory, of a table samples.npy."""
 
     def __call__(self, directory: str) -> None:
         if self.out and not self.out.lower().endswith((".png", ".npy")):
             raise ValueError(f"--out {self.out}: expected the name of a .png or .npy file")
-        from .model import load
-
-        model = load(directory, self.replica)
+        model = self.model(directory)
         out = self.out or str(Path(directory) / ("samples.npy" if model.table else "samples.png"))
         if png := out.lower().endswith(".png"):
             import matplotlib.image  # noqa: F401  # an error comes before the work
@@ -524,33 +539,27 @@ class Sample:
 
 
 @dataclasses.dataclass
-class Export:
+class Export(OnRun):
     """Write the model as a graph that runs without fastaae, and compare what both compute."""
 
     format: str = "onnx"
     """onnx, or pt2 for torch.export.load."""
     decoder: bool = False
     """The decoder alone, from codes to examples."""
-    replica: int = 0
-    """Which model of the run."""
     out: str | None = None
     """File; default: model.onnx, decoder.pt2 and so on in the run directory."""
 
     def __call__(self, directory: str) -> None:
-        from .model import load
-
         out = expanded(self.out or f"{directory}/{'decoder' if self.decoder else 'model'}.{self.format}")
         if out.suffix != f".{self.format}":
             raise ValueError(f"--out {out}: expected a name that ends with .{self.format}, or another --format")
-        _print(load(directory, self.replica).export(out, self.decoder))
+        _print(self.model(directory).export(out, self.decoder))
 
 
 @dataclasses.dataclass
 class Figures(OnData):
     """Draw the paper's pictures that fit the run's task, of its test set, and say what each file shows."""
 
-    replica: int = 0
-    """Which model of the run."""
     seed: int = 0
     """Of the samples, and of the images beside cluster heads."""
     out: str | None = None
@@ -561,7 +570,7 @@ class Figures(OnData):
 
         from . import figures
 
-        (model,), data = self.models_and_data(directory, self.replica)
+        (model,), data = self.models_and_data(directory, self.replica or 0)
         for path, shows in figures.draw(model, data, self.out or directory, self.seed).items():
             _print(f"{path}: {shows}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from faults.tiny import read_json
 
-from fastaae import Config, checkpoint, evaluation, load, train
+from fastaae import Config, checkpoint, cli, evaluation, load, train
 from fastaae.data import from_arrays
 from fastaae.engine.step import Step
 
@@ -77,3 +78,27 @@ def test_averages_stay_averages_beside_the_best(tmp_path):
     found = load(tmp_path / "a", 1, averaged=True)
     np.testing.assert_array_equal(found.encode(X), run.averaged[1].encode(X))
     assert np.abs(found.encode(X) - load(tmp_path / "a", 1).encode(X)).max() > 1e-4
+
+
+def test_from_the_shell(tmp_path, capsys):
+    """Every command that loads a model takes --averaged."""
+    np.savez(tmp_path / "x.npz", x=X, y=Y, x_test=X[:30], y_test=Y[:30])
+    run = train(replace(CFG, out_dir=str(tmp_path / "a")), tmp_path / "x.npz", progress=False)
+    for part, words in (("averaged_", ["--averaged"]), ("", [])):
+        assert cli.main(["evaluate", str(tmp_path / "a"), *words]) == 0
+        told = dict(item for line in capsys.readouterr().out.splitlines() for item in json.loads(line).items())
+        for name, metric in told.items():
+            assert metric == run.metrics[name.replace("_", f"_{part}", 1)] and len(metric["replicas"]) == 2
+        models, out = run.averaged if words else run.models, str(tmp_path / "z.npy")
+        for name, given in (("encode", [str(tmp_path / "x.npz")]), ("sample", [])):
+            assert cli.main([name, str(tmp_path / "a"), *given, "--out", out, "--replica", "1", *words]) == 0
+            expected = models[1].encode(X) if given else models[1].sample(64, 0)
+            np.testing.assert_array_equal(np.load(out), expected)
+        capsys.readouterr()
+    assert cli.main(["evaluate", str(tmp_path / "a"), "--replica", "1"]) == 0
+    metric = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert all(m["replicas"] == run.metrics[name]["replicas"][1:] for name, m in metric.items())
+    train(replace(CFG, average=0.0, out_dir=str(tmp_path / "b")), tmp_path / "x.npz", progress=False)
+    for name in cli.ON_RUNS:
+        assert cli.main([name, str(tmp_path / "b"), "--averaged"]) == 2
+        assert "averaged=True, expected False: it holds no averages" in capsys.readouterr().err

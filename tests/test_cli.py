@@ -159,20 +159,20 @@ def test_every_flag_has_a_text(capsys, kind):
         assert re.search(r"[A-Za-z0-9.\"')]{3}.* \[.*\]", text), name
 
 
-DATA = ["data-dir", "dataset"]
+RUN, DATA = ["replica", "averaged"], ["data-dir", "dataset"]
 
 
 @pytest.mark.parametrize(
     ("command", "flags"),
     [
-        ("evaluate", DATA),
-        ("parzen", [*DATA, "samples", "queries", "sigma", "validation", "seed", "replica", "state"]),
-        ("sample", ["n", "label", "seed", "replica", "out"]),
-        ("export", ["format", "decoder", "replica", "out"]),
-        ("encode", ["out", "replica"]),
-        ("predict", ["out", "replica"]),
-        ("reconstruct", ["out", "replica"]),
-        ("figures", [*DATA, "replica", "seed", "out"]),
+        ("evaluate", [*RUN, *DATA]),
+        ("parzen", [*RUN, *DATA, "samples", "queries", "sigma", "validation", "seed", "state"]),
+        ("sample", [*RUN, "n", "label", "seed", "out"]),
+        ("export", [*RUN, "format", "decoder", "out"]),
+        ("encode", [*RUN, "out"]),
+        ("predict", [*RUN, "out"]),
+        ("reconstruct", [*RUN, "out"]),
+        ("figures", [*RUN, *DATA, "seed", "out"]),
     ],
 )
 def test_help_of_a_command_lists_its_flags(capsys, command, flags):

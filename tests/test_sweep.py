@@ -380,6 +380,19 @@ def test_from_the_shell(tmp_path, capsys):
     random = [*words[:-4], str(tmp_path / "b"), "--quiet", "--batch-size", "20", "--n", "3", "--prior-std", "1:5"]
     assert cli.main(random) == 0
     assert len(capsys.readouterr().out.splitlines()) == 6
+    own = ["sweep", "--dataset", str(tmp_path / "x.npy"), "--batch-size", "20", "--epochs", "2", "--out-dir"]
+    assert cli.main([*own, str(tmp_path / "c"), "--hidden", "6,5", "9", "--quiet"]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert {row.split()[0] for row in table[1:3]} == {"6,5", "9"}
+    assert table[4].split(" --hidden ")[-1] == table[1].split()[0].replace(",", " ")
+    own += [str(tmp_path / "d"), "--hidden", "6", "--quiet", "--halving", "2", "--lr-reconstruction"]
+    assert cli.main([*own, "1e-4", "1e-3", "1e200"]) == 0
+    table = [row.split() for row in capsys.readouterr().out.splitlines()[1:4]]
+    assert [row[3] for row in table[1:]] == ["dropped", "1"] and table[2] == ["1e+200", "0", "1", "1", "diverged"]
+    assert cli.main([*own, "1e-4", "1e-3", "--device", "cuda:1"]) == 2
+    assert "device='cuda:1'" in capsys.readouterr().err  # no range
+    assert cli.main(["sweep", "digits", "--hidden", "8,x"]) == 2
+    assert "--hidden 8,x: expected values of type int" in capsys.readouterr().err
     assert cli.main(["sweep", "digits", "--lr-adversarial", "a", "b"]) == 2
     assert "--lr-adversarial a b: expected values of type float" in capsys.readouterr().err
     assert cli.main(["sweep", "digits"]) == 2 and "fields={}, expected" in capsys.readouterr().err
