@@ -177,6 +177,7 @@ def _drawn(rng: random.Random, name: str, values: Any) -> Any:
 @contextlib.contextmanager
 def _claimed(where: RunDirectory, plan: dict[str, Any]) -> Iterator[None]:
     """Hold the directory of a sweep, a new one or one to go on with."""
+    checkpoint.remove_unfinished(where.sweep)  # of a sweep that was killed as it began
     had = where.read_json(where.sweep) if where.sweep.exists() else where.check_empty()
     if had and (odd := sorted(name for name in plan if had.get(name) != plan[name])):
         raise ValueError(f"out_dir={str(where.path)!r}: a sweep of other {', '.join(odd)}, expected the same, or none")

@@ -305,6 +305,13 @@ def test_a_damaged_file_of_a_sweep_is_named(tmp_path):
     assert sweep(CFG, X, tmp_path / "a", progress=False, lr_adversarial=RATES).table == before.table
 
 
+def test_one_that_was_killed_as_it_began_begins(tmp_path):
+    (tmp_path / "a").mkdir()
+    for name in (".lock", ".sweep.json.0123456789ab.tmp.json"):
+        (tmp_path / "a" / name).write_text("")
+    sweep(CFG, X, tmp_path / "a", progress=False, lr_adversarial=RATES)
+
+
 def test_a_sweep_is_no_run(tmp_path, capsys):
     found = sweep(CFG, X, tmp_path / "a", progress=False, lr_adversarial=RATES, hidden=[(12,), (8,)])
     best = min(found.table, key=lambda row: row["valid_reconstruction"])
