@@ -106,7 +106,9 @@ class Bounds(Projection):
         depth = int(math.log2(max(n // CHUNK, 1)))
         for level in range(min(depth, self.sizes[0]) if n == CHUNK << depth else 0):  # a k-d tree, all its leaves full
             nodes = order.view(2**level, -1)
-            order = nodes.gather(1, levels[0].values[:, level][nodes].argsort(1)).flatten()
+            keys = levels[0].values[:, level][nodes]
+            ranks = keys.argsort(1) if keys.is_cuda else torch.from_numpy(keys.numpy().argsort(1))  # NumPy's is faster
+            order = nodes.gather(1, ranks).flatten()
         order[n:] = 0
         coarse = levels[0]
         product = torch.cat([coarse.values, coarse.square[:, None].float()], 1)[order]

@@ -115,7 +115,8 @@ class PlainTorch:
     def distances(self, rows: Tensor, columns: Tensor, samples: Tensor) -> Tensor:
         """d² of the given pairs, float64; rows ascending."""
         t = self.totals
-        used, place = columns.unique(return_inverse=True)
+        seen = torch.zeros(len(samples), dtype=torch.int64, device=columns.device).index_fill_(0, columns, 1)
+        used, place = seen.nonzero()[:, 0], (seen.cumsum(0) - 1)[columns]
         expands = t.expansion(rows)[1]
         d2 = t.x.new_empty(len(rows))
         if expands.any():
