@@ -7,28 +7,30 @@ from test_parzen import METHODS, WEIGHTS, random_data, weighed
 
 import fastaae
 from fastaae import parzen_log_likelihood
-from fastaae.kernels.parzen import boxes, sums
+from fastaae.kernels.parzen import boxes, lattice, sums
 
 LONG = np.finfo(np.longdouble).nmant >= 63
 FEW = ([1, 2, 3, 4], ([1, 2, 63, 64, 65, 130, 700, 3000], [1, 5, 64, 65, 130]))
+MANY = ([1, 2], ([2**14, 30_000], [64, 130]))  # for a lattice
 
 
-def cases(seed, count):
+def cases(seed, count, sizes=FEW):
     """Random data in few dimensions, some of it weighted, of any scale, bandwidth, tolerance and method."""
     for case in range(count):
         g = np.random.default_rng([seed, case])
-        kind, queries, samples = random_data(g, *FEW)
+        kind, queries, samples = random_data(g, *sizes)
         as_float = [a[:100] / 255 if a.dtype == np.uint8 else a[:100].astype(float) for a in (queries, samples)]
         spread = np.median(np.linalg.norm(as_float[0][:, None] - as_float[1], axis=2)) or 1.0
         sigma = float(np.clip(spread * 10.0 ** g.uniform(-3, 1), 1e-99, 1e99))
-        weights = WEIGHTS[g.choice(["counts", "wild"])](g, len(samples)) if g.random() < 0.4 else None
+        weighted = g.random() < 0.4 and sizes is FEW
+        weights = WEIGHTS[g.choice(["counts", "wild"])](g, len(samples)) if weighted else None
         yield (seed, case, kind, sigma), g, queries, samples, sigma, weights
 
 
-def check(seed, count):
-    for case, g, queries, samples, sigma, weights in cases(seed, count):
+def check(seed, count, sizes=FEW):
+    for case, g, queries, samples, sigma, weights in cases(seed, count, sizes):
         options = {"method": str(g.choice(METHODS)), "tolerance": 10.0 ** g.uniform(-12, -0.05)}
-        options |= {"sample_weight": weights, "block": g.choice([None, 1000, 70])}
+        options |= {"sample_weight": weights, "block": g.choice([None, 1000, 70]) if sizes is FEW else None}
         found = parzen_log_likelihood(queries, samples, sigma, **options)
         expected = weighed(queries, samples, sigma, np.ones(len(samples)) if weights is None else weights)
         error = np.abs(found.per_query - expected) - 1e-18 * np.abs(expected)
@@ -37,8 +39,9 @@ def check(seed, count):
 
 @pytest.mark.filterwarnings("ignore:queries lie in")
 @pytest.mark.skipif(not LONG, reason="long double is no wider than float64 here")
-def test_likelihoods_are_within_their_bound():
-    check(0, 60)
+@pytest.mark.parametrize(("sizes", "count"), [(FEW, 60), (MANY, 12)], ids=["few", "many"])
+def test_likelihoods_are_within_their_bound(sizes, count):
+    check(0, count, sizes)
 
 
 @pytest.mark.slow
@@ -47,6 +50,14 @@ def test_likelihoods_are_within_their_bound():
 @pytest.mark.parametrize("seed", range(1, 36))
 def test_campaign(seed):
     check(seed, 200)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:queries lie in")
+@pytest.mark.skipif(not LONG, reason="long double is no wider than float64 here")
+@pytest.mark.parametrize("seed", range(1, 21))
+def test_campaign_of_lattices(seed):
+    check(seed, 50, MANY)
 
 
 @pytest.mark.skipif(not LONG, reason="long double is no wider than float64 here")
@@ -104,6 +115,22 @@ def test_most_pairs_are_left_out_and_the_bound_says_what_that_costs(monkeypatch,
     before, counted[0] = counted[0], 0
     dense = parzen_log_likelihood(queries, samples, 0.05, sample_weight=v, tolerance=0.5, method="dense")
     assert counted[0] > 3000 * 20_000 > before and dense.error_bound < 1e-9
+
+
+@pytest.mark.parametrize("d", [1, 2])
+def test_nodes_of_a_lattice_stand_for_their_samples(monkeypatch, d):
+    g = np.random.default_rng(0)
+    queries, samples = g.normal(size=(400, d)), g.normal(size=(40_000, d))
+    left, interpolate = [], boxes.Boxes.interpolate
+    monkeypatch.setattr(boxes.Boxes, "interpolate", lambda *a: left.append(interpolate(*a)) or left[-1])
+    found = fastaae.ParzenWindow(0.1).fit(samples).score_samples(queries)
+    assert len(left) == 7 and sum(map(len, left)) < 200
+    cells, rest = lattice.cells(torch.from_numpy(samples), 0.1)
+    assert cells.weights.sum().item() == pytest.approx(cells.count.sum().item(), rel=1e-12)
+    assert len(samples) - int(rest.sum()) == cells.count.sum() > 5_000
+    monkeypatch.setattr(lattice, "LARGE", 10**9)
+    direct = fastaae.ParzenWindow(0.1).fit(samples).score_samples(queries)
+    assert len(left) == 7 and 1e-15 < np.abs(found - direct).max() < 1e-10
 
 
 def test_bandwidths_chosen_in_few_dimensions_are_those_of_the_dense_way(monkeypatch):

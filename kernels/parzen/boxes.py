@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import lattice
 from .bounds import double
+from .lattice import Cells, distances
 from .plain import PART, Part, PlainTorch, Totals, part
 
 MOST = 4  # dimensions
@@ -40,32 +42,64 @@ class Boxes(PlainTorch):
 
     def count(self, samples: Tensor, ratios: Tensor | None, wanted: float) -> None:
         """Count a block of samples, of which ratios are the v. Of leaves that are left out no sample adds more than
-        exp(-wanted) of a query's sum."""
-        t, leaves = self.totals, grouped(double(samples), ratios)
+        exp(-wanted) of a query's sum; where that is infinite, nothing is left out."""
+        t, s, cells = self.totals, double(samples), None
+        if s.shape[1] <= 2 and t.own is ratios is None and len(t.weights) == 1 and math.isfinite(wanted):
+            if len(s) >= lattice.LARGE and len(self.x) >= TILE:
+                cells = lattice.cells(s, math.sqrt(0.5 / t.weights.item()))
+        every = torch.arange(len(s), device="cpu") if ratios is None else ratios.nonzero()[:, 0]
+        groups = [every] if cells is None else [(~cells[1]).nonzero()[:, 0], cells[1].nonzero()[:, 0]]
+        inside, *outside = (grouped(s, ratios, group) for group in groups)
+        for rows, center in self.tiles:
+            self.scan(inside, rows if cells is None else self.interpolate(cells[0], rows, wanted), center, wanted)
+            for leaves in outside:
+                self.scan(leaves, rows, center, wanted)
+
+    def scan(self, leaves: Leaves, rows: Tensor, center: Tensor, wanted: float) -> None:
+        """Count the leaves that matter to a tile."""
+        t, q = self.totals, self.x[rows]
+        if not len(leaves.typical) or not len(rows):
+            return
         live = torch.tensor(t.live, dtype=torch.bool, device="cpu")
         weights = t.weights[live, None]
         spare = leaves.typical / weights[-1]  # how much farther a leaf of such weight matters
-        for rows, center in self.tiles if len(leaves.typical) else ():
-            q = self.x[rows]
-            apart = distances(leaves.low, leaves.high, q.amin(0)[:, None], q.amax(0)[:, None])[0] - spare
-            unseen = torch.ones_like(apart, dtype=torch.bool)
-            if t.minimum[rows].isinf().any():
-                first = (distances(leaves.low, leaves.high, q.T, q.T) - spare).argmin(1).unique()
-                self.meet(rows, center, parts(leaves, first, center))
-                unseen[first] = False
-            needed = ((wanted - t.sums[live][:, rows].clamp_min(1).log()) / weights).amax(0)
-            reach = (t.minimum[rows] + needed)[:, None]
-            near = (unseen & (apart <= reach.max())).nonzero()[:, 0]
-            apart = distances(leaves.low[:, near], leaves.high[:, near], q.T, q.T) - spare[near]
-            near = near[(apart <= reach).any(0)]
-            t.dropped[:, rows] += LEAF * (unseen.sum() - len(near)) * torch.exp(-needed * t.weights[:, None])
-            self.meet(rows, center, parts(leaves, near, center))
+        apart = distances(leaves.low, leaves.high, q.amin(0)[:, None], q.amax(0)[:, None])[0] - spare
+        unseen = torch.ones_like(apart, dtype=torch.bool)
+        if t.minimum[rows].isinf().any():
+            first = (distances(leaves.low, leaves.high, q.T, q.T) - spare).argmin(1).unique()
+            self.meet(rows, center, parts(leaves, first, center))
+            unseen[first] = False
+        needed = ((wanted - t.sums[live][:, rows].clamp_min(1).log()) / weights).amax(0)
+        reach = (t.minimum[rows] + needed)[:, None]
+        near = (unseen & (apart <= reach.max())).nonzero()[:, 0]
+        apart = distances(leaves.low[:, near], leaves.high[:, near], q.T, q.T) - spare[near]
+        near = near[(apart <= reach).any(0)]
+        t.dropped[:, rows] += LEAF * (unseen.sum() - len(near)) * torch.exp(-needed * t.weights[:, None])
+        self.meet(rows, center, parts(leaves, near, center))
+
+    def interpolate(self, c: Cells, rows: Tensor, wanted: float) -> Tensor:
+        """Count the cells that matter to a tile by nodes, but for the queries, returned, that need all samples."""
+        t, x, w = self.totals, self.x[rows].T, self.totals.weights.item()
+        corner = ((x[..., None] - c.center[:, None]).abs() + c.half).square().sum(0)  # no sample is farther
+        minimum = torch.minimum(t.minimum[rows], corner.amin(1))
+        scale = torch.exp((minimum - t.minimum[rows]) * w)
+        sums, dropped = t.sums[0, rows] * scale, t.dropped[0, rows] * scale
+        least = sums + torch.exp((minimum[:, None] - corner) * w) @ c.count.double()
+        needed = (wanted - least.clamp_min(1).log()) / w
+        apart, usable = distances(c.center - c.half, c.center + c.half, x, x), minimum * w < 50
+        near = ((apart <= (minimum + needed)[:, None]) & usable[:, None]).any(0)
+        chosen = Cells(c.center[:, near], c.half, c.weights[near], c.count[near])
+        found, error = lattice.sums(chosen, x, w, minimum)
+        done = usable & (error <= t.tolerance / 4 * (sums + found))
+        counted, sums = rows[done], sums + found
+        t.sums[0, counted], t.minimum[counted] = sums[done], minimum[done]
+        t.dropped[0, counted] = (dropped + error + c.count[~near].sum() * torch.exp(-needed * w))[done]
+        return rows[~done]
 
 
-def grouped(samples: Tensor, ratios: Tensor | None) -> Leaves:
-    """Samples [n, D] of weights v [n] in leaves of neighbours."""
+def grouped(samples: Tensor, ratios: Tensor | None, kept: Tensor) -> Leaves:
+    """Of samples [n, D] of weights v [n] those kept, none of no weight, in leaves of neighbours."""
     v = samples.new_ones(len(samples)) if ratios is None else ratios
-    kept = v.nonzero()[:, 0]
     index = kept[neighbours(samples[kept], LEAF)]
     fill = -len(index) % LEAF
     index = torch.cat([index, index[-1:].expand(fill)])
@@ -94,12 +128,3 @@ def neighbours(points: Tensor, size: int) -> Tensor:
             most = size * math.ceil(leaves / round(leaves ** (1 / left)))
             slabs += [slab[k : k + most] for k in range(0, len(slab), most)] if left > 1 else [slab]
     return torch.from_numpy(np.concatenate(slabs))
-
-
-def distances(low: Tensor, high: Tensor, least: Tensor, most: Tensor) -> Tensor:
-    """Squared distances [T, L] of boxes [D, L] from boxes [D, T]."""
-    total = low.new_zeros(least.shape[1], low.shape[1])
-    for a, b, c, d in zip(low, high, least[..., None], most[..., None], strict=True):
-        gap = torch.maximum(a - d, c - b).clamp_min_(0)
-        total.addcmul_(gap, gap)
-    return total

@@ -229,14 +229,14 @@ class PairSums:
 
 
 def block_size(m: int, d: int, device: torch.device) -> int:
-    """Samples to take at a time: few enough for a CPU's cache, or many that boxes can tell apart, of up to 2^32 pairs;
+    """Samples to take at a time: few enough for a CPU's cache, or many that boxes can tell apart, of up to 2^33 pairs;
     as many as a GPU has room for, up to 2^19.
 
     A GPU takes up to a quarter of its memory for what becomes of all pairs of a block, 4 bytes each, and for each copy
     of a block in float64 about 1/32. No tensor comes to have 2^31 elements, which nonzero() refuses.
     """
     if device.type != "cuda" and d <= MOST:
-        return 2 ** min(max(32 - m.bit_length(), 13), 18)
+        return 2 ** min(max(33 - m.bit_length(), 13), 20)
     if device.type != "cuda":
         return min(max(2 ** int(math.log2(4e6 / d)), 512), 4096)
     memory = torch.cuda.get_device_properties(device).total_memory
