@@ -178,6 +178,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 def principal_directions(x: Tensor, first: Tensor, k: int) -> Tensor:
     """k orthonormal columns, float32 [D, k], near the leading principal directions of x and first, float64 [n, D]."""
     v, d = torch.cat([some(x, 2048), some(first, 2048)]), x.shape[1]
+    v = (v / extent(v).clamp_min(1e-300)).float()  # of any length, and any directions are right
     if k < d:
         g = torch.Generator("cpu").manual_seed(0)
         q = torch.randn(d, k, dtype=v.dtype, device="cpu", generator=g).to(v.device)
