@@ -21,7 +21,7 @@ from .kernels.parzen.sums import PairSums
 from .scalars import integer, scalar, within
 
 TOLERANCE = 1e-10  # nats
-FEW = 8  # queries that are scored one by one
+FEW, FEW_PAIRS = 32, 2**28  # queries that are scored one by one; more of D / 4 with so many pairs times dimensions
 FARTHEST = 1e153  # length of a vector up to which squared distances do not overflow
 
 try:
@@ -135,7 +135,8 @@ class ParzenWindow(BaseEstimator):
         if self._delegate is not None:
             return self._delegate.score_samples(X)
         far = max(self._extent, _extent(X))
-        if len(X) <= FEW:
+        d = X.shape[1]
+        if len(X) <= min(FEW + d // 4, max(FEW, FEW_PAIRS // (d * len(self.tree_.data)))):
             with np.errstate(over="ignore"):  # a likelihood below every float is -inf
                 return np.array([self._score_one(x) for x in X])
         sigma = torch.tensor([self.bandwidth_], dtype=torch.float64, device="cpu")

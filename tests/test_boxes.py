@@ -61,7 +61,7 @@ def test_campaign_of_lattices(seed):
 
 
 @pytest.mark.skipif(not LONG, reason="long double is no wider than float64 here")
-@pytest.mark.parametrize("m", [1, 8, 9])
+@pytest.mark.parametrize("m", [1, 32, 34])
 def test_a_window_is_exact_for_single_queries_and_for_many(m):
     for case, _, queries, samples, sigma, weights in cases(m, 40):
         if queries.dtype == np.uint8:
