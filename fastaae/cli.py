@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
             _run(*((sys.argv[1:] if arguments is None else arguments) or ["--help"]))
             return 0
     except KeyboardInterrupt as error:
-        _say(str(error) or "interrupted")
+        _say("; ".join([str(error) or "interrupted", *getattr(error, "__notes__", ())]))
         return 128 + getattr(error, "signum", 2)
     except BrokenPipeError:  # as in `fastaae presets | head -1`
         return 141
@@ -88,7 +88,7 @@ def _run(command: str, *arguments: str) -> None:
     elif command in COMMANDS:
         COMMANDS[command]([*arguments])
     elif command in ON_RUNS:
-        files = command == "parzen" and "".join(arguments[:1]).startswith("--samples")
+        files = command == "parzen" and "".join(arguments[:1]).startswith("-")
         directory, flags = ("", [*arguments]) if files else _directory(command, *arguments)
         _parsed(ON_RUNS[command], flags, prog=f"fastaae {command} DIR")(directory)
     elif command in ON_EXAMPLES:
@@ -464,7 +464,7 @@ class Parzen(OnData):
 
     def __call__(self, directory: str) -> None:
         from .data.formats import examples_of
-        from .parzen import parzen_log_likelihood
+        from .parzen import LEFT, parzen_log_likelihood
 
         n, held, model, data = _number(self.samples), _number(self.validation), None, None
         if held is not None and held < 1:
@@ -480,7 +480,7 @@ class Parzen(OnData):
         if queries is None:
             raise ValueError(f"parzen: {data.name if data else self.samples} has no test set, expected --queries FILE")
         validation = data and data.x_valid[:held] if held else examples_of("validation", self.validation)
-        options = {"validation": validation if self.sigma is None else None, "state": self.state}
+        options = {"validation": validation if self.sigma is None or held is None else None, "state": self.state}
         start = time.perf_counter()
         if model:
             result = model.log_likelihood(queries, n or 0, self.sigma, seed=self.seed, **options)
@@ -488,7 +488,20 @@ class Parzen(OnData):
             result = parzen_log_likelihood(queries, examples_of("samples", self.samples), self.sigma, **options)
         report = {k: getattr(result, k) for k in ("mean", "sem", "error_bound", "sigma", "n_samples", "dimensions")}
         report |= {"query_range": result.query_range[:2], "sample_range": result.sample_range[:2]}
-        _print(json.dumps({"log_likelihood": report | {"seconds": round(time.perf_counter() - start, 3)}}))
+        report |= {"n_queries": len(result.per_query), "seconds": round(time.perf_counter() - start, 3)}
+        how, d = "given", f"{result.dimensions} value{'s' * (result.dimensions > 1)}"
+        if result.sigma_curve:
+            others = f"{min(LEFT, result.n_samples):,} samples, each under all others"
+            by = others if (v := options["validation"]) is None else f"{len(v):,} validation examples"
+            how = f"likeliest of {len(result.sigma_curve.sigma)} for {by}"
+        _table(
+            [f"{report['n_queries']:,} queries", f"of {d} in {result.query_range}"],
+            [f"{result.n_samples:,} samples", f"of {d} in {result.sample_range}"],
+            ["sigma", f"{result.sigma:.4g}, {how}"],
+            ["log-likelihood", f"{result.mean:.6g} +- {result.sem:.2g} nats, each exact to {result.error_bound:.1g}"],
+            ["seconds", f"{report['seconds']:.3g}"],
+        )
+        _print(json.dumps({"log_likelihood": report}))
 
 
 @dataclasses.dataclass

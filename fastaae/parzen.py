@@ -8,6 +8,7 @@ kernels/parzen/sums.py.
 import contextlib
 import itertools
 import math
+import shutil
 import sys
 import tempfile
 import time
@@ -38,6 +39,7 @@ SAVE_EVERY = 60.0  # seconds between writes of the partial sums
 STATE = 4  # format of such a file
 LEFT_OUT, LEFT = "leave-one-out", 1000  # what a sigma is called that samples choose, and how many of them do
 DECADES = 6  # beyond the first that a bandwidth is looked for in
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} samples, {remaining} left{postfix}"
 UNLIKE = 8  # times as large as the others, in most rows and in all, and values are in other units
 Array = np.ndarray | Tensor
 Grid = Sequence[float] | Array
@@ -194,11 +196,17 @@ def _score(
     try:
         parts = state.resumed(blocks, sums, callable(source)) if state else blocks()
         hidden = True if sys.stderr is None else None if progress is None else not progress
-        with tqdm(total=n_samples, initial=sums.n, unit=" samples", disable=hidden) as bar:
+        screen = {"ncols": shutil.get_terminal_size().columns - 1, "nrows": 20}  # where it has no size there is no bar
+        style = {"unit": " samples", "unit_scale": True, "bar_format": BAR if n_samples else None}
+        low, high, before, start = *sums.sigmas[[0, -1]].tolist(), sums.n, time.monotonic()
+        what = f"sigma {low:.3g}" + f" to {high:.3g}" * (low < high)
+        with tqdm(desc=what, total=n_samples, initial=before, disable=hidden, **screen, **style) as bar:
             for part in parts:
                 if n_samples is not None and sums.n + len(part) > n_samples:
                     raise ValueError(f"samples: expected n_samples={n_samples}, there are more")
                 sums.add(part)
+                pace = len(sums.totals.x) * (sums.n - before) / max(time.monotonic() - start, 1e-9)
+                bar.set_postfix_str(f"{tqdm.format_sizeof(pace)} pairs/s", refresh=False)
                 bar.update(len(part))
                 if state:
                     state.write(sums, SAVE_EVERY)
@@ -212,11 +220,14 @@ def _score(
             except OSError as error:  # the result is there
                 warn_caller(f"state={str(state.path)!r}: the last sums were not saved ({error})")
     except BaseException as error:
-        if add_note := getattr(error, "add_note", None):  # from Python 3.11 on
-            add_note(f"{sums.n} samples had been scored")
+        note = f"{sums.n} samples had been scored"
         with contextlib.suppress(OSError, RuntimeError):  # the error is more important
             if state and sums.n and sums.n % state.identity["block"] == 0:
                 state.write(sums)
+                note += f", which {str(state.path)!r} keeps: the same call goes on from there"
+        if add_note := getattr(error, "add_note", None):  # from Python 3.11 on
+            add_note(note)
+        with contextlib.suppress(OSError, RuntimeError):
             if heartbeat:
                 heartbeat.n = sums.n
                 heartbeat.fail(error)

@@ -316,7 +316,7 @@ def test_parzen_prints_the_test_sets_log_likelihood(capsys, trained):
         (["--sigma", "0.3", "--state", "partial-sums"], {"sigma": 0.3}),
     ):
         assert status("parzen", trained, "--samples", 300, "--seed", 1, "--replica", 1, *flags) == 0
-        report = json.loads(capsys.readouterr().out)["log_likelihood"]
+        report = json.loads(capsys.readouterr().out.splitlines()[-1])["log_likelihood"]
         expected = model.log_likelihood(digits.x_test, 300, seed=1, **options)
         assert (report["mean"], report["sem"], report["sigma"]) == (expected.mean, expected.sem, expected.sigma)
         assert report["n_samples"] == 300 and 0 < report["error_bound"] < 1e-6 and report["seconds"] > 0
@@ -374,13 +374,30 @@ def test_parzen_scores_files_without_a_run(capsys):
     samples, queries, held = (rng.random((n, 3, 4), np.float32) for n in (200, 30, 20))
     np.save("s.npy", samples), np.savez("q.npz", x=queries), np.save("v.npy", held)
     files = ["--samples", "s.npy", "--queries", "q.npz"]
-    for flags, options in ((["--sigma", "0.3"], {"sigma": 0.3}), (["--validation", "v.npy"], {"validation": held}),
-                           (["--sigma", "leave-one-out"], {"sigma": "leave-one-out"})):  # fmt: skip
+    for flags, options, how in (
+        (["--sigma", "0.3"], {"sigma": 0.3}, "given"),
+        (["--validation", "v.npy"], {"validation": held}, "likeliest of {} for 20 validation examples"),
+        (["--sigma", "leave-one-out"], {"sigma": "leave-one-out"}, "likeliest of {} for 200 samples, each under .*"),
+    ):
         assert status("parzen", *files, *flags) == 0
-        report = json.loads(capsys.readouterr().out)["log_likelihood"]
-        expected = fastaae.parzen_log_likelihood(queries, samples, **options)
+        *table, line = capsys.readouterr().out.splitlines()
+        report, expected = (
+            json.loads(line)["log_likelihood"],
+            fastaae.parzen_log_likelihood(queries, samples, **options),
+        )
         assert (report["mean"], report["sigma"], report["n_samples"]) == (expected.mean, expected.sigma, 200)
-    assert status("parzen", "--samples=s.npy", *files[2:], "--sigma", "0.3") == 0
+        tried = len(expected.sigma_curve.sigma) if expected.sigma_curve else 1
+        nats = f"{expected.mean:.6g} +- {expected.sem:.2g} nats, each exact to {expected.error_bound:.1g}"
+        for row, pattern in zip(table, (
+            rf"30 queries +of 12 values in {re.escape(str(expected.query_range))}",
+            rf"200 samples +of 12 values in {re.escape(str(expected.sample_range))}",
+            rf"sigma +{expected.sigma:.4g}, {how.format(tried)}",
+            rf"log-likelihood +{re.escape(nats)}",
+            rf"seconds +{report['seconds']:.3g}"), strict=True):  # fmt: skip
+            assert re.fullmatch(pattern, row), (pattern, row)
+    assert status("parzen", *files[2:], "--samples=s.npy", "--sigma", "0.3") == 0
+    assert status("parzen", *files, "--sigma", "0.3", "--validation", "v.npy") == 2
+    assert "expected neither validation nor sigmas" in capsys.readouterr().err
 
 
 def test_parzen_scores_files_under_a_run_on_own_arrays(capsys):
@@ -394,7 +411,7 @@ def test_parzen_scores_files_under_a_run_on_own_arrays(capsys):
         (["--validation", "v.npy"], {"validation": x[20:]}),
     ):
         assert status(*common, *flags) == 0
-        report = json.loads(capsys.readouterr().out)["log_likelihood"]
+        report = json.loads(capsys.readouterr().out.splitlines()[-1])["log_likelihood"]
         assert report["mean"] == model.log_likelihood(x[:20], 50, **options).mean
     assert status(*common) == 2 and "dataset='arrays'" in capsys.readouterr().err
 

@@ -207,6 +207,15 @@ def test_without_a_place_for_the_bar(monkeypatch):
     assert parzen_log_likelihood(images(20, 30, 1), images(500, 30), 0.2, progress=True).n_samples == 500
 
 
+def test_the_bar_tells_samples_pairs_and_time_left(capsys):
+    queries, samples = images(20, 30, 1), images(500, 30)
+    parzen_log_likelihood(queries, samples, validation=queries, sigmas=[0.1, 0.2, 0.3], block=100, progress=True)
+    parzen_log_likelihood(queries, [samples], 0.2, block=100, progress=True)
+    bars = capsys.readouterr().err
+    assert re.search(r"sigma 0.1 to 0.3: 100%\|.*\| 500/500 samples, 00:00 left, [\d.]+[kMG]? pairs/s", bars)
+    assert re.search(r"sigma 0.2: 500 samples \[00:00, .* samples/s, [\d.]+[kMG]? pairs/s\]", bars)
+
+
 def test_unusual_but_harmless_arguments():
     queries, samples = images(20, 30, 1), images(500, 30)
     plain = parzen_log_likelihood(queries, samples, 0.2).per_query
@@ -504,7 +513,9 @@ def test_resumed_from_its_partial_sums_with_the_same_bits(tmp_path, method):
                     with pytest.raises(Stopped) as caught:
                         parzen_log_likelihood(queries, parts, state=file, **options)
                     if sys.version_info >= (3, 11):
-                        assert caught.value.__notes__ == [f"{stop * 300 // 512 * 512} samples had been scored"]
+                        n = stop * 300 // 512 * 512
+                        kept = f", which {str(file)!r} keeps: the same call goes on from there" if n else ""
+                        assert caught.value.__notes__ == [f"{n} samples had been scored{kept}"]
                     continue
                 result = parzen_log_likelihood(queries, parts, state=str(file), **options)
                 assert np.array_equal(result.per_query, whole.per_query) and result.sigma == whole.sigma
