@@ -4,7 +4,7 @@ parzen   the tests of the kernels and of the estimator; compute-sanitizer's memc
          launches every kernel; a GPU against a CPU on the same samples, within both certificates; two runs, the same
          bits; then bench/parzen.py for 100 thousand, a million and ten million samples, one bandwidth and a grid of
          ten, auto and dense, in 784 and 2,304 dimensions, drawing included, and bytes from memory; what others take
-         beside a million.
+         beside a million; the shapes of Flash-SD-KDE.
 
 agree    the same comparison alone, of 500 queries under ten million samples in bytes, in a minute; prints it.
 
@@ -271,6 +271,8 @@ def estimator(dry: bool, device: str) -> dict:
     ]
     large = ["--samples", str(sizes[-1]), *one, "--others", "--side", "12" if dry else "48"]
     report["rows"] += [timed(device, [*small, *rounds, *large, "--method", method]) for method in ("auto", "dense")]
+    shapes = [["--shape", name, *(["--queries", "20", "--samples", "300"] if dry else [])] for name in bench.SHAPES]
+    report["shapes"] = [timed(device, [*shape, *rounds, "--others"]) for shape in shapes]
     with tempfile.TemporaryDirectory() as folder:  # bytes, from memory
         stream = bench.mixtures(images, torch.device(device))(sizes[1], 0, (0, 1))
         np.save(f"{folder}/bytes.npy", torch.cat([(255 * part).round().byte().cpu() for part in stream]).numpy())

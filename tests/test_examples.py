@@ -146,6 +146,37 @@ def test_bench_parzen_resizes_images():
     assert "x 144 dimensions" in done.stdout and json.loads(done.stdout.splitlines()[-1])["rows"][1]["error"] < 0.05
 
 
+def test_bench_parzen_scores_a_published_shape(capsys):
+    bench = module(ROOT / "bench" / "parzen.py")
+    for others, queries in ([], "3"), (["logsumexp"], "20"):
+        assert bench.main(["--shape", "32k", "--queries", queries, "--samples-others", "500", "--others", *others]) == 0
+        *said, line = capsys.readouterr().out.splitlines()
+        report = json.loads(line)
+        ours, *rest = report["rows"]
+        assert (ours["queries"], ours["samples"], len(rest)) == (int(queries), 2**15, len(others))
+        assert abs(report["sigma"] - (2**15 * 18 / 4) ** (-1 / 20)) < 1e-12 and 0 < ours["error"] < 1e-6
+        assert abs(ours["seconds_all"] / ours["seconds"] * int(queries) / 2**12 - 1) < 1e-9
+        assert "published: 47 times" in said[-1] and said[-1].endswith("fastaae on a GPU: not measured yet")
+    with pytest.raises(SystemExit):
+        bench.main(["--shape", "1m", "--choose-sigma"])
+
+
+def test_bench_window_times_each_contender_and_refuses_wrong_ones(capsys, monkeypatch):
+    bench = module(ROOT / "bench" / "window.py")
+    small = ["--divide", "500", "--rounds", "2", "--seconds", "0.01"]
+    bench.main(small)
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert len(report["rows"]) == 4 * len(bench.MANY) + 2 * len(bench.ALONE) and report["git"]
+    assert all(row["seconds"] > 0 and row["measured"] <= row["queries"] and len(row["each"]) == 2
+               for row in report["rows"])  # fmt: skip
+    assert all(
+        row["error"] < 1e-6 for row in report["rows"] if row["dimensions"] < 4 or "scikit" not in row["contender"]
+    )
+    monkeypatch.setattr(bench.reference, "parzen_log_likelihood", lambda x, s, h: torch.zeros(len(x)))
+    with pytest.raises(SystemExit, match="from float64 differences, no timing"):
+        bench.main(small)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 @pytest.mark.parametrize("part", ["parzen", "step"])
