@@ -52,6 +52,9 @@ def train(folder, **fields):
                         fastaae.Config(**{**TINY, **fields}), data=data, progress=False)  # fmt: skip
     model = fastaae.load(run.directory)
     made = [model.sample(10, 0), model.log_likelihood(X[:10], 500, 0.3).per_query]
+    if model.config.prior != "swiss_roll":
+        r = model.ais_log_likelihood(X[:3], 0.3, 2, 4, simulated=2)
+        made += [r.per_query, r.simulated.x, r.simulated.upper]
     if model.encoder is not None:
         made += [
             model.encode(X),

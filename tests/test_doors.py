@@ -82,6 +82,10 @@ INTEGERS = {  # argument: what it makes of one, JSON-ready; of which no other nu
     "encode(seed)": lambda n, m: m.encode(X[:2], seed=n).tolist(),
     "log_likelihood(n)": lambda n, m: m.log_likelihood(X[:2], n, 0.3).n_samples,
     "log_likelihood(seed)": lambda n, m: m.log_likelihood(X[:2], 9, 0.3, seed=n).mean,
+    "ais(chains)": lambda n, m: m.ais_log_likelihood(X[:2], 0.3, n, 3, simulated=1).mean,
+    "ais(steps)": lambda n, m: m.ais_log_likelihood(X[:2], 0.3, 2, n, simulated=1).mean,
+    "ais(simulated)": lambda n, m: m.ais_log_likelihood(X[:2], 0.3, 2, 3, simulated=n).gap,
+    "ais(seed)": lambda n, m: m.ais_log_likelihood(X[:2], 0.3, 2, 3, simulated=1, seed=n).gap,
     "parzen(n_samples)": lambda n, m: fastaae.parzen_log_likelihood(X[:2], [X[:5]], 0.3, n_samples=n).n_samples,
     "parzen(block)": lambda n, m: fastaae.parzen_log_likelihood(X[:2], X, 0.3, block=n).mean,
     "grid(columns)": lambda n, m: picture(lambda path: figures.grid(X, path, columns=n)),
@@ -99,6 +103,7 @@ FLOATS = {
     "parzen(sigmas)": lambda v, m: fastaae.parzen_log_likelihood(X[:2], X, validation=X[:9], sigmas=[v]).sigma,
     "parzen(tolerance)": lambda v, m: fastaae.parzen_log_likelihood(X[:2], X, 0.3, tolerance=v).error_bound,
     "log_likelihood(sigma)": lambda v, m: m.log_likelihood(X[:2], 9, v).mean,
+    "ais(sigma)": lambda v, m: m.ais_log_likelihood(X[:2], v, 2, 3, simulated=1).gap,
     "ParzenWindow(bandwidth)": lambda v, m: ParzenWindow(v).fit(X[:, 0]).score_samples(X[:3, 0]).tolist(),
     "ParzenWindow(atol)": lambda v, m: ParzenWindow(atol=v).fit(X[:, 0]).score_samples(X[:3, 0]).tolist(),
 }  # fmt: skip
@@ -257,6 +262,7 @@ ARRAYS = {  # argument: the array that is right, and what is made of one
     "decode(labels)": (L, lambda a, m: m.decode(Z, a)),
     "sample(labels)": (L, lambda a, m: m.sample(6, 0, a)),
     "log_likelihood": (X, lambda a, m: m.log_likelihood(a, 50, 0.3).per_query),
+    "ais_log_likelihood": (X[:9], lambda a, m: m.ais_log_likelihood(a, 0.3, 2, 2, simulated=0).per_query),
     "log_likelihood(validation)": (
         X,
         lambda a, m: m.log_likelihood(X, 50, validation=a, sigmas=[0.3]).per_query,
@@ -307,6 +313,7 @@ def test_arrays_that_cannot_be_used_are_refused_by_name(argument, kind, model):
         "predict_proba": "x",
         "reconstruct": "x",
         "log_likelihood": "queries",
+        "ais_log_likelihood": "queries",
         "block": "samples",
     }
     name = names.get(argument, argument.split("(")[-1].strip(")"))
@@ -332,7 +339,16 @@ SHAPES = {  # of one example: whether a door for examples [4, 6] takes it
     (4, 6): True, (24,): True, (1, 4, 6): True, (4, 6, 1): True, (4, 1, 6): True,
     (6, 4): False, (2, 12): False, (3, 8): False, (2, 2, 6): False, (4, 5): False, (25,): False,
 }  # fmt: skip
-EXAMPLES = ["encode", "predict", "reconstruct", "log_likelihood", "log_likelihood(validation)", "queries", "samples"]
+EXAMPLES = [
+    "encode",
+    "predict",
+    "reconstruct",
+    "log_likelihood",
+    "ais_log_likelihood",
+    "log_likelihood(validation)",
+    "queries",
+    "samples",
+]
 EXAMPLES += ["block", "validation"]
 
 
@@ -393,6 +409,7 @@ DARK = {
     "encode": lambda x, m: m.encode(x), "predict": lambda x, m: m.predict(x),
     "reconstruct": lambda x, m: m.reconstruct(x),
     "predict_proba": lambda x, m: m.predict_proba(x), "log_likelihood": lambda x, m: m.log_likelihood(x, 9, 0.3),
+    "ais_log_likelihood": lambda x, m: m.ais_log_likelihood(x, 0.3, 1, 2, simulated=0),
     "grid": lambda x, m: picture(lambda path: figures.grid(x, path)),
 }  # fmt: skip
 

@@ -66,9 +66,9 @@ EXPERIMENTS = [
     ("paper", "mnist-2d", "codes manifold"),
     ("paper", "mnist-2d-labels", "codes manifold"),
     ("paper", "mnist-2d-swiss-roll", "codes manifold"),
-    ("likelihood", "mnist-likelihood-adam", "neighbours"),
-    ("likelihood", "mnist-gmmn", "neighbours"),
-    ("likelihood", "mnist-gan", "neighbours"),
+    ("likelihood", "mnist-likelihood-adam", "neighbours bracket"),
+    ("likelihood", "mnist-gmmn", "neighbours bracket"),
+    ("likelihood", "mnist-gan", "neighbours bracket"),
     ("paper", "mnist-2d-mixture", "codes manifold"),
     ("paper", "mnist-vae-2d", "codes manifold"),
     ("paper", "mnist-style", "style_content"),
@@ -83,6 +83,7 @@ def test_an_experiment_draws_its_pictures(example, name, pictures, tmp_path, mon
     out = tmp_path / "run"
     small = ["--dataset", "digits", "--hidden", "16", "--epochs", "1", "--out-dir", str(out), "--batch-size", "50"]
     small += ["--n-labeled", "100"] if fastaae.preset(name).n_labeled else []
+    small += ["--quick"] if example == "likelihood" else []
     first = [name] if name not in ("mnist-2d", "mnist-likelihood-adam") else []  # the examples' own
     monkeypatch.setattr(sys, "argv", [example, *first, *small])
     assert module(ROOT / "examples" / f"{example}.py").main() == 0

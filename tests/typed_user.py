@@ -36,6 +36,8 @@ run.model.encode("images.npy")  # error: neither an array nor a tensor
 
 reveal_type(fastaae.parzen_log_likelihood)  # (queries: ..., samples: ..., sigma: ..., *, ...) -> ParzenResult
 reveal_type(run.model.log_likelihood(images, sigma=0.2).per_query)  # ndarray[...]
+reveal_type(run.model.ais_log_likelihood(images, 0.2).simulated.upper)  # ndarray[...]
+reveal_type(run.model.ais_log_likelihood(images, 0.2).gap)  # float
 reveal_type(fastaae.ParzenWindow(bandwidth=0.2).fit(images))  # ParzenWindow
 reveal_type(fastaae.load("aae.safetensors"))  # Model
 reveal_type(fastaae.Model.from_pretrained("user/aae", revision="0123abc"))  # Model
