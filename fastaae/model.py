@@ -256,7 +256,7 @@ class Model:
         p(x) is their mean, as they are drawn. One seed gives the same bits on the same device.
 
         Args:
-            chains, steps: for each query, of each class and component of a mixture; a chain decodes 5 times a step.
+            chains, steps: of each query, class and component of a mixture; a chain decodes 5 times a step.
 
         Raises: as encode, and ValueError: a number out of range, a prior without a density, or what no float can hold.
         """
