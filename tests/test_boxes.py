@@ -27,6 +27,11 @@ def cases(seed, count, sizes=FEW):
         yield (seed, case, kind, sigma), g, queries, samples, sigma, weights
 
 
+@pytest.fixture
+def cells_for_any(monkeypatch):
+    monkeypatch.setattr(lattice, "enough", lambda m, occupied, d: 64)
+
+
 def check(seed, count, sizes=FEW):
     for case, g, queries, samples, sigma, weights in cases(seed, count, sizes):
         options = {"method": str(g.choice(METHODS)), "tolerance": 10.0 ** g.uniform(-12, -0.05)}
@@ -40,7 +45,7 @@ def check(seed, count, sizes=FEW):
 @pytest.mark.filterwarnings("ignore:queries lie in")
 @pytest.mark.skipif(not LONG, reason="long double is no wider than float64 here")
 @pytest.mark.parametrize(("sizes", "count"), [(FEW, 60), (MANY, 12)], ids=["few", "many"])
-def test_likelihoods_are_within_their_bound(sizes, count):
+def test_likelihoods_are_within_their_bound(cells_for_any, sizes, count):
     check(0, count, sizes)
 
 
@@ -56,7 +61,7 @@ def test_campaign(seed):
 @pytest.mark.filterwarnings("ignore:queries lie in")
 @pytest.mark.skipif(not LONG, reason="long double is no wider than float64 here")
 @pytest.mark.parametrize("seed", range(1, 21))
-def test_campaign_of_lattices(seed):
+def test_campaign_of_lattices(cells_for_any, seed):
     check(seed, 50, MANY)
 
 
@@ -120,17 +125,22 @@ def test_most_pairs_are_left_out_and_the_bound_says_what_that_costs(monkeypatch,
 @pytest.mark.parametrize("d", [1, 2])
 def test_nodes_of_a_lattice_stand_for_their_samples(monkeypatch, d):
     g = np.random.default_rng(0)
-    queries, samples = g.normal(size=(400, d)), g.normal(size=(40_000, d))
+    queries, samples = g.normal(size=(2000, d)), g.normal(size=(80_000, d))
     left, interpolate = [], boxes.Boxes.interpolate
     monkeypatch.setattr(boxes.Boxes, "interpolate", lambda *a: left.append(interpolate(*a)) or left[-1])
     found = fastaae.ParzenWindow(0.1).fit(samples).score_samples(queries)
-    assert len(left) == 7 and sum(map(len, left)) < 200
-    cells, rest = lattice.cells(torch.from_numpy(samples), 0.1)
+    assert len(left) == 32 and sum(map(len, left)) < 1000
+    cells, rest = lattice.cells(torch.from_numpy(samples), 0.1, 10_000)
     assert cells.weights.sum().item() == pytest.approx(cells.count.sum().item(), rel=1e-12)
     assert len(samples) - int(rest.sum()) == cells.count.sum() > 5_000
     monkeypatch.setattr(lattice, "LARGE", 10**9)
     direct = fastaae.ParzenWindow(0.1).fit(samples).score_samples(queries)
-    assert len(left) == 7 and 1e-15 < np.abs(found - direct).max() < 1e-10
+    assert len(left) == 32 and 1e-15 < np.abs(found - direct).max() < 1e-10
+
+
+def test_cells_are_made_where_many_queries_meet_them():
+    assert lattice.enough(64, 80, 1) == lattice.enough(500, 2000, 2) == np.inf
+    assert 30 < lattice.enough(5000, 80, 1) < lattice.enough(5000, 1600, 2) < 500
 
 
 def test_bandwidths_chosen_in_few_dimensions_are_those_of_the_dense_way(monkeypatch):

@@ -45,8 +45,8 @@ class Boxes(PlainTorch):
         exp(-wanted) of a query's sum; where that is infinite, nothing is left out."""
         t, s, cells = self.totals, double(samples), None
         if s.shape[1] <= 2 and t.own is ratios is None and len(t.weights) == 1 and math.isfinite(wanted):
-            if len(s) >= lattice.LARGE and len(self.x) >= TILE:
-                cells = lattice.cells(s, math.sqrt(0.5 / t.weights.item()))
+            if len(s) >= lattice.LARGE:
+                cells = lattice.cells(s, math.sqrt(0.5 / t.weights.item()), len(self.x))
         every = torch.arange(len(s), device="cpu") if ratios is None else ratios.nonzero()[:, 0]
         groups = [every] if cells is None else [(~cells[1]).nonzero()[:, 0], cells[1].nonzero()[:, 0]]
         inside, *outside = (grouped(s, ratios, group) for group in groups)

@@ -18,7 +18,7 @@ from .plain import LOG2
 
 LARGE = 2**14  # samples of a block from which on a lattice is tried
 P = 20  # nodes along an axis
-FULL = 128  # samples of a cell from which on nodes are worth it
+MAKING, MEETING = 25_000, 20  # what a cell costs to make, in pairs; and for each of its samples
 CHUNK = 1024  # samples whose weights are summed at a time: long sums round more
 LEBESGUE = 2 / math.pi * math.log(P) + 1  # by which interpolation may enlarge an error
 NODES = np.cos(np.pi * (np.arange(P) + 0.5) / P)
@@ -37,9 +37,9 @@ class Cells(NamedTuple):
     count: Tensor  # [B], samples
 
 
-def cells(samples: Tensor, h: float) -> tuple[Cells, Tensor] | None:
-    """The cells of samples [n, D], float64, that hold FULL or more, and which samples are in none of these, bool [n].
-    None where there are no such cells, or values too far from each other for a lattice."""
+def cells(samples: Tensor, h: float, m: int) -> tuple[Cells, Tensor] | None:
+    """The cells of samples [n, D], float64, that hold enough of them for m queries, and which samples are in none of
+    these, bool [n]. None where there are no such cells, or values too far from each other for a lattice."""
     low, high = torch.aminmax(samples, dim=0)
     if not ((high - low) / (2 * h) < 2**30).all():
         return None
@@ -47,7 +47,7 @@ def cells(samples: Tensor, h: float) -> tuple[Cells, Tensor] | None:
     key = place[:, 0] if place.shape[1] == 1 else place[:, 0] * (place[:, 1].max() + 1) + place[:, 1]
     order = key.argsort()
     starts = np.r_[0, np.diff(key[order]).nonzero()[0] + 1, len(order)]
-    full = (np.diff(starts) >= FULL).nonzero()[0]
+    full = (np.diff(starts) >= enough(m, len(starts) - 1, place.shape[1])).nonzero()[0]
     if not len(full):
         return None
     center = low + (torch.from_numpy(place[order[starts[full]]]) + 0.5) * (2 * h)
@@ -64,6 +64,12 @@ def cells(samples: Tensor, h: float) -> tuple[Cells, Tensor] | None:
     for _ in range(1, moments.ndim):
         moments = torch.tensordot(moments, to_nodes, ([1], [0]))
     return Cells(center.T.contiguous(), h, moments, torch.from_numpy(np.diff(starts)[full])), rest
+
+
+def enough(m: int, occupied: int, d: int) -> float:
+    """Samples of a cell from which on its nodes are worth it, for m queries over so many cells that hold any."""
+    meeting = m * 7**d / occupied  # queries: a Gaussian is felt about three cells away
+    return MAKING / (meeting - MEETING) if meeting > MEETING else math.inf
 
 
 def _moments(local: Tensor) -> Tensor:
