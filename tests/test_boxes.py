@@ -10,7 +10,7 @@ from fastaae import parzen_log_likelihood
 from fastaae.kernels.parzen import boxes, lattice, sums
 
 LONG = np.finfo(np.longdouble).nmant >= 63
-FEW = ([1, 2, 3, 4], ([1, 2, 63, 64, 65, 130, 700, 3000], [1, 5, 64, 65, 130]))
+FEW = ([1, 2, 3, 4], ([1, 2, 63, 127, 128, 129, 700, 3000], [1, 5, 64, 65, 130]))
 MANY = ([1, 2], ([2**14, 30_000], [64, 130]))  # for a lattice
 
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from . import lattice
-from .bounds import double
+from .bounds import double, extent
 from .lattice import Cells, distances
 from .plain import PART, Part, PlainTorch, Totals, part
 
 MOST = 4  # dimensions
-LEAF, TILE = 64, 64  # samples in a leaf, queries in a tile
+LEAF, TILE = 128, 64  # samples in a leaf, queries in a tile
 
 
 class Leaves(NamedTuple):
@@ -44,6 +44,7 @@ class Boxes(PlainTorch):
         """Count a block of samples, of which ratios are the v. Of leaves that are left out no sample adds more than
         exp(-wanted) of a query's sum; where that is infinite, nothing is left out."""
         t, s, cells = self.totals, double(samples), None
+        t.extent = max(t.extent, extent(s).item())
         if s.shape[1] <= 2 and t.own is ratios is None and len(t.weights) == 1 and math.isfinite(wanted):
             if len(s) >= lattice.LARGE:
                 cells = lattice.cells(s, math.sqrt(0.5 / t.weights.item()), len(self.x))
@@ -66,7 +67,11 @@ class Boxes(PlainTorch):
         apart = distances(leaves.low, leaves.high, q.amin(0)[:, None], q.amax(0)[:, None])[0] - spare
         unseen = torch.ones_like(apart, dtype=torch.bool)
         if t.minimum[rows].isinf().any():
-            first = (distances(leaves.low, leaves.high, q.T, q.T) - spare).argmin(1).unique()
+            first = (distances(leaves.low, leaves.high, q.T, q.T) - spare).argmin(1)
+            if t.own is None:  # no sample of the nearest leaf is farther than its corner
+                corner = torch.maximum((q.T - leaves.low[:, first]).abs(), (q.T - leaves.high[:, first]).abs())
+                t.minimum[rows] = torch.minimum(t.minimum[rows], corner.square().sum(0))
+            first = first.unique()
             self.meet(rows, center, parts(leaves, first, center))
             unseen[first] = False
         needed = ((wanted - t.sums[live][:, rows].clamp_min(1).log()) / weights).amax(0)
@@ -112,7 +117,7 @@ def grouped(samples: Tensor, ratios: Tensor | None, kept: Tensor) -> Leaves:
 def parts(leaves: Leaves, which: Tensor, center: Tensor) -> Iterator[Part]:
     """Some leaves, a few at a time."""
     for some in which.split(PART // LEAF) if len(which) else ():
-        index, ratios = leaves.index[some].flatten(), leaves.ratios[some].flatten()
+        index, ratios = (t.index_select(0, some).flatten() for t in (leaves.index, leaves.ratios))
         yield part(leaves.samples.index_select(1, some).flatten(1), center, index, ratios)
 
 

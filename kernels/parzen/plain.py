@@ -12,10 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .bounds import U64, Bounds, double, lengths, pair_products, some, tiles
+from .bounds import U64, Bounds, double, extent, lengths, pair_products, some, tiles
 
 TILE = 256  # queries per product: a tile of bounds, 256 x 4096 float32, stays in cache
-FEW, PART = 64, 2048  # queries and samples of which all pairs are computed: 64 x 2048 float64 stay in a CPU's cache
+FEW, PART = 64, 8192  # queries and samples of which all pairs are computed: few enough for a CPU's cache
+NEAR = 256  # powers of two by which a nearest sample may lie below the density's peak for its start: this is rounded
 LOG2 = math.log2(math.e)
 ABSENT = 1e308  # d² of what is not counted: as a minimum, it makes way for any other
 
@@ -40,6 +41,7 @@ class Totals:
         self.sums, self.dropped = self.x.new_zeros(2, len(sigmas), len(queries))
         self.inexact = torch.zeros_like(self.minimum)  # bound on the error of d² left by tensor cores
         self.reach = 0.0  # largest R so far: a pair matters if d² <= minimum + R
+        self.extent = extent(double(queries)).item()  # the largest magnitude, also of samples that meet() was given
         self.own: Tensor | None = None  # [M], which of the present block's samples a query is, and is not counted for
         self.ratios: Tensor | None = None  # [n], v of the present block; None: all 1
 
@@ -136,6 +138,7 @@ class PlainTorch:
     def dense(self, every: Iterable[slice], samples: Tensor, radius: float) -> None:
         """Count all pairs of some tiles of queries."""
         t, s = self.totals, double(samples)
+        t.extent = max(t.extent, extent(s).item())
         index = torch.arange(len(s), device=s.device) if t.ratios is None else t.ratios.nonzero()[:, 0]
         parts = [
             part(s[k].T, t.center, k, None if t.ratios is None else t.ratios[k]) for k in index.split(PART) if len(k)
@@ -149,24 +152,34 @@ class PlainTorch:
         t = self.totals
         plain = double(t.queries[rows])
         x, minimum, differs = plain - center, t.minimum[rows], (~t.expansion(rows)[1]).nonzero()[:, 0]
-        held = torch.stack([t.sums[:, rows], t.dropped[:, rows]])
+        held, square = torch.stack([t.sums[:, rows], t.dropped[:, rows]]), (plain - center).square().sum(1)
         weights, live = LOG2 * t.weights[:, None], [k for k, alive in enumerate(t.live) if alive]
-        left = torch.cat([2 * x, torch.ones_like(x[:, :1]), -x.square().sum(1, keepdim=True)], 1)
+        # The product gives (start - d²) unit: at once the exponent of the first bandwidth, where nothing overflows and
+        # start is small.
+        unit = weights[live[0]].item()
+        unit = unit if t.own is None and 16 * len(center) * unit * t.extent**2 < 1e300 else 1.0
+        most = NEAR / unit if unit != 1 else -1.0
+        left = torch.cat([2 * unit * x, x.new_full((len(x), 2), unit)], 1)
         buffers = x.new_empty(2, len(x) * PART)
         for samples, right, index, ratios in parts:
-            gap, terms = (b[: len(x) * len(index)].view(len(x), -1) for b in buffers)
+            gap, terms = (b[: len(x) * right.shape[1]].view(len(x), -1) for b in buffers)
+            start = minimum.where(minimum < most, 0)
+            left[:, -1] = unit * (start - square)
             if len(differs) < len(x):
                 torch.mm(left, right, out=gap)
             if len(differs):
                 exact = torch.cdist(plain[differs], samples.T, compute_mode="donot_use_mm_for_euclid_dist")
-                gap[differs] = exact.square_().neg_()
+                gap[differs] = (start[differs, None] - exact.square_()).mul_(unit)
             if t.own is not None:
                 gap.masked_fill_(t.own[rows, None] == index, -ABSENT)
-            before, minimum = minimum, torch.minimum(minimum, gap.amax(1).neg_().clamp_min_(0))
+            before, minimum = minimum, torch.minimum(minimum, (start - gap.amax(1) / unit).clamp_min(0))
             held *= torch.exp2((minimum - before) * weights)
-            gap += minimum[:, None]
-            for k in live:
-                torch.mul(gap, weights[k], out=gap if k == live[-1] else terms)
-                powers = (gap if k == live[-1] else terms).exp2_()
+            if (minimum != start).any():
+                gap += ((minimum - start) * unit)[:, None]
+            for k in live[::-1]:
+                powers = gap if k == live[0] else terms
+                if k != live[0] or unit == 1:
+                    torch.mul(gap, weights[k] / unit, out=powers)
+                powers.exp2_()
                 held[0, k] += powers.sum(1) if ratios is None else powers @ ratios
         t.minimum[rows], t.sums[:, rows], t.dropped[:, rows] = minimum, *held

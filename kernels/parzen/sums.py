@@ -31,7 +31,7 @@ from torch.nn.functional import pad
 from ..exact import exact_arithmetic
 from .bounds import U64, Bounds, double, some, tiles
 from .boxes import MOST, Boxes
-from .plain import PlainTorch, Totals
+from .plain import NEAR, PlainTorch, Totals
 
 if TYPE_CHECKING:  # needs Triton
     from .tensor_cores import HalfBounds, TensorCores
@@ -153,7 +153,7 @@ class PairSums:
         live = torch.tensor(t.live, dtype=torch.bool, device=w.device)[:, None]
         missing = torch.where(live, torch.log1p(1.01 * t.dropped / sums), math.log(self.mass) - sums.log())
         value = sums.log() - t.minimum * w - log_norm
-        rounding = U64 * (4 * self.n + 256 + 8 * t.minimum * w + 8 * log_norm.abs() + 8 * self.spread)
+        rounding = U64 * (4 * self.n + 4 * NEAR + 8 * t.minimum * w + 8 * log_norm.abs() + 8 * self.spread)
         distance = torch.maximum(t.distance_error(), t.inexact)
         return value, missing + distance * w + rounding + SINGLE * (t.inexact > 0)
 
