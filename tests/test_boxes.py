@@ -122,6 +122,13 @@ def test_most_pairs_are_left_out_and_the_bound_says_what_that_costs(monkeypatch,
     assert counted[0] > 3000 * 20_000 > before and dense.error_bound < 1e-9
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_lattice_is_found_for_a_million_samples(seed):
+    samples = torch.from_numpy(np.random.default_rng(seed).normal(size=(1_000_000, 2)))
+    cells, rest = lattice.cells(samples, 0.1, 5000)
+    assert rest.sum() < 100_000 and cells.weights.sum().item() == pytest.approx(1_000_000 - rest.sum().item(), rel=1e-9)
+
+
 @pytest.mark.parametrize("d", [1, 2])
 def test_nodes_of_a_lattice_stand_for_their_samples(monkeypatch, d):
     g = np.random.default_rng(0)

@@ -89,7 +89,7 @@ class Boxes(PlainTorch):
         minimum = torch.minimum(t.minimum[rows], corner.amin(1))
         scale = torch.exp((minimum - t.minimum[rows]) * w)
         sums, dropped = t.sums[0, rows] * scale, t.dropped[0, rows] * scale
-        least = sums + torch.exp((minimum[:, None] - corner) * w) @ c.count.double()
+        least = sums + torch.exp((minimum[:, None] - corner) * w) @ c.count
         needed = (wanted - least.clamp_min(1).log()) / w
         apart, usable = distances(c.center - c.half, c.center + c.half, x, x), minimum * w < 50
         near = ((apart <= (minimum + needed)[:, None]) & usable[:, None]).any(0)

@@ -34,7 +34,7 @@ class Cells(NamedTuple):
     center: Tensor  # [D, B]
     half: float  # of a side: h
     weights: Tensor  # [B, P] or [B, P, P]
-    count: Tensor  # [B], samples
+    count: Tensor  # [B], samples; float64 as all else
 
 
 def cells(samples: Tensor, h: float, m: int) -> tuple[Cells, Tensor] | None:
@@ -50,7 +50,7 @@ def cells(samples: Tensor, h: float, m: int) -> tuple[Cells, Tensor] | None:
     full = (np.diff(starts) >= enough(m, len(starts) - 1, place.shape[1])).nonzero()[0]
     if not len(full):
         return None
-    center = low + (torch.from_numpy(place[order[starts[full]]]) + 0.5) * (2 * h)
+    center = low + (torch.from_numpy(place[order[starts[full]]]).double() + 0.5) * (2 * h)
     weights, rest = [], torch.ones(len(samples), dtype=torch.bool, device="cpu")
     for first, last, c in zip(starts[full], starts[full + 1], center, strict=True):
         inside = torch.from_numpy(order[first:last])
@@ -63,7 +63,7 @@ def cells(samples: Tensor, h: float, m: int) -> tuple[Cells, Tensor] | None:
     moments = torch.stack(weights)
     for _ in range(1, moments.ndim):
         moments = torch.tensordot(moments, to_nodes, ([1], [0]))
-    return Cells(center.T.contiguous(), h, moments, torch.from_numpy(np.diff(starts)[full])), rest
+    return Cells(center.T.contiguous(), h, moments, torch.from_numpy(np.diff(starts)[full]).double()), rest
 
 
 def enough(m: int, occupied: int, d: int) -> float:
@@ -96,7 +96,7 @@ def sums(c: Cells, x: Tensor, w: float, minimum: Tensor) -> tuple[Tensor, Tensor
         terms = torch.einsum("tbp,bp...->tb...", first, c.weights[some])
         found += (terms * second[0] if second else terms).flatten(1).sum(1)
     scale = torch.exp(minimum * w)
-    return found * scale, (error @ c.count.double()) * scale
+    return found * scale, (error @ c.count) * scale
 
 
 def distances(low: Tensor, high: Tensor, least: Tensor, most: Tensor) -> Tensor:
