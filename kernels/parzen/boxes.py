@@ -48,7 +48,7 @@ class Boxes(PlainTorch):
         if s.shape[1] <= 2 and t.own is ratios is None and len(t.weights) == 1 and math.isfinite(wanted):
             if len(s) >= lattice.LARGE:
                 cells = lattice.cells(s, math.sqrt(0.5 / t.weights.item()), len(self.x))
-        every = torch.arange(len(s), device="cpu") if ratios is None else ratios.nonzero()[:, 0]
+        every = torch.arange(len(s), dtype=torch.int64, device="cpu") if ratios is None else ratios.nonzero()[:, 0]
         groups = [every] if cells is None else [(~cells[1]).nonzero()[:, 0], cells[1].nonzero()[:, 0]]
         inside, *outside = (grouped(s, ratios, group) for group in groups)
         for rows, center in self.tiles:

@@ -90,7 +90,7 @@ def sums(c: Cells, x: Tensor, w: float, minimum: Tensor) -> tuple[Tensor, Tensor
     error += U64 * LEBESGUE ** len(x) * steps * torch.exp(-apart * w)
     nodes = c.half * torch.from_numpy(NODES)
     found = torch.zeros_like(minimum)
-    for some in torch.arange(len(c.count), device="cpu").split(64):
+    for some in torch.arange(len(c.count), dtype=torch.int64, device="cpu").split(64):
         gaps = (x[:, :, None] - c.center[:, None, some])[..., None] - nodes  # [D, T, B, P]
         first, *second = gaps.square_().mul_(-w * LOG2).exp2_()
         terms = torch.einsum("tbp,bp...->tb...", first, c.weights[some])

@@ -139,7 +139,9 @@ class PlainTorch:
         """Count all pairs of some tiles of queries."""
         t, s = self.totals, double(samples)
         t.extent = max(t.extent, extent(s).item())
-        index = torch.arange(len(s), device=s.device) if t.ratios is None else t.ratios.nonzero()[:, 0]
+        index = (
+            torch.arange(len(s), dtype=torch.int64, device=s.device) if t.ratios is None else t.ratios.nonzero()[:, 0]
+        )
         parts = [
             part(s[k].T, t.center, k, None if t.ratios is None else t.ratios[k]) for k in index.split(PART) if len(k)
         ]
