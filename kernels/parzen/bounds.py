@@ -186,7 +186,8 @@ def principal_directions(x: Tensor, first: Tensor, k: int) -> Tensor:
             q = torch.linalg.qr(v.T @ (v @ q)).Q
     else:
         q = torch.eye(d, dtype=v.dtype, device=v.device)
-    projected = v @ q
+    q = q.double()  # an eigenvalue solver in float32 may not converge
+    projected = (v @ q.float()).double()
     return torch.linalg.qr(q @ torch.linalg.eigh(projected.T @ projected).eigenvectors.flip(1)).Q.float()
 
 
