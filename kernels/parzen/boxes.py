@@ -94,7 +94,7 @@ class Boxes(PlainTorch):
         apart, usable = distances(c.center - c.half, c.center + c.half, x, x), minimum * w < 50
         near = ((apart <= (minimum + needed)[:, None]) & usable[:, None]).any(0)
         chosen = Cells(c.center[:, near], c.half, c.weights[near], c.count[near])
-        found, error = lattice.sums(chosen, x, w, minimum)
+        found, error = lattice.sums(chosen, x, apart[:, near], w, minimum)
         done = usable & (error <= t.tolerance / 4 * (sums + found))
         counted, sums = rows[done], sums + found
         t.sums[0, counted], t.minimum[counted] = sums[done], minimum[done]

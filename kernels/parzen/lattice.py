@@ -81,10 +81,9 @@ def _moments(local: Tensor) -> Tensor:
     return t[:, 0].sum(1) if local.shape[1] == 1 else t[:, 0] @ t[:, 1].T
 
 
-def sums(c: Cells, x: Tensor, w: float, minimum: Tensor) -> tuple[Tensor, Tensor]:
-    """Of queries x [D, T] the sums of exp((minimum - d²) w) over all samples of some cells, w = 1 / (2 h²), and a bound
-    on their error; [T] each."""
-    apart = distances(c.center - c.half, c.center + c.half, x, x)
+def sums(c: Cells, x: Tensor, apart: Tensor, w: float, minimum: Tensor) -> tuple[Tensor, Tensor]:
+    """Of queries x [D, T], whose squared distances from some cells are apart [T, B], the sums of exp((minimum - d²) w)
+    over all samples of these, w = 1 / (2 h²), and a bound on their error; [T] each."""
     steps = 2 * P + 300 + CHUNK + c.count / CHUNK  # roundings of a sum, the largest exponent's first
     error = (1 + LEBESGUE) * INTERPOLATION * torch.exp(-apart * (w / 2))
     error += U64 * LEBESGUE ** len(x) * steps * torch.exp(-apart * w)

@@ -154,7 +154,7 @@ class PlainTorch:
         t = self.totals
         plain = double(t.queries[rows])
         x, minimum, differs = plain - center, t.minimum[rows], (~t.expansion(rows)[1]).nonzero()[:, 0]
-        held, square = torch.stack([t.sums[:, rows], t.dropped[:, rows]]), (plain - center).square().sum(1)
+        held, square = torch.stack([t.sums[:, rows], t.dropped[:, rows]]), x.square().sum(1)
         weights, live = LOG2 * t.weights[:, None], [k for k, alive in enumerate(t.live) if alive]
         # The product gives (start - d²) unit: at once the exponent of the first bandwidth, where nothing overflows and
         # start is small.

@@ -61,8 +61,8 @@ class PairSums:
     ):  # fmt: skip
         self.sigmas, self.choosing, self.tolerance, self.method = sigmas, choosing, tolerance, method
         self.totals = Totals(queries, sigmas, tolerance)
-        self.few = queries.device.type == "cpu" and queries.shape[1] <= MOST
-        engine = Boxes if self.few else tensor_cores(queries.device) or PlainTorch
+        few = queries.device.type == "cpu" and queries.shape[1] <= MOST
+        engine = Boxes if few else tensor_cores(queries.device) or PlainTorch
         self.engine: PlainTorch | TensorCores = engine(self.totals)
         self.bounds: Bounds | HalfBounds | None = None
         self.grid = list(zip(sigmas.tolist(), self.totals.weights.tolist(), strict=True))
@@ -110,7 +110,7 @@ class PairSums:
         n, self.mass, _, _, t.reach, retry, t.bytes, *self.seen = counts.tolist()
         self.n, self.retry, t.live = int(n), int(retry), live.bool().tolist()
         t.dropped, t.sums = dropped.view_as(t.sums), sums.view_as(t.sums)
-        if first is not None and self.method != "dense" and not self.few:
+        if first is not None and self.method != "dense" and not isinstance(self.engine, Boxes):
             with exact_arithmetic():
                 self.bounds = self._bounds_by(first[: self.engine.first])
         elif not self.n:
