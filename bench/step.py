@@ -1,6 +1,7 @@
 """How long is one training step, against an idiomatic PyTorch loop, pythae, and the matrix products alone?
 
     python bench/step.py [--presets mnist-likelihood mnist-100] [--replicas 1 4] [--rounds 15] [--threads N]
+    python bench/step.py --precision bf16 [--replicas 1]      on a processor with avx512_bf16
     python bench/step.py --device cuda [--precision bf16] [--replicas 1 4 16 64]
     python bench/step.py --breakdown [--device cuda]          which phase takes how long, and what train() adds
 
@@ -12,6 +13,7 @@ stops.
   two moments are bytes that no product hides.
 - floor-torch: the products by torch.bmm, which calls MKL: what bounds every loop written with nn.Linear.
 - idiomatic: nn.Linear, autograd, one torch.optim.SGD per cost (foreach, or fused), the same arithmetic.
+  In bf16 it and the careful one run under autocast, and floors multiply bf16; fastaae's float32 step runs beside.
 - careful: the same, with one encoder pass for D and G, frozen discriminators in G, and the fused SGD.
 - pythae: its Adversarial_AE under its AdversarialTrainer, if it is importable (no label head: unsupervised only). Its
   step is another one, with less work: one encoder pass and update serve reconstruction and generator together.
@@ -35,6 +37,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +75,8 @@ def products(step: Step, as_step: bool = True) -> tuple[Callable[[], None], int]
 
     def passes(mlp, tape, forward=1, update=True, input_gradient=False):
         nonlocal flops
-        for i, weight in enumerate(mlp.weights):
-            x, y, gx, gy = tape.x[i], tape.x[i + 1], tape.g[i], tape.g[i + 1]
+        for i, weight in enumerate(mlp.shadows):
+            x, y, gx, gy = (t.to(weight.dtype) for t in (tape.x[i], tape.x[i + 1], tape.g[i], tape.g[i + 1]))
             cost = 2 * x.shape[1] * weight.numel()
             multiply = by_onednn if as_step and onednn.takes(weight) else by_torch
             back = by_onednn if as_step and onednn.takes(weight, backward=True) else by_torch
@@ -224,11 +227,12 @@ def stepping(step: Step) -> Callable[[], None]:
     return call
 
 
-def row(name: str, replicas: int, data: Data, rounds: int) -> list[dict]:
-    cfg = preset(name, replicas=replicas, log_every=1_000)
+def row(name: str, replicas: int, precision: str, data: Data, rounds: int) -> list[dict]:
+    cfg = preset(name, replicas=replicas, precision=precision, log_every=1_000)
     step = Step(cfg, data, torch.device("cpu"))
     floor, flops = products(Step(cfg, data, torch.device("cpu")))
-    single = Step(replace(cfg, replicas=1), data, torch.device("cpu"))
+    full = replace(cfg, precision="fp32")
+    single = Step(replace(full, replicas=1), data, torch.device("cpu"))
     single.start_epoch(0)
     idiomatic = {
         "idiomatic": twin(single, foreach=True),
@@ -240,7 +244,8 @@ def row(name: str, replicas: int, data: Data, rounds: int) -> list[dict]:
         def run() -> None:
             single.batches.cursor.zero_()
             single.batches.draw()
-            contender(drawn(single))
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16", cache_enabled=False):
+                contender(drawn(single))
 
         return run
 
@@ -248,6 +253,8 @@ def row(name: str, replicas: int, data: Data, rounds: int) -> list[dict]:
     optimise = optimisers(Step(cfg, data, torch.device("cpu")))
     contenders = {"fastaae": stepping(step), "floor": floor, "floor-state": lambda: (floor(), optimise())}
     contenders["floor-torch"] = floor_torch
+    if precision != "fp32":
+        contenders["fastaae, fp32"] = stepping(Step(full, data, torch.device("cpu")))
     contenders |= {k: loop(v) for k, v in idiomatic.items()}
     pythae = pythae_step(cfg.batch_size, cfg) if cfg.task == "unsupervised" else None
     if pythae:
@@ -255,9 +262,9 @@ def row(name: str, replicas: int, data: Data, rounds: int) -> list[dict]:
     elif cfg.task == "unsupervised":
         print("pythae: not installed")
     times = measure(contenders, rounds)
-    scale = {k: 1 if k == "fastaae" or k.startswith("floor") else replicas for k in times}
+    scale = {k: 1 if k.startswith(("fastaae", "floor")) else replicas for k in times}
     times = {k: np.array(values) * scale[k] for k, values in times.items()}
-    return summaries(times, {"preset": name, "replicas": replicas, "gflop": flops / 1e9})
+    return summaries(times, {"preset": name, "replicas": replicas, "precision": precision, "gflop": flops / 1e9})
 
 
 def summaries(times: dict[str, Any], common: dict[str, Any]) -> list[dict]:
@@ -424,12 +431,13 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--precision", nargs="+", default=["bf16"], choices=["fp32", "bf16", "fp16"], help="on a GPU")
+    parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16", "fp16"], help="default: fp32, on a GPU bf16")
     parser.add_argument("--breakdown", action="store_true", help="where an eager step's time goes, instead")
     parser.add_argument("--rehearse", action="store_true", help="a GPU's way through this file, tiny, on a CPU")
     parser.add_argument("--others", nargs="*", type=int, default=[1], help="on a GPU: replicas beside which others run")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    options.precision = options.precision or ["bf16" if options.device == "cuda" or options.rehearse else "fp32"]
     rng = np.random.default_rng(0)  # the time of a step does not depend on the images, so none are needed
     shape = (15000, 20 if options.rehearse else 784)
     images = (rng.random(shape) < 0.2).astype(np.float32) * rng.random(shape, np.float32)
@@ -441,7 +449,7 @@ def main() -> int:
     if options.breakdown:
         for name in options.presets:
             for r in options.replicas:
-                precision = options.precision[0] if options.device == "cuda" else "fp32"
+                precision = options.precision[0]
                 cfg = preset(name, replicas=r, precision=precision, log_every=1_000)
                 step = Step(cfg, data, torch.device(options.device))
                 step.start_epoch(0)
@@ -469,10 +477,10 @@ def main() -> int:
         if not error < 1e-9:
             print("the steps differ: no timing", file=sys.stderr)
             return 1
-        for replicas in options.replicas:
-            new = row(name, replicas, data, options.rounds)
+        for replicas, precision in product(options.replicas, options.precision):
+            new = row(name, replicas, precision, data, options.rounds)
             rows += new
-            table(f"{name}, replicas {replicas}, {new[0]['gflop']:.2f} GFLOP per step", new, 1)
+            table(f"{name}, replicas {replicas}, {precision}, {new[0]['gflop']:.2f} GFLOP per step", new, 1)
             floor, state = (next(r for r in new if r["contender"] == name) for name in ("floor", "floor-state"))
             rate = floor["gflop"] / floor["ms"]
             print(

@@ -2,7 +2,7 @@
 
 Who computes them is chosen once, when a network or a step is made, by device, dtype and size: Triton on a GPU (step/
 layers.py with 16-bit operands, losses.py with any but float64, draws.py where a step draws no more than that can),
-oneDNN for large float32 layers on a CPU (onednn.py), plain torch for the rest (reference.py). A step then calls what
+oneDNN for large layers on a CPU (onednn.py), plain torch for the rest (reference.py). A step then calls what
 was chosen; of what is in plain torch everywhere (batch normalisation, divergences) it calls reference.py.
 """
 
@@ -55,9 +55,9 @@ def choose_update(weight: Tensor, shadow: Tensor, adam: bool) -> Callable[..., N
         from .step import layers
 
         return layers.update
-    large = onednn.takes(weight)
-    gains = large or (adam and onednn.fits(weight))  # of small layers only Adam gains from one pass
-    return partial(onednn.update, large=large) if gains and shadow is weight else reference.update
+    large = onednn.takes(shadow)
+    gains = large or (adam and onednn.fits(shadow))  # of small layers only Adam gains from one pass
+    return partial(onednn.update, large=large) if gains else reference.update
 
 
 def choose_losses(like: Tensor) -> Losses:

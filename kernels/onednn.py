@@ -1,9 +1,11 @@
-"""Linear layers in float32 on the CPU by oneDNN, which every x86 build of PyTorch contains.
+"""Linear layers on the CPU by oneDNN, which every x86 build of PyTorch contains: in float32, and in bfloat16 on
+processors that multiply it.
 
 PyTorch itself hands float32 products to MKL, which runs its AVX2 code on AMD processors. oneDNN compiles for the
-processor it finds: on two cores of a Zen 5 460 against 213 GFLOP/s (bench/LOG.md). Its products return a new tensor, so
-what follows (ReLU and its mask, the weight update) writes into the step's buffers and nothing is copied for its own
-sake. Small layers, other dtypes and devices are left to reference.py: see choose_products().
+processor it finds: on two cores of a Zen 5 460 against 213 GFLOP/s, and twice that in bfloat16 (bench/LOG.md), which
+sums in float32 and rounds once. Its products return a new tensor, so what follows (ReLU and its mask, the weight
+update) writes into the step's buffers and nothing is copied for its own sake. Small layers, other dtypes and devices
+are left to reference.py: see choose_products().
 """
 
 from collections.abc import Sequence
@@ -12,46 +14,51 @@ import torch
 from torch import Tensor
 
 AVAILABLE = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+BF16 = AVAILABLE and torch.cpu._is_avx512_bf16_supported()
 SMALLEST = 2**15  # weights of a layer from which on a call of oneDNN is worth its overhead of about 20 us
 SMALLEST_THREADED = 80_000  # the same on several threads, which share the rows in oneDNN, but the replicas in MKL
-SMALLEST_BACKWARD = 2**12  # the same for gradients of inputs, where MKL is slow at few inputs
+SMALLEST_BACKWARD = 2**12  # the same for gradients of inputs, where MKL is slow at few inputs, and for all in bfloat16
+PART = 2**20  # weights whose gradient is made at a time: from 32 MiB on memory comes anew from the system, page by page
 
 
 def fits(t: Tensor) -> bool:
     """Whether products of t can be computed here."""
-    return AVAILABLE and t.dtype == torch.float32 and t.device.type == "cpu"
+    return t.device.type == "cpu" and (AVAILABLE and t.dtype == torch.float32 or BF16 and t.dtype == torch.bfloat16)
 
 
 def takes(weight: Tensor, backward: bool = False) -> bool:
     """Whether the products of a layer of weight [R, O, I], or those of its inputs' gradients, are computed here."""
     o, i = weight.shape[1:]
     smallest = SMALLEST if torch.get_num_threads() == 1 else SMALLEST_THREADED
-    if backward and (smallest == SMALLEST or i < 32):
+    if (backward and (smallest == SMALLEST or i < 32)) or weight.dtype == torch.bfloat16:
         smallest = SMALLEST_BACKWARD
     return o * i >= smallest and fits(weight)
 
 
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """a bᵀ + bias, a new tensor [M, N] from a [M, K], b [N, K] of any strides, bias [N], all of which fit."""
+    """a bᵀ + bias, a new tensor [M, N] from a [M, K], b [N, K] of any strides, one dtype that fits, and bias [N], which
+    may be float32."""
     if not (b.is_contiguous() or b.T.is_contiguous()):
         b = b.contiguous()  # rows with gaps between them would be left to oneDNN's reference loop, 1,000 times slower
+    if bias is None and a.dtype == torch.bfloat16 and torch._C._get_mkldnn_enabled():
+        return torch.mm(a, b.T)  # the same by oneDNN, but it takes a transposed a as it lies
     return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, relu: bool) -> None:
-    """As reference.linear."""
+    """As reference.linear, but what is bfloat16 rounds to that before it goes into a float32 out."""
     for r in range(len(weight)):
-        y = product(x[r], weight[r], bias[r, 0])
-        if relu:
+        y = product(x[r].to(weight.dtype), weight[r], bias[r, 0])
+        if relu and y.dtype == out.dtype:
             torch.clamp_min(y, 0, out=out[r])
         else:
-            out[r].copy_(y)
+            out[r].copy_(y.relu_() if relu else y)
 
 
 def linear_backward(grad: Tensor, weight: Tensor, out: Tensor, activation: Tensor | None) -> None:
     """As reference.linear_backward."""
     for r in range(len(weight)):
-        g = product(grad[r], weight[r].T)
+        g = product(grad[r].to(weight.dtype), weight[r].T)
         if activation is None:
             out[r].copy_(g)
         else:
@@ -62,19 +69,30 @@ def update(
     layers: Sequence[tuple], rate: Tensor, correction: Tensor | None, momentum: float | Tensor = 0.0,
     scale: Tensor | None = None, large: bool = True,
 ) -> None:  # fmt: skip
-    """As reference.update, but for a gradient that lives from its product to the one pass that uses it; there is no
-    scale in float32. large: whether the product is worth a call of oneDNN."""
-    for x, grad, weight, bias, _, state, bias_state in layers:
+    """As reference.update, but for a gradient that lives from its product to the one pass that uses it, in bfloat16 if
+    products are; these need no scale. large: whether the product is worth a call of oneDNN."""
+    for x, grad, weight, bias, shadow, state, bias_state in layers:
+        rows, dtype = max(1, PART // weight.shape[2]), (shadow if large else weight).dtype
         for r in range(len(weight)):
-            g = product(grad[r].T, x[r].T) if large else grad[r].T @ x[r]
-            gradients = [g, grad[r].sum(0, keepdim=True)]
-            moments = [[w[r], b[r]] for w, b in zip(state, bias_state, strict=True)]
-            some = ([weight[r], bias[r]], gradients, *moments)
-            options = {"lr": rate[r], "weight_decay": 0.0, "maximize": False}
-            if correction is None:
-                own = momentum if isinstance(momentum, float) else momentum[r].item()
-                options |= {"momentum": own, "dampening": 0.0, "nesterov": False, "is_first_step": False}
-                torch._fused_sgd_(*some, **options)
-            else:
-                options |= {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "amsgrad": False}
-                torch._fused_adam_(*some, [], [correction[2]] * 2, **options)
+            upstream, own = grad[r].to(dtype), x[r].to(dtype)
+            for k in range(0, weight.shape[1], rows):
+                g = upstream if rows >= weight.shape[1] else upstream[:, k : k + rows].contiguous()
+                g = product(g.T, own.T) if large else g.T @ own
+                some = [(*(t[r, k : k + rows] for t in (weight, *state)), g.to(weight.dtype))]
+                if k == 0:
+                    some.append((*(t[r] for t in (bias, *bias_state)), grad[r].sum(0, True, dtype=bias.dtype)))
+                _step(some, rate[r], correction, momentum if isinstance(momentum, float) else momentum[r].item())
+                if shadow is not weight:
+                    shadow[r, k : k + rows].copy_(some[0][0])
+
+
+def _step(some: list[tuple], rate: Tensor, correction: Tensor | None, momentum: float) -> None:
+    """One step of SGD or Adam on parameters, each (itself, *state, gradient), in one pass."""
+    parameters, *state, gradients = zip(*some, strict=True)
+    options = {"lr": rate, "weight_decay": 0.0, "maximize": False}
+    if correction is None:
+        options |= {"momentum": momentum, "dampening": 0.0, "nesterov": False, "is_first_step": False}
+        torch._fused_sgd_(parameters, gradients, *state, **options)
+    else:
+        options |= {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "amsgrad": False}
+        torch._fused_adam_(parameters, gradients, *state, [], [correction[2]] * len(some), **options)

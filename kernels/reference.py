@@ -88,28 +88,25 @@ def update(
             step_(bias, bias_state, grad.sum(1, keepdim=True), rate, None, momentum)
             continue
         wide = _wide(grad)
-        for p, moments, g in (
-            (weight, state, wide.transpose(1, 2) @ _wide(x.to(grad.dtype))),
-            (bias, bias_state, wide.sum(1, keepdim=True)),
-        ):
-            if scale is None:
-                step_(p, moments, g, rate, correction, momentum)
-                continue
-            before, g = [t.clone() for t in (p, *moments)], g / scale[0]
-            step_(p, moments, g, rate, correction, momentum)
-            bad = ~g.isfinite()
-            scale[1].logical_or_(bad.any())
-            for t, old in zip((p, *moments), before, strict=True):
-                t.copy_(torch.where(bad, old, t))
+        step_(weight, state, wide.transpose(1, 2) @ _wide(x.to(grad.dtype)), rate, correction, momentum, scale)
+        step_(bias, bias_state, wide.sum(1, keepdim=True), rate, correction, momentum, scale)
         if shadow is not weight:
             shadow.copy_(weight)
 
 
 def step_(
     parameter: Tensor, state: Sequence[Tensor], grad: Tensor, rate: Tensor, correction: Tensor | None,
-    momentum: float | Tensor,
+    momentum: float | Tensor, scale: Tensor | None = None,
 ) -> None:  # fmt: skip
     """One step of SGD with momentum, or of Adam (Kingma & Ba 2015; betas 0.9, 0.999, eps 1e-8); as update()."""
+    if scale is not None:
+        before, grad = [t.clone() for t in (parameter, *state)], grad / scale[0]
+        step_(parameter, state, grad, rate, correction, momentum)
+        bad = ~grad.isfinite()
+        scale[1].logical_or_(bad.any())
+        for t, old in zip((parameter, *state), before, strict=True):
+            t.copy_(torch.where(bad, old, t))
+        return
     if correction is None:
         state[0].mul_(momentum).add_(grad)
         parameter.addcmul_(state[0], rate, value=-1)
@@ -250,11 +247,11 @@ def mmd(codes: Tensor, prior: Tensor, scales: Sequence[float | Tensor], grad: Te
     means over all pairs of two sets, also of a point with itself, so that it is never negative.
 
     Args:
-        codes, prior: [R, B, D], [R, M, D].
+        codes, prior: [R, B, D], [R, M, D]; of 16 bits they are widened.
         scales: a kernel exp(-d² / (2 s²)) of the distance d for each s, which may be [R, 1, 1].
         grad: [R, B, D]; receives the gradient with respect to the codes.
     """
-    b, m = codes.shape[1], prior.shape[1]
+    (codes, prior), b, m = (_wide(t) for t in (codes, prior)), codes.shape[1], prior.shape[1]
     loss = 0
     grad.zero_()
     sets = ((codes, codes, 2, 1 / b**2), (codes, prior, 1, -2 / (b * m)), (prior, prior, 0, 1 / m**2))
@@ -293,7 +290,7 @@ def batch_norm(
     """out = normalized * weight + bias, with normalized = (x - mean) / sqrt(variance + eps) over the batch.
 
     Args:
-        x, normalized, out: [R, B, D]; out may be x. Backward needs normalized and inverse_std.
+        x, normalized, out: [R, B, D]; out may be x, both may have 16 bits. Backward needs normalized and inverse_std.
         weight, bias, inverse_std: [R, 1, D].
         running: mean and variance [R, 1, D] that inference uses.
         momentum: share of the batch's mean and unbiased variance in the running ones, torch's rule; 0 leaves them.
@@ -304,12 +301,12 @@ def batch_norm(
     b = x.shape[1]
     if b < 2:
         raise ValueError(f"batch_norm of {b} row: expected at least 2")
-    mean = x.mean(1, keepdim=True)
+    mean = _wide(x).mean(1, keepdim=True)
     torch.sub(x, mean, out=normalized)
     variance = normalized.square().mean(1, keepdim=True)  # torch.var_mean takes ten times as long along this axis
     torch.rsqrt(variance + BATCH_NORM_EPS, out=inverse_std)
     normalized.mul_(inverse_std)
-    torch.addcmul(bias, normalized, weight, out=out)
+    _finished(torch.addcmul(bias, normalized, weight, out=out if out.dtype == bias.dtype else None), out, None)
     if momentum:
         running[0].lerp_(mean, momentum)
         running[1].lerp_(variance.mul_(b / (b - 1)), momentum)
@@ -322,15 +319,16 @@ def batch_norm_backward(
     """Gradients of batch_norm from grad [R, B, D], with respect to its output.
 
     Args:
+        grad, out: may have 16 bits.
         normalized, inverse_std: as the forward pass left them.
         out: [R, B, D]; receives the gradient with respect to x; may be grad.
         weight_grad, bias_grad: [R, 1, D].
     """
-    torch.sum(grad * normalized, 1, keepdim=True, out=weight_grad)
-    torch.sum(grad, 1, keepdim=True, out=bias_grad)
-    b = grad.shape[1]
-    torch.sub(grad, bias_grad, alpha=1 / b, out=out)
-    out.addcmul_(normalized, weight_grad, value=-1 / b).mul_(weight * inverse_std)
+    g, b = _wide(grad), grad.shape[1]
+    torch.sum(g * normalized, 1, keepdim=True, out=weight_grad)
+    torch.sum(g, 1, keepdim=True, out=bias_grad)
+    below = torch.sub(g, bias_grad, alpha=1 / b, out=out if out.dtype == g.dtype else None)
+    _finished(below.addcmul_(normalized, weight_grad, value=-1 / b).mul_(weight * inverse_std), out, None)
 
 
 def batch_norm_inference(

@@ -85,6 +85,65 @@ def test_onednn_is_as_exact_as_torch(r, b, i, o, relu):
         assert torch.equal(ours == 0, theirs == 0) or not relu
 
 
+@pytest.mark.skipif(not onednn.BF16, reason="this PyTorch or processor does not multiply bfloat16")
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("r,b,i,o", [(1, 1, 200, 170), (3, 37, 181, 191), (2, 100, 784, 1000)])
+def test_onednn_multiplies_bfloat16_and_sums_in_float32(r, b, i, o, relu, monkeypatch):
+    """Against float64 on the same operands: results, and gradients of weights, round once to 16 bits."""
+    x, shadow, grad = (t.bfloat16() for t in (randn(r, b, i).relu(), randn(r, o, i), randn(r, b, o)))
+    bias, rate = randn(r, 1, o).float(), torch.full((r, 1, 1), 0.01)
+    assert onednn.takes(shadow) and kernels.choose_products(shadow).linear is onednn.linear
+
+    def rounded_once(found, exact):
+        size = exact.abs().max()
+        assert ((found.double() - exact).abs() <= 2**-8 * exact.abs() + 1e-5 * size).all()
+
+    for dtype in (torch.bfloat16, torch.float32):
+        out, exact = torch.empty(r, b, o, dtype=dtype), torch.empty(r, b, o, dtype=D64)
+        reference.linear(x.double(), shadow.double(), bias.double(), exact, relu)
+        onednn.linear(x, shadow, bias, out, relu)
+        rounded_once(out, exact)
+    below, exact = torch.empty_like(x), torch.empty(r, b, i, dtype=D64)
+    reference.linear_backward(grad.double(), shadow.double(), exact, x.double() if relu else None)
+    onednn.linear_backward(grad, shadow, below, x if relu else None)
+    rounded_once(below, exact)
+    both = []
+    for switched in (True, False):  # as torch.backends.mkldnn.flags does
+        monkeypatch.setattr(torch._C, "_get_mkldnn_enabled", lambda switched=switched: switched)
+        both.append(onednn.product(grad[0].T, x[0].T))
+    assert torch.equal(*both)
+
+    monkeypatch.setattr(onednn, "PART", 50 * i)  # parts of 50 rows, the last one smaller
+    gradient = grad.double().mT @ x.double()
+    for adam in (False, True):
+        w, c = shadow.float(), bias.clone()
+        state = [[torch.zeros_like(p) for _ in range(1 + adam)] for p in (w, c)]
+        correction = torch.tensor([0.1, 0.001, 1]) if adam else None
+        own = torch.empty_like(shadow)
+        update = kernels.choose_update(w, shadow, adam)
+        update([(x, grad, w, c, own, tuple(state[0]), tuple(state[1]))], rate, correction, 0.9)
+        rounded_once(state[0][0], 0.1 * gradient if adam else gradient)
+        step = 0.01 * (gradient / (gradient.abs() + 1e-8) if adam else gradient)
+        assert ((shadow.double() - w.double() - step).abs() <= 2**-7 * step.abs() + 1e-6).all()
+        assert torch.equal(own, w.bfloat16())
+        offset = grad.float().sum(1, keepdim=True)
+        torch.testing.assert_close(c, bias - 0.01 * (offset.sign() if adam else offset))
+
+
+@pytest.mark.skipif(not onednn.AVAILABLE, reason="this PyTorch or processor is without oneDNN")
+def test_gradients_in_parts_are_those_of_the_whole(monkeypatch):
+    x, grad, w, c = torch.randn(2, 60, 300), torch.randn(2, 60, 500), torch.randn(2, 500, 300), torch.randn(2, 1, 500)
+    found = []
+    for part in (2**20, 120 * 300):
+        monkeypatch.setattr(onednn, "PART", part)
+        weight, bias, *state = (t.clone() for t in (w, c, w, c))
+        layer = (x, grad, weight, bias, weight, (state[0],), (state[1],))
+        onednn.update([layer], torch.full((2, 1, 1), 0.1), None, 0.5)
+        found.append((weight, bias, *state))
+    for whole, parts in zip(*found, strict=True):
+        torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-4)
+
+
 EVERYTHING = """
 import numpy as np
 from fastaae import preset, parzen_log_likelihood
@@ -94,8 +153,9 @@ from fastaae.engine.step import Step
 rng = np.random.default_rng(0)
 x = rng.random((300, 784), np.float32)
 for name in ("mnist-100", "mnist-likelihood"):
-    for optimizer in ("sgd", "adam"):
-        step = Step(preset(name, replicas=2, optimizer=optimizer), from_arrays((x, np.arange(300) % 10)), "cpu")
+    for optimizer, precision in (("sgd", "fp32"), ("adam", "fp32"), ("sgd", "bf16")):
+        cfg = preset(name, replicas=2, optimizer=optimizer, precision=precision)
+        step = Step(cfg, from_arrays((x, np.arange(300) % 10)), "cpu")
         step.start_epoch(0)
         step()
 parzen_log_likelihood(x[:9], x, 0.2)

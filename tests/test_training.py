@@ -1055,7 +1055,8 @@ OPENINGS = {
     "supervised": ({"task": "supervised"}, "4 classes, 250 labels used"),
     "labels unused": ({}, "4 classes, 0 labels used"),
     "fp64": ({"precision": "fp64"}, "; cpu, fp64 by PyTorch (no other for fp64 here); "),
-    "oneDNN": ({"hidden": (200, 200)}, "cpu, fp32 by oneDNN (large float32 layers) and PyTorch (small layers)"),
+    "fp16": ({"precision": "fp16"}, "; cpu, fp16 by PyTorch (emulated); "),
+    "oneDNN": ({"hidden": (200, 200)}, "cpu, fp32 by oneDNN (large layers) and PyTorch (small layers)"),
 }
 
 

@@ -29,7 +29,7 @@ class Norm:
 @dataclass
 class Normalized:
     """What one pass through a Norm leaves behind: the normalised product [R, B, O] and the inverse standard deviation
-    [R, 1, O], and the gradients of scale and bias."""
+    [R, 1, O], and the gradients of scale and bias. All of the dtype of what is learned."""
 
     x: Tensor
     inverse_std: Tensor
@@ -153,7 +153,7 @@ class MLP:
         x = [end(first, self.sizes[0]), *x, end(last, self.sizes[-1], self.weights[0])]
         g = [end(first_gradient, self.sizes[0]), *g, end(last_gradient, self.sizes[-1])]
         normalized = [
-            Normalized(torch.zeros_like(self.output(x, i)), *(torch.zeros_like(n.scale) for _ in range(3)))
+            Normalized(n.scale.new_zeros(self.output(x, i).shape), *(torch.zeros_like(n.scale) for _ in range(3)))
             for i, n in enumerate(self.norms)
         ]
         return Tape(x, g, normalized=normalized)
@@ -368,7 +368,8 @@ class Optimizer:
 
     def step(self, name: str, parameter: Tensor, gradient: Tensor) -> None:
         """One step on one parameter from its gradient."""
-        reference.step_(parameter, self.moments[name], gradient, self.rate, self.correction, self.momentum)
+        options = (self.rate, self.correction, self.momentum, self.scale)
+        reference.step_(parameter, self.moments[name], gradient, *options)
 
     def state(self) -> dict[str, Tensor]:
         """Momentum buffers or moments by name."""

@@ -69,6 +69,8 @@ def separation(s: Game, terms: Tensor) -> None:
     weight = s.autoencoder.heads.weight
     g = torch.empty_like(weight)
     terms[:, 0] = reference.head_separation(weight, s.cfg.separation, g)
+    if s.scale is not None:
+        g.mul_(s.scale[0])
     s.optimizers["separation.heads"].step("weight", weight, g)
 
 
@@ -83,7 +85,7 @@ def divergence(s: Game, terms: Tensor) -> None:
     else:
         spread = s.batches.std * (2 * cfg.style_dim) ** 0.5  # between two samples of the prior
         loss = reference.mmd(a.code["z"], s.codes.prior["z"], [spread * k for k in MMD_SCALES], a.penalty)
-    a.penalty.mul_(s.weight)
+    a.penalty.mul_(s.weight if s.scale is None else s.weight * s.scale[0])
     torch.mul(loss.view(-1, 1, 1), s.weight, out=terms[:, :1, None])
 
 
@@ -155,7 +157,8 @@ class Autoencoder:
         if labeled:
             self.classifying = self.encoder.tape(labeled)
         if cfg.regularizer != "adversarial":
-            self.penalty = torch.zeros_like(self.encoding.x[-1] if cfg.regularizer == "kl" else self.code["z"])
+            like = self.encoding.x[-1] if cfg.regularizer == "kl" else self.code["z"]
+            self.penalty = self.encoder.weights[0].new_zeros(like.shape)
         encoders = {"encoder": self.encoding} | ({"labeled": self.classifying} if labeled else {})
         self.passes = {name: (self.encoder, tape) for name, tape in encoders.items()}
         self.passes["decoder"] = (self.decoder, self.decoding)
