@@ -116,10 +116,11 @@ class ParzenWindow(BaseEstimator):
             self.tree_: Any = SimpleNamespace(data=X, sample_weight=weights)
             self._extent = _extent(X)
             self._squares = np.einsum("ij,ij->i", X, X)
-            self._lightest = 1.0
+            self._ratios, self._mass = None, float(n)
             if weights is not None:  # of no weight, nowhere near
                 self._squares[weights == 0] = math.inf
-                self._lightest = weights[weights > 0].min()
+                self._ratios = weights / weights[weights > 0].min()
+                self._mass = float(self._ratios.sum())
             self._cumulative = np.cumsum(np.ones(n) if weights is None else weights)
         self.bandwidth_ = h
         return self
@@ -152,16 +153,16 @@ class ParzenWindow(BaseEstimator):
     def _score_one(self, x: np.ndarray) -> float:
         """The log-likelihood of x [D]: the expansion |x|² + |s|² - 2 x·s finds the samples s that matter, within its
         error; differences are taken of these alone."""
-        s, v, h, d = self.tree_.data, self.tree_.sample_weight, self.bandwidth_, len(x)
+        s, v, h, d = self.tree_.data, self._ratios, self.bandwidth_, len(x)
         d2 = self._squares - 2 * (s @ x)
         longest = math.sqrt(d) * (self._extent + np.abs(x).max())
-        error, mass = (2 * d + 32) * U64 * longest * longest, self._cumulative[-1]
-        reach = 2 * h * h * math.log(mass / self._lightest / TOLERANCE)
+        error = (2 * d + 32) * U64 * longest * longest
+        reach = 2 * h * h * (math.log(self._mass) - math.log(TOLERANCE))
         near = (d2 <= d2.min() + 2 * error + reach).nonzero()[0]
         d2 = np.square(s[near] - x).sum(1)
         terms = np.exp((d2.min() - d2) / (2 * h * h))
         total = terms.sum() if v is None else terms @ v[near]
-        return math.log(total / mass) - d2.min() / (2 * h * h) - d * math.log(h * math.sqrt(2 * math.pi))
+        return math.log(total / self._mass) - d2.min() / (2 * h * h) - d * math.log(h * math.sqrt(2 * math.pi))
 
     def score(self, X: Any, y: Any = None) -> float:
         """Sum of the log-likelihoods of X in nats; y is ignored. Raises what score_samples raises."""

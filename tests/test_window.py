@@ -172,6 +172,14 @@ def test_weights_enter_exactly(metric, weights):
     np.testing.assert_allclose(density.score_samples(X), direct(X, S, 0.3, weights), rtol=1e-12, atol=1e-10)
 
 
+@pytest.mark.parametrize("d", [3, 21])
+@pytest.mark.parametrize(("least", "most", "h"), [(1e-300, 1e5, 0.05), (5e-324, 1e-323, 2.0)])
+def test_weights_may_be_tiny_and_far_apart(least, most, h, d):
+    s, weights = RNG.normal(size=(40, d)), np.repeat([0.0, least, most], [20, 1, 19])
+    scores = ParzenWindow(h).fit(s, sample_weight=weights).score_samples(s[:5])
+    np.testing.assert_allclose(scores, direct(s[:5], s[20:], h, weights[20:] / least), rtol=1e-12)
+
+
 def test_weights_are_repetitions():
     weighted, repeated = ParzenWindow(0.3).fit(S, None, W), ParzenWindow(0.3).fit(S.repeat(W, axis=0))
     np.testing.assert_allclose(weighted.score_samples(X), repeated.score_samples(X), rtol=1e-12)
