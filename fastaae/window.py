@@ -17,11 +17,14 @@ import torch
 from .data.arrays import array, plain, sample_weights
 from .files import brief
 from .kernels.parzen.bounds import LIMIT, U64
+from .kernels.parzen.plain import LOG2
 from .kernels.parzen.sums import PairSums
 from .scalars import integer, scalar, within
 
 TOLERANCE = 1e-10  # nats
 FEW, FEW_PAIRS = 32, 2**28  # queries that are scored one by one; more of D / 4 with so many pairs times dimensions
+NARROW, PAIRS = 16, 2**20  # dimensions up to which all pairs of few queries, or so many pairs, are computed
+SHORT, SMALL = 64, 256  # dimensions up to which all pairs with so few samples are
 FARTHEST = 1e153  # length of a vector up to which squared distances do not overflow
 
 try:
@@ -136,8 +139,12 @@ class ParzenWindow(BaseEstimator):
         if self._delegate is not None:
             return self._delegate.score_samples(X)
         far = max(self._extent, _extent(X))
-        d = X.shape[1]
-        if len(X) <= min(FEW + d // 4, max(FEW, FEW_PAIRS // (d * len(self.tree_.data)))):
+        n, d = self.tree_.data.shape
+        few = len(X) <= min(FEW + d // 4, max(FEW, FEW_PAIRS // (d * n)))
+        if d <= NARROW and (few or n * len(X) <= PAIRS) or d <= SHORT and n <= SMALL:
+            size = 2**16 // n + 1
+            return np.concatenate([self._score_all(X[k : k + size]) for k in range(0, len(X), size)])
+        if few:
             with np.errstate(over="ignore"):  # a likelihood below every float is -inf
                 return np.array([self._score_one(x) for x in X])
         sigma = torch.tensor([self.bandwidth_], dtype=torch.float64, device="cpu")
@@ -149,6 +156,16 @@ class ParzenWindow(BaseEstimator):
         sums.plenty = len(samples)
         sums.add(samples)
         return sums.result()[0][0].numpy()
+
+    def _score_all(self, x: np.ndarray) -> np.ndarray:
+        """The log-likelihoods of x [M, D] by the differences of all pairs."""
+        s, v, h, d = self.tree_.data, self._ratios, self.bandwidth_, x.shape[1]
+        s, v = (s, np.ones(len(s))) if v is None else (s[v > 0], v[v > 0])
+        q, s, v = (torch.from_numpy(plain(a)) for a in (x, s, v))
+        d2 = torch.cdist(q, s, compute_mode="donot_use_mm_for_euclid_dist").square_()
+        least, w = d2.amin(1), 0.5 / (h * h)
+        terms = d2.sub_(least[:, None]).mul_(-w * LOG2).exp2_()
+        return ((terms @ v / self._mass).log_() - least * w - d * math.log(h * math.sqrt(2 * math.pi))).numpy()
 
     def _score_one(self, x: np.ndarray) -> float:
         """The log-likelihood of x [D]: the expansion |x|² + |s|² - 2 x·s finds the samples s that matter, within its

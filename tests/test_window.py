@@ -122,6 +122,23 @@ def test_equals_the_direct_sum(n, d, h):
     np.testing.assert_allclose(ParzenWindow(h).fit(s).score_samples(x), direct(x, s, h), rtol=1e-12, atol=1e-10)
 
 
+@pytest.mark.parametrize(
+    ("n", "d", "m"), [(256, 64, 300), (257, 64, 300), (2000, 16, 33), (100, 2, 20_000), (9, 65, 99)]
+)
+def test_equals_the_direct_sum_whichever_way_is_shorter(n, d, m):
+    s, x, w = RNG.normal(size=(n, d)), RNG.normal(size=(m, d)), RNG.permutation(n) / 3
+    some = RNG.permutation(m)[:20]
+    scores = ParzenWindow(0.5).fit(s, sample_weight=w).score_samples(x)
+    np.testing.assert_allclose(scores[some], direct(x[some], s, 0.5, w), rtol=1e-12, atol=1e-10)
+
+
+def test_few_samples_cost_no_more_calls_than_there_are_pairs(monkeypatch):
+    calls, cdist = [], torch.cdist
+    monkeypatch.setattr(torch, "cdist", lambda q, s, **options: calls.append(q.shape) or cdist(q, s, **options))
+    assert ParzenWindow(0.5).fit(S).score_samples(np.zeros((10_000, 3))).std() == 0
+    assert len(calls) <= 10_000 * len(S) / 2**16 + 1
+
+
 @pytest.mark.parametrize("h", [0.5, 2.0, 10.0])
 def test_equals_the_direct_sum_on_digits(h):
     x = load_digits().data
