@@ -161,22 +161,30 @@ class ParzenWindow(BaseEstimator):
         """The log-likelihoods of x [M, D] by the differences of all pairs."""
         s, v, h, d = self.tree_.data, self._ratios, self.bandwidth_, x.shape[1]
         s, v = (s, np.ones(len(s))) if v is None else (s[v > 0], v[v > 0])
-        q, s, v = (torch.from_numpy(plain(a)) for a in (x, s, v))
-        d2 = torch.cdist(q, s, compute_mode="donot_use_mm_for_euclid_dist").square_()
+        d2 = _distances(x, s)
         least, w = d2.amin(1), 0.5 / (h * h)
         terms = d2.sub_(least[:, None]).mul_(-w * LOG2).exp2_()
-        return ((terms @ v / self._mass).log_() - least * w - d * math.log(h * math.sqrt(2 * math.pi))).numpy()
+        return (
+            (terms @ torch.from_numpy(plain(v)) / self._mass).log_()
+            - least * w
+            - d * math.log(h * math.sqrt(2 * math.pi))
+        ).numpy()
 
     def _score_one(self, x: np.ndarray) -> float:
         """The log-likelihood of x [D]: the expansion |x|² + |s|² - 2 x·s finds the samples s that matter, within its
-        error; differences are taken of these alone."""
+        error; where that could be felt, differences are taken of these."""
         s, v, h, d = self.tree_.data, self._ratios, self.bandwidth_, len(x)
         d2 = self._squares - 2 * (s @ x)
         longest = math.sqrt(d) * (self._extent + np.abs(x).max())
         error = (2 * d + 32) * U64 * longest * longest
         reach = 2 * h * h * (math.log(self._mass) - math.log(TOLERANCE))
         near = (d2 <= d2.min() + 2 * error + reach).nonzero()[0]
-        d2 = np.square(s[near] - x).sum(1)
+        if error <= TOLERANCE / 4 * h * h:
+            d2 = (d2[near] + x @ x).clip(0)
+        elif 3 * len(near) > len(s):  # a copy of these would take longer
+            d2 = _distances(x[None], s)[0, near].numpy()
+        else:
+            d2 = _distances(x[None], s[near])[0].numpy()
         terms = np.exp((d2.min() - d2) / (2 * h * h))
         total = terms.sum() if v is None else terms @ v[near]
         return math.log(total / self._mass) - d2.min() / (2 * h * h) - d * math.log(h * math.sqrt(2 * math.pi))
@@ -233,6 +241,12 @@ def _plain(name: str, values: Any) -> Any:
     kind = getattr(getattr(values, "dtype", None), "kind", "")
     odd = isinstance(values, torch.Tensor | np.ma.MaskedArray | list | tuple) or kind in ("m", "M")
     return array(name, values, lists=True) if odd else values
+
+
+def _distances(x: np.ndarray, s: np.ndarray) -> torch.Tensor:
+    """Squared distances of all pairs of x [M, D] and s [N, D], by differences: [M, N]."""
+    q, samples = (torch.from_numpy(plain(a)) for a in (x, s))
+    return torch.cdist(q, samples, compute_mode="donot_use_mm_for_euclid_dist").square_()
 
 
 def _extent(points: np.ndarray) -> float:

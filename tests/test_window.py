@@ -7,6 +7,7 @@ import pickle
 import re
 import subprocess
 import sys
+import tracemalloc
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -130,6 +131,24 @@ def test_equals_the_direct_sum_whichever_way_is_shorter(n, d, m):
     some = RNG.permutation(m)[:20]
     scores = ParzenWindow(0.5).fit(s, sample_weight=w).score_samples(x)
     np.testing.assert_allclose(scores[some], direct(x[some], s, 0.5, w), rtol=1e-12, atol=1e-10)
+
+
+@pytest.mark.parametrize("h", [0.05, 5.0, 40.0])  # a few samples matter; all do; and the expansion is exact enough
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_one_query_takes_differences_where_they_are_felt(h, offset):
+    s, x = RNG.normal(size=(300, 90)) + offset, RNG.normal(size=(3, 90)) + offset
+    np.testing.assert_allclose(ParzenWindow(h).fit(s).score_samples(x), direct(x, s, h), rtol=1e-12, atol=1e-10)
+
+
+@pytest.mark.parametrize("h", [5.0, 40.0])
+def test_windows_wider_than_the_data_copy_no_samples(h):
+    s, x = RNG.normal(size=(5000, 90)), RNG.normal(size=(2, 90))
+    density = ParzenWindow(h).fit(s)
+    tracemalloc.start()
+    density.score_samples(x)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < s.nbytes / 2
 
 
 def test_few_samples_cost_no_more_calls_than_there_are_pairs(monkeypatch):
