@@ -464,7 +464,7 @@ class Parzen(OnData):
 
     def __call__(self, directory: str) -> None:
         from .data.formats import examples_of
-        from .parzen import LEFT, parzen_log_likelihood
+        from .parzen import LEFT, LEFT_OUT, parzen_log_likelihood
 
         n, held, model, data = _number(self.samples), _number(self.validation), None, None
         if held is not None and held < 1:
@@ -479,6 +479,10 @@ class Parzen(OnData):
         queries = examples_of("queries", self.queries) if self.queries else data and data.x_test
         if queries is None:
             raise ValueError(f"parzen: {data.name if data else self.samples} has no test set, expected --queries FILE")
+        if not directory and held and self.sigma is None:
+            raise ValueError(
+                f"--sigma: expected a number or {LEFT_OUT}, or --validation FILE, without a run to choose by"
+            )
         validation = data and data.x_valid[:held] if held else examples_of("validation", self.validation)
         options = {"validation": validation if self.sigma is None or held is None else None, "state": self.state}
         start = time.perf_counter()

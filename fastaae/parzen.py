@@ -381,7 +381,7 @@ def _check_options(method: str, tolerance: float, distributed: bool, timeout: fl
     if method not in ("auto", "pruned", "dense"):
         raise ValueError(f"method={brief(method)}: expected one of auto, pruned, dense")
     if not within(1e-100, tolerance, 1):
-        raise ValueError(f"tolerance={brief(tolerance)}: expected nats between 1e-100 and 1")
+        raise ValueError(f"tolerance={brief(tolerance)}: expected nats above 1e-100 and below 1")
     for name, value in counts.items():
         if value is not None and not (type(value) is int and 0 < value < 2**53):
             raise ValueError(f"{name}={brief(value)}: expected a positive integer below 2**53")

@@ -350,7 +350,8 @@ def _examined(name: str, value: Any, scale: str | None) -> tuple[torch.Tensor, s
         raise DataError(f"{name} has values from {low:.9g} to {high:.9g}, expected [0, 1]: {hint}")
     odd = span_warning(name, low, high, t.dtype) if unit else None
     if scale is None and t.dtype != torch.uint8 and (high > 2 or low < -1):  # beyond what a model makes itself
-        odd = f"{name} has values from {low:.9g} to {high:.9g}, the model knows [0, 1]: divide by {max(high, 255):g}"
+        hint = f"divide by {max(high, 255):g}" if low >= 0 else "scale them as the examples it was trained on"
+        odd = f"{name} has values from {low:.9g} to {high:.9g}, the model knows [0, 1]: {hint}"
     return t, odd, (low, high)
 
 

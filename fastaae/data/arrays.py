@@ -86,7 +86,10 @@ def sample_weights(values: Any, n: int | None, name: str) -> np.ndarray:
     weights = np.asarray(values, np.float64)
     weights = np.full(n, weights) if weights.ndim == 0 and n is not None else weights
     if weights.ndim != 1 or n not in (None, len(weights)):
-        raise DataError(f"sample_weight has shape {list(weights.shape)}, {name} has {n or 'N'} rows: expected as many")
+        expected = "as many" if n or weights.ndim else "one for each, or one number and n_samples="
+        raise DataError(
+            f"sample_weight has shape {list(weights.shape)}, {name} has {n or 'N'} rows: expected {expected}"
+        )
     with np.errstate(over="ignore"):
         total, most = weights.sum(), 1e307 * weights[weights > 0].min(initial=math.inf)
     if not (weights >= 0).all() or not 0 < total < most:
