@@ -134,6 +134,9 @@ class Config:
     """Arithmetic of the step. fp32 is true float32, never TF32. bf16 and fp16: operands of products and what flows
     between layers; weights, optimiser and losses stay float32. fp16 scales losses, by a factor that follows
     overflows. A CPU multiplies bf16 where it can (avx512_bf16); else 16 bits are emulated there, slowly."""
+    products: Literal["auto", "onednn", "torch"] = "auto"
+    """Who multiplies float32 on a CPU: oneDNN, or what PyTorch calls itself, such as MKL. auto: the faster one on this
+    processor; a run keeps which it was. Small layers are left to PyTorch."""
     graph: bool = True
     """On a GPU, replay steps as a CUDA graph; False: call them one by one, for debugging. The same numbers, slowly."""
     out_dir: str | None = None

@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+
+ALONE = 80_000  # weights of the largest layer, times replicas, up to which threads wait longer than they work
+
+
+@contextmanager
+def enough_threads(weights: int, device: torch.device) -> Iterator[None]:
+    """On a CPU one thread for layers so small: on a quiet machine two would take 0.8 times as long, on a busy one,
+    where they wait for each other in every operation, 30 times. Later torch has as many as before."""
+    before = torch.get_num_threads()
+    one = device.type == "cpu" and before > 1 and weights < ALONE
+    if one:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if one:
+            torch.set_num_threads(before)
 
 
 def find_device(name: str) -> torch.device:

@@ -528,7 +528,7 @@ def from_tensors(
         w = wiring(config, d, classes)
         if w.n_classes != classes:
             raise ValueError(f"n_classes={classes}: expected {w.n_classes} by its config")
-        networks = {name: _network(own, name, w) for name in ("decoder", "encoder") if name in w.sizes}
+        networks = {name: _network(own, name, w, config.products) for name in ("decoder", "encoder") if name in w.sizes}
         heads = Heads(own("heads.weight", *w.heads)) if w.heads else None
         known = {name: info[name] for name in ("dtype", "classes", "label_weights", "columns") if name in info}
         lists = {"classes": (classes, (str, int, bool)), "label_weights": (classes, (float,)), "columns": (d, (str,))}
@@ -559,7 +559,7 @@ def _list_of(value: Any, n: int, kinds: tuple[type, ...]) -> bool:
     return all(0 < v < math.inf for v in value) if kinds == (float,) else len({*map(str, value)}) == n
 
 
-def _network(own: Callable[..., Tensor], name: str, w: Wiring) -> MLP:
+def _network(own: Callable[..., Tensor], name: str, w: Wiring, library: str) -> MLP:
     weights, biases, norms = [], [], []
     layer, further = w.further(name)
     for i, (n_in, n_out) in enumerate(pairwise(w.sizes[name])):
@@ -568,4 +568,4 @@ def _network(own: Callable[..., Tensor], name: str, w: Wiring) -> MLP:
         if name in w.norms:
             parts = ("scale", "running_mean", "running_variance")
             norms.append(Norm(*(own(f"{name}.{i}.{part}", 1, n_out) for part in parts)))
-    return MLP(weights, biases, norms=norms)
+    return MLP(weights, biases, None, norms, library)

@@ -38,24 +38,25 @@ class Losses(NamedTuple):
     finish: Callable[..., None]
 
 
-def choose_products(weight: Tensor) -> Products:
-    """For a layer whose products read weight [R, O, I]."""
+def choose_products(weight: Tensor, library: str = "onednn") -> Products:
+    """For a layer whose products read weight [R, O, I], of float32 on a CPU by oneDNN, or by what "torch" calls."""
     if on_tensor_cores(weight):
         from .step import layers
 
         return Products(layers.linear, layers.linear_backward)
-    forward = onednn if onednn.takes(weight) else reference
-    backward = onednn if onednn.takes(weight, backward=True) else reference
+    forward = onednn if onednn.takes(weight, library) else reference
+    backward = onednn if onednn.takes(weight, library, backward=True) else reference
     return Products(forward.linear, backward.linear_backward)
 
 
-def choose_update(weight: Tensor, shadow: Tensor, adam: bool) -> Callable[..., None]:
-    """For a layer of weight [R, O, I] whose products read shadow, the weight itself or a copy in 16 bits."""
+def choose_update(weight: Tensor, shadow: Tensor, adam: bool, library: str = "onednn") -> Callable[..., None]:
+    """For a layer of weight [R, O, I] whose products read shadow, the weight itself or a copy in 16 bits; library as of
+    choose_products."""
     if on_tensor_cores(shadow):
         from .step import layers
 
         return layers.update
-    large = onednn.takes(shadow)
+    large = onednn.takes(shadow, library)
     gains = large or (adam and onednn.fits(shadow))  # of small layers only Adam gains from one pass
     return partial(onednn.update, large=large) if gains else reference.update
 

@@ -8,7 +8,10 @@ update) writes into the step's buffers and nothing is copied for its own sake. S
 are left to reference.py: see choose_products().
 """
 
+import functools
+import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -26,8 +29,26 @@ def fits(t: Tensor) -> bool:
     return t.device.type == "cpu" and (AVAILABLE and t.dtype == torch.float32 or BF16 and t.dtype == torch.bfloat16)
 
 
-def takes(weight: Tensor, backward: bool = False) -> bool:
+@functools.cache
+def faster() -> str:
+    """What multiplies float32 faster on this processor, "onednn" or what "torch" calls: known of AMD's with AVX-512,
+    else timed once, in some 50 ms."""
+    cpu, info = torch.backends.cpu.get_cpu_capability(), Path("/proc/cpuinfo")
+    if not AVAILABLE or (cpu == "AVX512" and info.exists() and "AuthenticAMD" in info.read_text(errors="replace")):
+        return "onednn"
+    x, w = (torch.ones(n, 1000, dtype=torch.float32, device="cpu") for n in (100, 1000))
+    ways, times = {"onednn": product, "torch": lambda a, b: a @ b.T}, {"onednn": [], "torch": []}
+    for name, way in [*ways.items()] * 5:
+        started = time.perf_counter()
+        way(x, w), way(x, w.T), way(x.T, x.T)  # forward, and both gradients
+        times[name].append(time.perf_counter() - started)
+    return min(times, key=lambda name: min(times[name]))
+
+
+def takes(weight: Tensor, library: str = "onednn", backward: bool = False) -> bool:
     """Whether the products of a layer of weight [R, O, I], or those of its inputs' gradients, are computed here."""
+    if library == "torch" and weight.dtype == torch.float32:
+        return False
     o, i = weight.shape[1:]
     smallest = SMALLEST if torch.get_num_threads() == 1 else SMALLEST_THREADED
     if (backward and (smallest == SMALLEST or i < 32)) or weight.dtype == torch.bfloat16:
@@ -80,7 +101,7 @@ def update(
                 g = product(g.T, own.T) if large else g.T @ own
                 some = [(*(t[r, k : k + rows] for t in (weight, *state)), g.to(weight.dtype))]
                 if k == 0:
-                    some.append((*(t[r] for t in (bias, *bias_state)), grad[r].sum(0, True, dtype=bias.dtype)))
+                    some.append((*(t[r] for t in (bias, *bias_state)), grad[r].sum(0, True).to(bias.dtype)))
                 _step(some, rate[r], correction, momentum if isinstance(momentum, float) else momentum[r].item())
                 if shadow is not weight:
                     shadow[r, k : k + rows].copy_(some[0][0])

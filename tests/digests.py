@@ -32,7 +32,7 @@ ADAM = {"optimizer": "adam", "lr_reconstruction": 1e-3, "lr_adversarial": 1e-3, 
 COMMON = {
     "hidden": (16, 12), "style_dim": 3, "prior": "gaussian", "prior_std": 2.0, "init_std": 0.3, "batch_size": 10,
     "epochs": 2, "replicas": 2, "seed": 5, "log_every": 7, "checkpoint_every": 1, "precision": "fp32", "device": "cpu",
-    "output": "sigmoid", "reconstruction": "squared_error",
+    "output": "sigmoid", "reconstruction": "squared_error", "products": "onednn",
 }  # fmt: skip
 RUNS = {
     "unsupervised": SGD,

@@ -280,7 +280,7 @@ def test_every_field_is_checked():
     assert {name for row in config.FIELDS for name in row[0].split()} == {*names}
     tables = (*config.ELEMENTS, *config.RULES, *config.UNUSED)
     assert {name for row in tables for name in row[0].split()} <= {*names}
-    assert len(config.CHOICES) == 12 and config.CHOICES["optimizer"] == ("sgd", "adam")
+    assert len(config.CHOICES) == 13 and config.CHOICES["optimizer"] == ("sgd", "adam")
 
 
 @pytest.mark.parametrize(

@@ -459,6 +459,56 @@ def test_resume_may_change_what_the_weights_do_not_depend_on(tmp_path, undisturb
     assert list(tmp_path.iterdir()) == [run]
 
 
+def test_a_run_keeps_who_multiplies(tmp_path, monkeypatch):
+    """Large layers by the library that was faster, or that was asked for, also where the other one is faster later."""
+    large = {"hidden": (200, 200), "init_std": 0.05}
+    for products, found in (("auto", "torch"), ("auto", "onednn"), ("torch", "onednn"), ("onednn", "torch")):
+        monkeypatch.setattr(onednn, "faster", lambda found=found: found)
+        run, whole = tmp_path / f"{products}-{found}", tmp_path / f"whole-{products}-{found}"
+        fit(whole, products=products, **large)
+        fit(run, products=products, epochs=1, **large)
+        kept = found if products == "auto" else products
+        assert read_json(run, "config.json")["config"]["products"] == kept
+        monkeypatch.setattr(onednn, "faster", lambda kept=kept: "onednn" if kept == "torch" else "torch")
+        fit(run, products="auto", resume=True, **large)
+        assert result(run) == result(whole)
+        assert load(run).decoder.library == kept
+    other = "onednn" if kept == "torch" else "torch"
+    with pytest.raises(ValueError, match=f"products was '{kept}', got '{other}'; expected the same"):
+        fit(run, products=other, resume=True, **large)
+
+
+@pytest.mark.skipif(not onednn.AVAILABLE, reason="no oneDNN")
+def test_who_multiplies_is_known_or_timed(monkeypatch):
+    time_it = onednn.faster.__wrapped__
+    monkeypatch.setattr(onednn.Path, "exists", lambda path: False)
+    for slow, fast in (("product", "torch"), (None, "onednn")):
+        with monkeypatch.context() as slower:
+            if slow:
+                slower.setattr(onednn, slow, lambda a, b: time.sleep(0.01))
+            else:
+                slower.setattr(torch.Tensor, "__matmul__", lambda a, b: time.sleep(0.01))
+            assert time_it() == fast
+    if torch.backends.cpu.get_cpu_capability() == "AVX512":
+        monkeypatch.setattr(onednn.Path, "exists", lambda path: True)
+        monkeypatch.setattr(onednn.Path, "read_text", lambda path, errors: "vendor_id : AuthenticAMD")
+        monkeypatch.setattr(onednn, "product", lambda a, b: pytest.fail("timed"))
+        assert time_it() == "onednn"
+
+
+@pytest.mark.parametrize(("hidden", "threads"), [((16,), 1), ((300, 300), 2)])
+def test_small_networks_train_on_one_thread(tmp_path, hidden, threads):
+    seen, before = [], torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        cfg = replace(CFG, out_dir=str(tmp_path / "run"), hidden=hidden, init_std=0.05, epochs=1)
+        train(cfg, DATA, progress=False, on_log=lambda line: seen.append(torch.get_num_threads()))
+        assert {*seen} == {threads} and torch.get_num_threads() == 2
+        assert read_json(tmp_path / "run", "config.json")["hardware"]["threads"] == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_resume_of_a_finished_run_changes_no_result(tmp_path):
     fit(tmp_path)
     before, summary = result(tmp_path), (tmp_path / "summary.json").read_text()
@@ -548,7 +598,8 @@ def test_config_json_says_where_the_run_comes_from(tmp_path):
     run = fit(tmp_path)
     saved = read_json(tmp_path, "config.json")
     assert saved.keys() == {"config", "data", "command", "versions", "git", "hardware"}
-    assert Config.from_dict(saved["config"]) == run.config == replace(CFG, out_dir=str(tmp_path), dataset="arrays")
+    assert Config.from_dict(saved["config"]) == run.config
+    assert run.config == replace(CFG, out_dir=str(tmp_path), dataset="arrays", products=onednn.faster())
     assert saved["data"] == {"name": "arrays", "sha256": from_arrays(DATA).sha256}
     assert saved["command"] == sys.argv
     versions = {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()}

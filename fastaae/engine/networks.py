@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,6 +91,7 @@ class MLP:
         biases: per layer [R, 1, O].
         compute: dtype of products and of what flows between layers; None: the weights' own.
         norms: of every layer, or none.
+        library: of float32 products on a CPU, "onednn" or "torch".
 
     A layer may have more inputs than the one before has outputs: the further ones, noise, come from outside.
 
@@ -100,8 +102,9 @@ class MLP:
 
     def __init__(
         self, weights: Sequence[Tensor], biases: Sequence[Tensor], compute: torch.dtype | None = None,
-        norms: Sequence[Norm] = (),
+        norms: Sequence[Norm] = (), library: str = "onednn",
     ):  # fmt: skip
+        self.library = library
         self.weights, self.biases, self.norms = list(weights), list(biases), list(norms)
         self.offsets = [torch.zeros_like(b) for b in biases] if norms else self.biases  # that products add
         self.sizes = [*(w.shape[2] for w in weights), weights[-1].shape[1]]
@@ -110,7 +113,7 @@ class MLP:
         if compute not in (None, weights[0].dtype):
             self.shadows = [kernels.zeros(w.new_empty(0, dtype=compute), *w.shape) for w in weights]
             self.refresh()
-        self.products = [kernels.choose_products(w) for w in self.shadows]
+        self.products = [kernels.choose_products(w, library) for w in self.shadows]
         # A discriminator of one layer has none below to hand a gradient to, which Triton's kernel always does.
         self.judge_rows = (kernels.choose_losses(self.shadows[0]) if len(weights) > 1 else reference).judge
 
@@ -121,13 +124,13 @@ class MLP:
         generators: Sequence[torch.Generator],
         device: torch.device,
         dtype: torch.dtype,
-        compute: torch.dtype | None = None,
         batch_norm: bool = False,
         noise: tuple[int, int] = (0, 0),
+        **options: Any,
     ) -> MLP:
         """Weights N(0, std²), biases zero, scales of batch normalisation one. Replica r draws from generators[r], in
         float32 on the CPU, so it starts the same on every device and beside any other replicas. noise: a layer, and how
-        many further inputs it has."""
+        many further inputs it has. options: of MLP."""
         weights, biases = [], []
         for k, (i, o) in enumerate(zip(sizes, sizes[1:], strict=False)):
             further = noise[1] if k == noise[0] else 0
@@ -136,7 +139,7 @@ class MLP:
             weights.append((drawn * std).to(device, dtype))
             biases.append(torch.zeros(len(generators), 1, o, device=device, dtype=dtype))
         norms = [Norm(torch.ones_like(b), torch.zeros_like(b), torch.ones_like(b)) for b in biases]
-        return MLP(weights, biases, compute, norms if batch_norm else ())
+        return MLP(weights, biases, norms=norms if batch_norm else (), **options)
 
     def tape(
         self, rows: int, first: Tensor | None = None, last: Tensor | None = None,
@@ -239,7 +242,7 @@ class MLP:
     def mapped(self, f: Callable[[Tensor], Tensor]) -> MLP:
         """The network whose tensors are f of this one's."""
         norms = [Norm(f(n.scale), f(n.mean), f(n.variance)) for n in self.norms]
-        return MLP([f(w) for w in self.weights], [f(b) for b in self.biases], norms=norms)
+        return MLP([f(w) for w in self.weights], [f(b) for b in self.biases], None, norms, self.library)
 
     def refresh(self) -> None:
         """Copy the weights, written from outside, to what products read."""
@@ -348,7 +351,7 @@ class Optimizer:
         self.updates, self.unused, self.at_once = [], [], False
         if isinstance(network, MLP):
             weights = zip(network.weights, network.shadows, strict=True)
-            self.updates = [kernels.choose_update(*both, adam=clock is not None) for both in weights]
+            self.updates = [kernels.choose_update(*both, clock is not None, network.library) for both in weights]
             self.at_once = kernels.on_tensor_cores(network.shadows[0])
             if network.norms:  # of a product without a bias, what stands in for that and its moments
                 self.unused = [[torch.zeros_like(o) for _ in range(3)] for o in network.offsets]

@@ -176,7 +176,7 @@ def _networks(members: Members, w: Wiring, floats: Tensor) -> tuple[dict[str, ML
     """Networks by name, and cluster heads. Each replica draws all of them, in this order, from its own generator."""
     cfg, generators = members.cfg, [torch.Generator("cpu").manual_seed(seeds(c.seed, 0)) for c in members.configs]
     options = {"std": cfg.init_std, "generators": generators, "compute": COMPUTE.get(cfg.precision)}
-    options |= {"device": floats.device, "dtype": floats.dtype}
+    options |= {"device": floats.device, "dtype": floats.dtype, "library": cfg.products}
     networks = {
         name: MLP.initialize(sizes, **options, batch_norm=name in w.norms, noise=w.further(name))
         for name, sizes in w.sizes.items()

@@ -19,6 +19,7 @@ from .. import evaluation
 from ..config import Config
 from ..directory import RunDirectory
 from ..files import warn_caller
+from ..kernels import onednn
 from ..liveness import Heartbeat
 from ..members import Members
 from . import provenance
@@ -114,6 +115,8 @@ def share(
             if cfg.replicas < world:
                 raise ValueError(f"replicas={cfg.replicas}: expected at least one for each of the {world} ranks")
             Members(cfg, members)  # checks them
+            if cfg.products == "auto":  # for all as the first rank finds
+                cfg = replace(cfg, products=everyone(onednn.faster())[0])
             mine = part(cfg.replicas)
             members = members[mine]
             cfg = replace(cfg, replicas=mine.stop - mine.start, seed=cfg.seed + mine.start, out_dir=str(own))

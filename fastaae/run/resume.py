@@ -24,6 +24,7 @@ from ..device import find_device
 from ..directory import RunDirectory
 from ..engine.step import Step
 from ..files import WriteError, brief, expanded, warn_caller
+from ..kernels import onednn
 from ..liveness import Heartbeat
 from ..members import Members
 from ..model import from_tensors, known_of, model_info
@@ -71,6 +72,8 @@ def begin(
         members = had
     elif cfg is None:
         raise ValueError(f"train: {cfg=}, expected a Config, or resume=DIR")
+    if cfg.products == "auto":  # one begun before there was a choice goes on as it began
+        cfg = replace(cfg, products="onednn" if saved else onednn.faster())
     own, device = Members(cfg, members), find_device(cfg.device)
     if data is None:
         loaded, _ = datasets.recorded(cfg.dataset, cfg.data_dir, cfg.n_validation, cfg.scale, recorded)
@@ -138,6 +141,7 @@ def _merged(cfg: Config | None, saved: Config, directory: str) -> Config:
     """The checkpoint's config with the fields that may differ taken from cfg, writing to the directory resumed from."""
     if cfg is None:
         return replace(saved, out_dir=directory)
+    cfg = replace(cfg, products=saved.products) if cfg.products == "auto" else cfg
     old, new = saved.to_dict(), cfg.to_dict()
     for name in old:
         if name not in RESUMABLE and old[name] != new[name]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,11 @@ from torch import Tensor
 from .. import checkpoint, evaluation
 from ..config import Config
 from ..data import Data
-from ..device import find_device
+from ..device import enough_threads, find_device
 from ..engine import priors, profiling
 from ..engine.replay import Replay
 from ..engine.step import Step
+from ..engine.wiring import wiring
 from ..files import expanded, warn_caller
 from ..kernels.exact import exact_arithmetic
 from ..liveness import Heartbeat
@@ -86,15 +89,17 @@ def _train_replicas(
 ) -> Run:  # fmt: skip
     """As train(), of the replicas of this process."""
     cfg, start = members.cfg, expanded(members.cfg.out_dir or ".").absolute()
-    step = Step(cfg, data, find_device(cfg.device), prior, members)
-    checkpoints = Checkpoints(step, cfg, data, resumed, init)
-    try:
-        checkpoints.make_directory(start)
-        with checkpoints.directory.held():
-            with Progress(checkpoints, checkpoints.begin(), progress) as bar, Signals() as signals:
-                return Training(checkpoints, signals, bar, prior, heartbeat, on_log).run()
-    except OSError as error:
-        raise checkpoints.write_error(error) from error
+    device, w = find_device(cfg.device), wiring(cfg, math.prod(data.shape), data.n_classes)
+    largest = max(i * o for sizes in w.sizes.values() for i, o in pairwise(sizes))
+    with enough_threads(cfg.replicas * largest, device):
+        checkpoints = Checkpoints(Step(cfg, data, device, prior, members), cfg, data, resumed, init)
+        try:
+            checkpoints.make_directory(start)
+            with checkpoints.directory.held():
+                with Progress(checkpoints, checkpoints.begin(), progress) as bar, Signals() as signals:
+                    return Training(checkpoints, signals, bar, prior, heartbeat, on_log).run()
+        except OSError as error:
+            raise checkpoints.write_error(error) from error
 
 
 class Training:
