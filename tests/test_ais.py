@@ -274,6 +274,7 @@ def custom(out, generator):
         (dict(sigma=math.nan), r"^sigma=nan: expected"),
         (dict(sigma=None), r"^sigma=None: expected"),
         (dict(sigma=1e-60), r"^sigma=1e-60: query 0 is beyond floats, expected a wider window"),
+        (dict(sigma=1e99), r"^sigma=1e\+99: simulated examples are beyond floats, expected a narrower window"),
         (dict(chains=0), r"^chains=0: expected an integer, at least 1"),
         (dict(steps=1), r"^steps=1: expected an integer, at least 2"),
         (dict(simulated=-1), r"^simulated=-1: expected an integer, at least 0"),
@@ -321,4 +322,4 @@ def test_bounds_of_200_linear_models():
     print(
         f"models with a query off by more than 0.5: {len(again)}; at 10,000 steps {max(again, default=0):.3f} at most"
     )
-    assert ok.sum() >= 195 and max(again, default=0) < 0.5 and len(again) < 20 and np.median(gap) < 0.1
+    assert ok.sum() >= 195 and max(again, default=0) < 0.5 and len(again) < 3 and np.median(gap) < 0.1
