@@ -41,6 +41,7 @@ RUNS = {
     "bf16": {"precision": "bf16", "task": "clustering", "n_clusters": 4},
     "fp64": {"precision": "fp64"},
     "large": {"hidden": (128, 128), "batch_size": 64},
+    "large, bf16": {"hidden": (128, 128), "batch_size": 64, "precision": "bf16"},
 }
 
 
@@ -103,6 +104,7 @@ AMBIENT = {
     "float16 default": lambda: default_dtype(torch.float16),
     "meta default": lambda: setting(lambda: str(torch.get_default_device()), torch.set_default_device, "meta", [None]),
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "oneDNN off": lambda: setting(torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled, False),
     "inference mode": torch.inference_mode,
     "no gradients": torch.no_grad,
     "16-bit products": lambda: setting(

@@ -89,7 +89,7 @@ def test_onednn_is_as_exact_as_torch(r, b, i, o, relu):
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("r,b,i,o", [(1, 1, 200, 170), (3, 37, 181, 191), (2, 100, 784, 1000)])
 def test_onednn_multiplies_bfloat16_and_sums_in_float32(r, b, i, o, relu, monkeypatch):
-    """Against float64 on the same operands: results, and gradients of weights, round once to 16 bits."""
+    """Against float64 on the same operands: results, and gradients of weights and biases, round once to 16 bits."""
     x, shadow, grad = (t.bfloat16() for t in (randn(r, b, i).relu(), randn(r, o, i), randn(r, b, o)))
     bias, rate = randn(r, 1, o).float(), torch.full((r, 1, 1), 0.01)
     assert onednn.takes(shadow) and kernels.choose_products(shadow).linear is onednn.linear
@@ -126,8 +126,27 @@ def test_onednn_multiplies_bfloat16_and_sums_in_float32(r, b, i, o, relu, monkey
         step = 0.01 * (gradient / (gradient.abs() + 1e-8) if adam else gradient)
         assert ((shadow.double() - w.double() - step).abs() <= 2**-7 * step.abs() + 1e-6).all()
         assert torch.equal(own, w.bfloat16())
-        offset = grad.float().sum(1, keepdim=True)
-        torch.testing.assert_close(c, bias - 0.01 * (offset.sign() if adam else offset))
+        offset = grad.double().sum(1, keepdim=True)
+        step = 0.01 * (offset / (offset.abs() + 1e-8) if adam else offset)
+        assert ((bias.double() - c.double() - step).abs() <= 2**-7 * step.abs() + 1e-6).all()
+
+
+@pytest.mark.skipif(not onednn.BF16, reason="this PyTorch or processor does not multiply bfloat16")
+def test_threads_change_no_bit_of_bfloat16():
+    x, shadow, grad = (t.bfloat16() for t in (randn(2, 100, 784), randn(2, 1000, 784), randn(2, 100, 1000)))
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            out, below, w, c = torch.empty_like(grad), torch.empty_like(x), shadow.float(), torch.zeros(2, 1, 1000)
+            state, own = [torch.zeros_like(w), torch.zeros_like(c)], shadow.clone()
+            onednn.linear(x, shadow, c, out, relu=True)
+            onednn.linear_backward(grad, shadow, below, x)
+            onednn.update([(x, grad, w, c, own, state[:1], state[1:])], torch.full((2, 1, 1), 0.1), None, 0.9)
+            found.append([t.clone() for t in (out, below, w, c, own, *state)])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(*both) for both in zip(*found, strict=True))
 
 
 @pytest.mark.skipif(not onednn.AVAILABLE, reason="this PyTorch or processor is without oneDNN")
