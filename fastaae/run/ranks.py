@@ -115,7 +115,7 @@ def share(
             if cfg.replicas < world:
                 raise ValueError(f"replicas={cfg.replicas}: expected at least one for each of the {world} ranks")
             Members(cfg, members)  # checks them
-            if cfg.products == "auto":  # for all as the first rank finds
+            if cfg.products == "auto" and resume is None:  # for all as the first rank finds
                 cfg = replace(cfg, products=everyone(onednn.faster())[0])
             mine = part(cfg.replicas)
             members = members[mine]
