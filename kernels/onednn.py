@@ -59,17 +59,18 @@ def takes(weight: Tensor, library: str = "onednn", backward: bool = False) -> bo
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """a bᵀ + bias, a new tensor [M, N] from a [M, K], b [N, K] of any strides, one dtype that fits, and bias [N], which
     may be float32."""
-    if not (b.is_contiguous() or b.T.is_contiguous()):
-        b = b.contiguous()  # rows with gaps between them would be left to oneDNN's reference loop, 1,000 times slower
     if bias is None and a.dtype == torch.bfloat16 and torch._C._get_mkldnn_enabled():
         return torch.mm(a, b.T)  # the same by oneDNN, but it takes a transposed a as it lies
+    if not (b.is_contiguous() or b.T.is_contiguous()):
+        b = b.contiguous()  # rows with gaps between them would be left to oneDNN's reference loop, 1,000 times slower
     return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, relu: bool) -> None:
     """As reference.linear, but what is bfloat16 rounds to that before it goes into a float32 out."""
+    x = x if x.dtype == weight.dtype else x.to(weight.dtype)
     for r in range(len(weight)):
-        y = product(x[r].to(weight.dtype), weight[r], bias[r, 0])
+        y = product(x[r], weight[r], bias[r, 0])
         if relu and y.dtype == out.dtype:
             torch.clamp_min(y, 0, out=out[r])
         else:
@@ -78,8 +79,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, relu: bool) -> 
 
 def linear_backward(grad: Tensor, weight: Tensor, out: Tensor, activation: Tensor | None) -> None:
     """As reference.linear_backward."""
+    grad = grad if grad.dtype == weight.dtype else grad.to(weight.dtype)
     for r in range(len(weight)):
-        g = product(grad[r].to(weight.dtype), weight[r].T)
+        g = product(grad[r], weight[r].T)
         if activation is None:
             out[r].copy_(g)
         else:
@@ -93,18 +95,20 @@ def update(
     """As reference.update, but for a gradient that lives from its product to the one pass that uses it, in bfloat16 if
     products are; these need no scale. large: whether the product is worth a call of oneDNN."""
     for x, grad, weight, bias, shadow, state, bias_state in layers:
-        rows, dtype = max(1, PART // weight.shape[2]), (shadow if large else weight).dtype
+        outputs, rows = weight.shape[1], max(1, PART // weight.shape[2])
+        dtype = (shadow if large else weight).dtype
+        x, grad = (t if t.dtype == dtype else t.to(dtype) for t in (x, grad))
         for r in range(len(weight)):
-            upstream, own = grad[r].to(dtype), x[r].to(dtype)
-            for k in range(0, weight.shape[1], rows):
-                g = upstream if rows >= weight.shape[1] else upstream[:, k : k + rows].contiguous()
-                g = product(g.T, own.T) if large else g.T @ own
-                some = [(*(t[r, k : k + rows] for t in (weight, *state)), g.to(weight.dtype))]
+            for k in range(0, outputs, rows):
+                part = r if rows >= outputs else (r, slice(k, k + rows))
+                g = grad[r] if part is r else grad[r][:, k : k + rows].contiguous()
+                g = product(g.T, x[r].T) if large else g.T @ x[r]
+                some = [(*(t[part] for t in (weight, *state)), g.to(weight.dtype))]
                 if k == 0:
                     some.append((*(t[r] for t in (bias, *bias_state)), grad[r].sum(0, True).to(bias.dtype)))
                 _step(some, rate[r], correction, momentum if isinstance(momentum, float) else momentum[r].item())
                 if shadow is not weight:
-                    shadow[r, k : k + rows].copy_(some[0][0])
+                    shadow[part].copy_(some[0][0])
 
 
 def _step(some: list[tuple], rate: Tensor, correction: Tensor | None, momentum: float) -> None:
