@@ -75,6 +75,7 @@ def test_every_launch_of_a_step_compiles_without_spills(tmp_path, arch):
     for row in rows:
         assert row["spill"] == [0, 0, 0] or row["kernel"] == "draw"
         assert row["tensor"] > 0 or row["kernel"] not in ("forward", "backward", "update")
+        assert row["programs"] >= 3 or row["kernel"] != "update" or arch == 80
 
 
 @pytest.mark.skipif(INTERPRETED, reason="needs no kernel")

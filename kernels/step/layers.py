@@ -291,7 +291,7 @@ def tiling(r: int, m: int, n: int, k: int, generation: int) -> dict[str, int]:
 
 def updating(r: int, m: int, wide: bool, generation: int) -> dict[str, int | str]:
     """Tile of an update from m rows; wide: with more to hold than SGD has. generation: see capability()."""
-    rows, stages = (min(128, triton.next_power_of_2(max(m, 16))), 1) if m <= 128 else (64, 2)
+    rows, stages = (min(128, triton.next_power_of_2(max(m, 16))), 1) if m <= 128 else (32, 6)  # 160 rows on their way
     policy = "evict_first" if r == 1 else ""  # of a single replica, weights and activations stay in the L2 cache
     config = {"BO": 64, "BI": 64, "BM": rows, "ROWS": triton.cdiv(m, rows) * rows, "POLICY": policy}
     config |= {"num_warps": 8, "num_stages": stages}
