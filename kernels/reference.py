@@ -207,11 +207,11 @@ def _wide(t: Tensor) -> Tensor:
 
 
 def finish(terms: Tensor, losses: Tensor, slot: Tensor, count: Tensor, scale: Tensor | None = None) -> None:
-    """losses[slot, p, r] = sum of terms [P, R, T]; then slot and both counts go up by one.
+    """losses[slot, p, r] = sum of terms [P, R, T]; then slot, [P, R] of one number, and both counts go up by one.
 
     A scale [3] of gradients is halved if one of this step was not finite, and doubled after 2,000 steps without.
     """
-    losses.index_copy_(0, slot, terms.sum(2)[None])
+    losses.index_copy_(0, slot.view(-1)[:1], terms.sum(2)[None])
     slot.add_(1)
     count.add_(1)
     if scale is not None:

@@ -351,11 +351,11 @@ def test_draws_are_normal_and_uniform():
 @VALUES
 @pytest.mark.parametrize("scaled", [False, True])
 def test_finish(scaled):
-    terms, count, slot = randn(3, 37, 2050), torch.tensor([4, 9], device=DEVICE), torch.tensor([2], device=DEVICE)
+    terms, count, slot = randn(3, 37, 2050), torch.tensor([4, 9], device=DEVICE), torch.tensor(2, device=DEVICE)
     for scale in ([8.0, 0, 3], [8.0, 1, 3], [8.0, 0, 1999], [1.0, 1, 0]) if scaled else [None]:
         results = []
         for module in (losses, reference):
-            state = [poisoned(4, 3, 37), slot.clone(), count.clone()]
+            state = [poisoned(4, 3, 37), slot.repeat(3, 37), count.clone()]
             scale_ = None if scale is None else torch.tensor(scale, device=DEVICE)
             module.finish(terms, *state, scale_)
             results.append([*state, *([] if scale is None else [scale_])])

@@ -101,8 +101,8 @@ class Step:
         learned = {n: t for n, t in self.parameters().items() if not n.startswith("discriminator.")}
         self.average = {n: t.clone() for n, t in learned.items()} if cfg.average else {}
         self.averaging = [(t, learned[n]) for n, t in self.average.items() if t.dtype == floats.dtype]
-        self.slot = torch.zeros(1, dtype=torch.int64, device=device)  # steps done since the losses were read
         self.losses = floats.new_zeros(min(cfg.log_every, self.steps_per_epoch), len(self.phases), r)
+        self.slot = torch.zeros_like(self.losses[0], dtype=torch.int64)  # steps done since the losses were read
         self.terms = floats.new_zeros(len(self.phases), r, 2 * self.batch * max(1, len(self.discriminators)))
 
     def _optimizers(self) -> dict[str, Optimizer]:

@@ -104,32 +104,30 @@ def _classes_kernel(
 def _finish_kernel(
     terms_ptr,  # float32 [P, R, T]
     losses_ptr,  # float32 [S, P, R]
-    slot_ptr,  # int64 [1]
+    slot_ptr,  # int64 [P, R]: each program reads and writes its own
     count_ptr,  # int64 [2]
     scale_ptr,  # float32 [3], or None
-    N,  # P * R
-    T, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    T, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    slot, t = tl.load(slot_ptr), tl.arange(0, BLOCK)
-    for start in range(0, N, ROWS):
-        n = start + tl.arange(0, ROWS)
-        total = tl.zeros([ROWS], tl.float32)
-        for k in range(0, T, BLOCK):
-            mask = (n < N)[:, None] & (t < T - k)[None, :]
-            total += tl.sum(tl.load(terms_ptr + n[:, None] * T + k + t[None, :], mask=mask, other=0), 1)
-        tl.store(losses_ptr + slot * N + n, total, mask=n < N)
-    c = tl.arange(0, 2)
-    tl.store(count_ptr + c, tl.load(count_ptr + c) + 1)
-    tl.store(slot_ptr, slot + 1)
-    if scale_ptr is not None:
-        scale, good = tl.load(scale_ptr), tl.load(scale_ptr + 2) + 1
-        if tl.load(scale_ptr + 1) > 0:
-            scale, good = scale / 2, good * 0
-        if good == 2000:
-            scale, good = scale * 2, good * 0
-        tl.store(scale_ptr, tl.minimum(tl.maximum(scale, 1), 16777216))
-        tl.store(scale_ptr + 1, 0.0)
-        tl.store(scale_ptr + 2, good)
+    n, t = tl.program_id(0), tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], tl.float32)
+    for k in range(0, T, BLOCK):
+        total += tl.load(terms_ptr + n.to(tl.int64) * T + k + t, mask=t < T - k, other=0)
+    slot = tl.load(slot_ptr + n)
+    tl.store(losses_ptr + slot * tl.num_programs(0) + n, tl.sum(total, 0))
+    tl.store(slot_ptr + n, slot + 1)
+    if n == 0:
+        c = tl.arange(0, 2)
+        tl.store(count_ptr + c, tl.load(count_ptr + c) + 1)
+        if scale_ptr is not None:
+            scale, good = tl.load(scale_ptr), tl.load(scale_ptr + 2) + 1
+            if tl.load(scale_ptr + 1) > 0:
+                scale, good = scale / 2, good * 0
+            if good == 2000:
+                scale, good = scale * 2, good * 0
+            tl.store(scale_ptr, tl.minimum(tl.maximum(scale, 1), 16777216))
+            tl.store(scale_ptr + 1, 0.0)
+            tl.store(scale_ptr + 2, good)
 
 
 def reconstruction_loss(
@@ -181,9 +179,8 @@ def _classes(
 
 
 def finish(terms: Tensor, losses: Tensor, slot: Tensor, count: Tensor, scale: Tensor | None = None) -> None:
-    """As reference.finish."""
+    """As reference.finish: a program for each phase and replica."""
     p, r, t = terms.shape
-    block = min(1024, triton.next_power_of_2(t))
-    rows = max(1, min(triton.next_power_of_2(p * r), 8192 // block))
-    options = {"ROWS": rows, "BLOCK": block, "num_warps": 4 if rows < 16 else 8}
-    _finish_kernel[(1,)](terms, losses, slot, count, scale, p * r, t, **options)
+    _finish_kernel[(p * r,)](
+        terms, losses, slot, count, scale, t, BLOCK=min(1024, triton.next_power_of_2(t)), num_warps=1
+    )
