@@ -205,7 +205,8 @@ def moved(name: str, args: tuple) -> tuple[int, int]:
     import torch
 
     def size(*some) -> int:
-        return sum(t.numel() * t.element_size() for t in some if isinstance(t, torch.Tensor))
+        parts = (size(*t) if isinstance(t, tuple) else isinstance(t, torch.Tensor) and t.nbytes for t in some)
+        return sum(parts)
 
     if name == "update":
         volume = flops = 0
@@ -215,8 +216,8 @@ def moved(name: str, args: tuple) -> tuple[int, int]:
         return volume, flops
     if name == "draw":
         return 2 * size(*args[5:7], *args[8:11]), 0
-    flops = 2 * args[0].shape[1] * args[1].numel() if name in ("forward", "backward", "judge") else 0
-    return size(*args), flops
+    of = zip(*args[:2], strict=True) if name in ("forward", "backward", "judge") else ()  # each network
+    return size(*args), sum(2 * x.shape[1] * w.numel() for x, w in of)
 
 
 def step(preset: str, replicas: int, precision: str, arch: int) -> list[dict]:

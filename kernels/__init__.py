@@ -7,10 +7,11 @@ was chosen; of what is in plain torch everywhere (batch normalisation, divergenc
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
-from typing import NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -68,6 +69,38 @@ def choose_losses(like: Tensor) -> Losses:
         from .step import losses as module
 
     return Losses(*(getattr(module, name) for name in Losses._fields))
+
+
+def together(*works: Iterator[tuple]) -> None:
+    """Run what networks have to do, each work yielding its operations in turn: a function and its arguments. On a GPU
+    all take their next one at the same time, and one launch of Triton's does those that are alike(); elsewhere works
+    follow each other, while their tensors are in the cache."""
+    first = [next(work, ()) for work in works]
+    if not first[0] or not _joins(first[0]):
+        for call, work in zip(first, works, strict=True):
+            for function, *args in chain([call] if call else (), work):
+                function(*args)
+        return
+    for calls in chain([first], zip(*works, strict=True)):
+        (function, *args), *others = calls
+        if others and _joins(calls[0]) and all(alike(calls[0], other) for other in others):
+            function(*args, others=[other[1:] for other in others])
+        else:
+            for function, *args in calls:
+                function(*args)
+
+
+def _joins(call: tuple) -> bool:
+    return call[0].__module__.startswith(f"{__name__}.step")
+
+
+def alike(a: Any, b: Any) -> bool:
+    """Whether a launch's arguments differ in nothing but where tensors lie: shapes, pitches, dtypes, numbers agree."""
+    if isinstance(a, tuple):
+        return len(a) == len(b) and all(map(alike, a, b))
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return (a.shape, a.stride(), a.dtype) == (b.shape, b.stride(), b.dtype)
+    return a is b or a == b
 
 
 def triton_takes(t: Tensor) -> bool:

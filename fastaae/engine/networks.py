@@ -6,7 +6,7 @@ ever stored: it goes straight into the momentum buffer (kernels.choose_update).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,9 @@ from torch import Tensor
 
 from .. import kernels
 from ..kernels import reference
+
+Work = Iterator[tuple]
+"""The operations of a pass, in turn, each a function and its arguments: see kernels.together()."""
 
 
 @dataclass
@@ -172,10 +175,13 @@ class MLP:
         Args:
             momentum: share of this batch's statistics in the running ones of batch normalisation.
         """
+        kernels.together(self._forward(tape, layers, momentum))
+
+    def _forward(self, tape: Tape, layers: int | None, momentum: float = 0.0) -> Work:
         last = len(self.weights) - 1
         for i, (weight, offset) in enumerate(zip(self.shadows[:layers], self.offsets, strict=False)):
             y = self.output(tape.x, i)
-            self.products[i].linear(tape.x[i], weight, offset, y, i < last and not self.norms)
+            yield self.products[i].linear, tape.x[i], weight, offset, y, i < last and not self.norms
             if self.norms:
                 n, t = self.norms[i], tape.normalized[i]
                 reference.batch_norm(y, n.scale, self.biases[i], (n.mean, n.variance), momentum, t.x, t.inverse_std, y)
@@ -184,13 +190,13 @@ class MLP:
             if i < last and tape.masks:
                 reference.dropout(y, tape.masks[i], tape.p, y)
 
-    def backward(self, tape: Tape, optimizer: Optimizer | None, input_gradient: bool, judged: bool = False) -> None:
+    def backward(self, tape: Tape, optimizer: Optimizer | None, input_gradient: bool) -> None:
         """Fill tape.g from tape.g[-1], the gradient with respect to the output; with an optimiser, update every layer
-        after its gradient has passed through it. tape.g[0] is filled only if input_gradient. Capture-safe.
+        after its gradient has passed through it. tape.g[0] is filled only if input_gradient. Capture-safe."""
+        kernels.together(self._backward(tape, optimizer, input_gradient))
 
-        Args:
-            judged: tape.g[-2] is filled already.
-        """
+    def _backward(self, tape: Tape, optimizer: Optimizer | None, input_gradient: bool, judged: bool = False) -> Work:
+        """As backward(); judged: tape.g[-2] is filled already."""
         last = len(self.weights) - 1
         for i in reversed(range(last + 1)):
             if self.norms:
@@ -199,24 +205,25 @@ class MLP:
                 reference.batch_norm_backward(g, self.norms[i].scale, t.x, t.inverse_std, *args)
             if (i > 0 or input_gradient) and not (judged and i == last):
                 activation = tape.x[i] if i > 0 else None
-                self.products[i].linear_backward(self.output(tape.g, i), self.shadows[i], tape.g[i], activation)
+                grad = self.output(tape.g, i)
+                yield self.products[i].linear_backward, grad, self.shadows[i], tape.g[i], activation
             if i > 0 and tape.masks:  # what was dropped is zero already, like what a ReLU has cut off
                 tape.g[i].mul_(1 / (1 - tape.p))
             if optimizer is not None and not optimizer.at_once:  # now, while gradient and weight are in the cache
-                optimizer.update(self, tape, [i])
+                yield from optimizer.update(self, tape, [i])
         if optimizer is not None and optimizer.at_once:
-            optimizer.update(self, tape, range(last + 1))
+            yield from optimizer.update(self, tape, range(last + 1))
 
     def judge(
         self, tape: Tape, real: int, terms: Tensor, optimizer: Optimizer | None, input_gradient: bool,
         scale: Tensor | None = None,
-    ) -> None:  # fmt: skip
+    ) -> Work:  # fmt: skip
         """Forward, loss and backward of a discriminator whose first `real` rows are to be taken for prior samples, the
-        others for codes: kernels.reference.judge. Capture-safe."""
-        self.forward(tape, len(self.weights) - 1)
+        others for codes: kernels.reference.judge. Work for kernels.together(). Capture-safe."""
+        yield from self._forward(tape, len(self.weights) - 1)
         below, layer = tape.g[-2] if len(self.weights) > 1 else None, (self.shadows[-1], self.biases[-1])
-        self.judge_rows(tape.x[-2], layer, (tape.x[-1], tape.g[-1]), below, terms, real, scale)
-        self.backward(tape, optimizer, input_gradient, judged=below is not None)
+        yield self.judge_rows, tape.x[-2], layer, (tape.x[-1], tape.g[-1]), below, terms, real, scale
+        yield from self._backward(tape, optimizer, input_gradient, judged=below is not None)
 
     def __call__(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """Output [N, O] of replica 0 for inputs [N, I], where products read the weights themselves: for inference.
@@ -356,14 +363,14 @@ class Optimizer:
             if network.norms:  # of a product without a bias, what stands in for that and its moments
                 self.unused = [[torch.zeros_like(o) for _ in range(3)] for o in network.offsets]
 
-    def update(self, n: MLP, tape: Tape, layers: Sequence[int]) -> None:
+    def update(self, n: MLP, tape: Tape, layers: Sequence[int]) -> Work:
         """One step on some layers of the network n from their inputs and the gradients of their outputs."""
         m, some = self.moments, []
         for i in layers:
             bias, *moments = self.unused[i] if n.norms else (n.biases[i], *m[f"{i}.bias"])
             state = (m[f"{i}.weight"], tuple(moments[: len(self.names)]))
             some.append((tape.x[i], n.output(tape.g, i), n.weights[i], bias, n.shadows[i], *state))
-        self.updates[layers[0]](some, self.rate, self.correction, self.momentum, self.scale)
+        yield self.updates[layers[0]], tuple(some), self.rate, self.correction, self.momentum, self.scale
         for i in layers if n.norms else ():
             t = tape.normalized[i]
             self.step(f"{i}.bias", n.biases[i], t.bias_gradient)

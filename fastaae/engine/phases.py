@@ -94,15 +94,16 @@ def discriminator(s: Game, terms: Tensor) -> None:
     player does not change in between. Each loss is a mean over prior samples and fakes together: with their sum
     instead, twice the rate, mnist-100 learns more slowly (bench/LOG.md)."""
     s.player.play()
-    for (name, network), part in zip(s.discriminators.items(), terms.split(2 * s.batch, 1), strict=False):
-        network.judge(s.judging[name], s.batch, part, s.optimizers[f"discriminator.{name}"], False, s.scale)
+    each = zip(s.discriminators.items(), terms.split(2 * s.batch, 1), strict=False)
+    learned = [(n, s.judging[k], part, s.optimizers[f"discriminator.{k}"]) for (k, n), part in each]
+    kernels.together(*(n.judge(tape, s.batch, part, o, False, s.scale) for n, tape, part, o in learned))
 
 
 def generator(s: Game, terms: Tensor) -> None:
     """Update the player so that the discriminators take its fakes, those of the discriminator phase, for samples of the
     prior (of a GAN: for images of the data)."""
-    for (name, network), part in zip(s.discriminators.items(), terms.split(s.batch, 1), strict=False):
-        network.judge(s.fooling[name], s.batch, part, None, True, s.scale)  # which stays as it is
+    each = zip(s.discriminators.items(), terms.split(s.batch, 1), strict=False)  # which stay as they are
+    kernels.together(*(n.judge(s.fooling[k], s.batch, part, None, True, s.scale) for (k, n), part in each))
     s.player.learn(s.optimizers[f"generator.{s.player.trained}"])
 
 

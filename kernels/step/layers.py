@@ -5,7 +5,7 @@ is learned stays float32; `shadow`, its 16-bit copy that products read, is writt
 
   forward   out = relu(x shadowᵀ + bias)
   backward  out = (grad shadow) where the input's ReLU was open
-  update    For up to three layers in one launch: gradᵀ x, in float32, goes from registers into SGD with momentum or
+  update    For up to six layers in one launch: gradᵀ x, in float32, goes from registers into SGD with momentum or
             Adam; no gradient is stored. 18 bytes move per parameter (Adam 26): this is most of a step's traffic.
 
 Programs are tiles of the output. Sizes and row pitches are constants of the compiled code: Triton knows of an argument
@@ -15,6 +15,8 @@ end, a bias, a mask (where registers allow), the optimiser's state, is loaded be
 H200. Slower there (bench/LOG.md): programmatic dependent launch, updates by strips of tiles, with or without the next
 one's state on its way.
 """
+
+from collections.abc import Sequence
 
 import triton
 import triton.language as tl
@@ -32,6 +34,15 @@ def _dot(a, b, acc):
         return tl.dot(a.to(tl.float32), b.to(tl.float32), acc)
     else:
         return tl.dot(a, b, acc)
+
+
+@triton.jit
+def of(pointers, q):
+    """That of network q, of the pointers of one or more."""
+    chosen = pointers[0]
+    for j in tl.static_range(1, len(pointers)):
+        chosen = tl.where(q == j, pointers[j], chosen)
+    return chosen
 
 
 @triton.jit
@@ -56,20 +67,20 @@ def _as_loaded(acc):
 
 @triton.jit
 def _forward_kernel(
-    x_ptr,  # [R, M, K], 16-bit or float32
-    w_ptr,  # [R, N, K], 16-bit
+    x_ptr,  # of each network: [R, M, K], 16-bit or float32
+    w_ptr,  # likewise, as all that follow: [R, N, K], 16-bit
     b_ptr,  # float32 [R, N]
     out_ptr,  # [R, M, N]
     strides,  # from one replica to the next in x, w and out
     M, X_M: tl.constexpr, W_N: tl.constexpr, OUT_M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
     RELU: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    pid, r = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    pid, r, q = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
     tiles: tl.constexpr = (N + BN - 1) // BN
     m, n, k = pid // tiles * BM + tl.arange(0, BM), pid % tiles * BN + tl.arange(0, BN), tl.arange(0, BK)
-    x_ptr = x_ptr + r * strides[0] + (m[:, None] * X_M + k[None, :])
-    w_ptr = w_ptr + r * strides[1] + (n[:, None] * W_N + k[None, :])
-    bias = tl.load(b_ptr + r * N + n, mask=n < N, other=0)  # on its way during the product
+    x_ptr = of(x_ptr, q) + r * strides[0] + (m[:, None] * X_M + k[None, :])
+    w_ptr = of(w_ptr, q) + r * strides[1] + (n[:, None] * W_N + k[None, :])
+    bias = tl.load(of(b_ptr, q) + r * N + n, mask=n < N, other=0)  # on its way during the product
     acc = tl.zeros([BM, BN], tl.float32)
     for start in range(0, K, BK):
         x = tl.load(x_ptr + start, mask=(m < M)[:, None] & (k < K - start)[None, :], other=0)
@@ -78,29 +89,29 @@ def _forward_kernel(
     acc += bias[None, :]
     if RELU:
         acc = tl.where(acc < 0, 0, acc)  # NaN stays
-    out_ptr = out_ptr + r * strides[2] + (m[:, None] * OUT_M + n[None, :])
+    out_ptr = of(out_ptr, q) + r * strides[2] + (m[:, None] * OUT_M + n[None, :])
     tl.store(out_ptr, acc.to(out_ptr.dtype.element_ty), mask=(m < M)[:, None] & (n < N)[None, :])
 
 
 @triton.jit
 def _backward_kernel(
-    g_ptr,  # [R, M, K], gradient of the output
-    w_ptr,  # [R, K, N], 16-bit
-    a_ptr,  # [R, M, N], the layer's input, or None
+    g_ptr,  # of each network: [R, M, K], gradient of the output
+    w_ptr,  # likewise, as all that follow: [R, K, N], 16-bit
+    a_ptr,  # [R, M, N], the layer's input; or None
     out_ptr,  # [R, M, N]
     strides,  # from one replica to the next in g, w, a and out
     M, G_M: tl.constexpr, W_K: tl.constexpr, A_M: tl.constexpr, OUT_M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    pid, r = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    pid, r, q = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
     tiles: tl.constexpr = (N + BN - 1) // BN
     m, n, k = pid // tiles * BM + tl.arange(0, BM), pid % tiles * BN + tl.arange(0, BN), tl.arange(0, BK)
     mask = (m < M)[:, None] & (n < N)[None, :]
-    g_ptr = g_ptr + r * strides[0] + (m[:, None] * G_M + k[None, :])
-    w_ptr = w_ptr + r * strides[1] + (k[:, None] * W_K + n[None, :])
+    g_ptr = of(g_ptr, q) + r * strides[0] + (m[:, None] * G_M + k[None, :])
+    w_ptr = of(w_ptr, q) + r * strides[1] + (k[:, None] * W_K + n[None, :])
     early: tl.constexpr = a_ptr is not None and BM * BN <= 4096  # a larger tile has no registers left for it
     if early:
-        a = tl.load(a_ptr + r * strides[2] + (m[:, None] * A_M + n[None, :]), mask=mask, other=0)
+        a = tl.load(of(a_ptr, q) + r * strides[2] + (m[:, None] * A_M + n[None, :]), mask=mask, other=0)
     acc = tl.zeros([BM, BN], tl.float32)
     for start in range(0, K, BK):
         g = tl.load(g_ptr + start, mask=(m < M)[:, None] & (k < K - start)[None, :], other=0)
@@ -109,9 +120,9 @@ def _backward_kernel(
     if early:
         acc = tl.where(a > 0, _as_loaded(acc), 0)
     elif a_ptr is not None:
-        a = tl.load(a_ptr + r * strides[2] + (m[:, None] * A_M + n[None, :]), mask=mask, other=0)
+        a = tl.load(of(a_ptr, q) + r * strides[2] + (m[:, None] * A_M + n[None, :]), mask=mask, other=0)
         acc = tl.where(a > 0, acc, 0)
-    out_ptr = out_ptr + r * strides[3] + (m[:, None] * OUT_M + n[None, :])
+    out_ptr = of(out_ptr, q) + r * strides[3] + (m[:, None] * OUT_M + n[None, :])
     tl.store(out_ptr, acc.to(out_ptr.dtype.element_ty), mask=mask)
 
 
@@ -223,36 +234,42 @@ def _stepped(grad, before, w_ptr, state, start, at, mask, how, POLICY: tl.conste
     return w, mask
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, relu: bool) -> None:
-    """As reference.linear."""
+def linear(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, relu: bool, others: Sequence[tuple] = ()) -> None:
+    """As reference.linear. Others: the same arguments of other networks, alike(), for the same launch."""
     (r, m, k), n = x.shape, weight.shape[1]
     _fits(x, out)
-    config = tiling(r, m, n, k, capability(weight))
-    grid = (triton.cdiv(m, config["BM"]) * triton.cdiv(n, config["BN"]), r)
+    config = tiling(r, m, n, k, capability(weight), 1 + len(others))
+    grid = (triton.cdiv(m, config["BM"]) * triton.cdiv(n, config["BN"]), r, 1 + len(others))
     replica, row, _ = zip(*(t.stride() for t in (x, weight, out)), strict=True)
-    _forward_kernel[grid](x, weight, bias, out, replica, m, *row, n, k, relu, **config)
+    tensors = zip((x, weight, bias, out), *others, strict=False)
+    _forward_kernel[grid](*tensors, replica, m, *row, n, k, relu, **config)
 
 
-def linear_backward(grad: Tensor, weight: Tensor, out: Tensor, activation: Tensor | None) -> None:
-    """As reference.linear_backward."""
+def linear_backward(
+    grad: Tensor, weight: Tensor, out: Tensor, activation: Tensor | None, others: Sequence[tuple] = ()
+) -> None:
+    """As reference.linear_backward. Others: the same arguments of other networks, alike(), for the same launch."""
     (r, m, k), n, a = grad.shape, weight.shape[2], out if activation is None else activation
     _fits(grad, a, out)
-    config = tiling(r, m, n, k, capability(weight))
-    grid = (triton.cdiv(m, config["BM"]) * triton.cdiv(n, config["BN"]), r)
+    config = tiling(r, m, n, k, capability(weight), 1 + len(others))
+    grid = (triton.cdiv(m, config["BM"]) * triton.cdiv(n, config["BN"]), r, 1 + len(others))
     replica, row, _ = zip(*(t.stride() for t in (grad, weight, a, out)), strict=True)
-    _backward_kernel[grid](grad, weight, activation, out, replica, m, *row, n, k, **config)
+    grads, weights, outs, activations = zip((grad, weight, out, activation), *others, strict=True)
+    some = (grads, weights, None if activation is None else activations, outs)
+    _backward_kernel[grid](*some, replica, m, *row, n, k, **config)
 
 
 def update(
-    layers: list[tuple], rate: Tensor, correction: Tensor | None, momentum: float | Tensor = 0.0,
-    scale: Tensor | None = None,
+    layers: Sequence[tuple], rate: Tensor, correction: Tensor | None, momentum: float | Tensor = 0.0,
+    scale: Tensor | None = None, others: Sequence[tuple] = (),
 ) -> None:  # fmt: skip
-    """As reference.update."""
+    """As reference.update. Others: as linear's, with the same rate, correction, momentum and scale."""
+    layers = [*layers, *(layer for other in others for layer in other[0])]
     r, m, _ = layers[0][0].shape
     _fits(*(t for x, grad, *_ in layers for t in (x, grad)))
     config = updating(r, m, correction is not None or scale is not None, capability(rate))
-    for start in range(0, len(layers), 3):
-        some, shapes, first = layers[start : start + 3], [], 0
+    for start in range(0, len(layers), 6):
+        some, shapes, first = layers[start : start + 6], [], 0
         for x, grad, _, _, shadow, *_ in some:
             blocks = triton.cdiv(grad.shape[2], config["BO"])
             tiles = blocks * triton.cdiv(x.shape[2], config["BI"])
@@ -271,8 +288,9 @@ def _fits(*tensors: Tensor) -> None:
             raise ValueError(f"{t.shape[1]} rows of a batch, {t.stride(1)} apart: ask for a smaller batch_size")
 
 
-def tiling(r: int, m: int, n: int, k: int, generation: int) -> dict[str, int]:
-    """Tile and pipeline of a product [r, m, k] x [r, k, n] on a GPU of this capability(), by time on an H200."""
+def tiling(r: int, m: int, n: int, k: int, generation: int, networks: int = 1) -> dict[str, int]:
+    """Tile and pipeline of a product [r, m, k] x [r, k, n] on a GPU of this capability(), by time on an H200. Networks
+    in one launch have the tile, and so the bits, of one alone."""
     bm, bn, bk, warps, stages = 64, 32, 64, 4, 4
     if n <= 64:
         bm, bn, bk, stages = 16, max(16, triton.next_power_of_2(n)), 256 if generation < 10 else 128, 3
@@ -280,7 +298,7 @@ def tiling(r: int, m: int, n: int, k: int, generation: int) -> dict[str, int]:
         bm, bn, bk, stages = (32, 128, 32, 1) if r > 4 else (16, 64, 32, 1)
     elif r > 4:
         bm, bn, warps = 128, 128, 8
-        programs = r * triton.cdiv(m, bm) * triton.cdiv(n, bn)
+        programs = networks * r * triton.cdiv(m, bm) * triton.cdiv(n, bn)
         # All at once, one to a multiprocessor, or two, of half the shared memory; others than 9 and 10 may have less.
         stages = 6 if programs <= 132 and generation in (9, 10) else 3
     elif r > 1:

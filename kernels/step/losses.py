@@ -4,9 +4,13 @@ One program a row. A loss is left as its terms [R, B], one for each row, already
 sums them in a fixed order. Arithmetic is float32 whatever the dtype of what is read and written.
 """
 
+from collections.abc import Sequence
+
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from .layers import of
 
 
 @triton.jit
@@ -43,8 +47,8 @@ def _reconstruction_kernel(
 
 @triton.jit
 def _judge_kernel(
-    h_ptr,  # [R, M, H], the discriminator's last hidden layer
-    w_ptr,  # [R, H]
+    h_ptr,  # of each network: [R, M, H], the discriminator's last hidden layer
+    w_ptr,  # likewise, as all that follow: [R, H]
     b_ptr,  # float32 [R]
     grad_ptr,  # [R, M], gradient of the logits
     below_ptr,  # [R, M, H], gradient of the hidden layer before its ReLU
@@ -53,18 +57,18 @@ def _judge_kernel(
     pitches,  # from one row to the next in h and below
     M, REAL, scale_ptr, H: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    m, r = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    m, r, q = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
     k = tl.arange(0, BLOCK)
-    h = tl.load(h_ptr + r * strides[0] + m * pitches[0] + k, mask=k < H, other=0).to(tl.float32)
-    w = tl.load(w_ptr + r * strides[1] + k, mask=k < H, other=0).to(tl.float32)
-    logit = tl.sum(h * w, 0) + tl.load(b_ptr + r)
+    h = tl.load(of(h_ptr, q) + r * strides[0] + m * pitches[0] + k, mask=k < H, other=0).to(tl.float32)
+    w = tl.load(of(w_ptr, q) + r * strides[1] + k, mask=k < H, other=0).to(tl.float32)
+    logit = tl.sum(h * w, 0) + tl.load(of(b_ptr, q) + r)
     real = (m < REAL).to(tl.float32)
     scale = 1 / M if scale_ptr is None else tl.load(scale_ptr) / M
-    grad = ((tl.sigmoid(logit) - real) * scale).to(grad_ptr.dtype.element_ty)
-    tl.store(grad_ptr + r * strides[2] + m, grad)
-    tl.store(terms_ptr + r * strides[4] + m, _softplus((1 - 2 * real) * logit) / M)
-    below = tl.where(h > 0, grad.to(tl.float32) * w, 0)
-    tl.store(below_ptr + r * strides[3] + m * pitches[1] + k, below.to(below_ptr.dtype.element_ty), mask=k < H)
+    grad = ((tl.sigmoid(logit) - real) * scale).to(grad_ptr[0].dtype.element_ty)
+    tl.store(of(grad_ptr, q) + r * strides[2] + m, grad)
+    tl.store(of(terms_ptr, q) + r * strides[4] + m, _softplus((1 - 2 * real) * logit) / M)
+    below = tl.where(h > 0, grad.to(tl.float32) * w, 0).to(below_ptr[0].dtype.element_ty)
+    tl.store(of(below_ptr, q) + r * strides[3] + m * pitches[1] + k, below, mask=k < H)
 
 
 @triton.jit
@@ -142,14 +146,15 @@ def reconstruction_loss(
 
 def judge(
     hidden: Tensor, layer: tuple[Tensor, Tensor], out: tuple[Tensor, Tensor], below: Tensor, terms: Tensor,
-    real: int, scale: Tensor | None = None,
+    real: int, scale: Tensor | None = None, others: Sequence[tuple] = (),
 ) -> None:  # fmt: skip
-    """As reference.judge, but logits are not written."""
+    """As reference.judge, but logits are not written. Others: as layers.linear's."""
     (r, m, h), block, (weight, bias), grad = hidden.shape, triton.next_power_of_2(hidden.shape[2]), layer, out[1]
     strides = tuple(t.stride(0) for t in (hidden, weight, grad, below, terms))
     pitches = (hidden.stride(1), below.stride(1))
-    args = (hidden, weight, bias, grad, below, terms, strides, pitches, m, real, scale, h)
-    _judge_kernel[(m, r)](*args, BLOCK=block, num_warps=4)
+    some = [(h, *layer, out[1], below, terms) for h, layer, out, below, terms, *_ in others]
+    tensors = zip((hidden, weight, bias, grad, below, terms), *some, strict=True)
+    _judge_kernel[(m, r, 1 + len(some))](*tensors, strides, pitches, m, real, scale, h, BLOCK=block, num_warps=4)
 
 
 def softmax_(y: Tensor) -> None:
