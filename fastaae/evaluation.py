@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -28,29 +27,43 @@ def score(model: Model, x: Tensor | Rows, y: Tensor | None = None) -> dict[str, 
         in another component than that of y}. Nothing for a supervised autoencoder without y and a GAN, which cannot
         reconstruct.
     """
-    cfg, supervised = model.config, model.config.task == "supervised"
-    if model.encoder is None or (supervised and y is None):
-        return {}
+    return scores([model], x, y)[0]
+
+
+def scores(models: Sequence[Model], x: Tensor | Rows, y: Tensor | None = None) -> list[dict[str, float]]:
+    """As score(), of models of one run: examples go to the device once for all of them, numbers come back once."""
+    first, cfg = models[0], models[0].config
+    if first.encoder is None or (cfg.task == "supervised" and y is None):
+        return [{} for _ in models]
     if not len(x) or (y is not None and y.shape != (len(x),)):
         found = f"x has {len(x)} examples" + ("" if y is None else f", y of shape {tuple(y.shape)}")
         raise ValueError(f"{found}: expected at least one, and a label of each")
-    sums: dict[str, float] = defaultdict(float)
+    n, sums = first.batch, [dict[str, Tensor]() for _ in models]
     with exact_arithmetic():
-        for k, block in enumerate(x.split(n := model.batch)):
-            labels = None if y is None else y[k * n : k * n + len(block)].to(model.device)
-            target = model.scaled(block)
-            code = model.code(target)
-            if supervised and labels is not None:
-                code = (*code, one_hot(labels, model.n_classes).to(target.dtype))
-            sums["reconstruction"] += model.errors(model.join(*code), model.standardized(target), None).item()
-            if cfg.classifies and labels is not None:
-                sums["error"] += 100 * (code[1].argmax(-1) != labels)[labels >= 0].sum().item()
-            if cfg.label_prior and labels is not None:
-                found = component_of(cfg.prior, code[0], components=cfg.components, scale=cfg.prior_std)
-                sums["component_error"] += 100 * (found != labels)[labels >= 0].sum().item()
-    n = {"reconstruction": len(x)}
+        for k, block in enumerate(x.split(n)):
+            examples, labels = block.to(first.device), None if y is None else y[k * n : k * n + len(block)]
+            for model, own in zip(models, sums, strict=True):
+                for name, value in _sums(model, examples, None if labels is None else labels.to(first.device)):
+                    own[name] = value.double() + own.get(name, 0)
     labelled = 0 if y is None else int((y >= 0).sum())
-    return {name: value / n.get(name, labelled) for name, value in sums.items() if n.get(name, labelled)}
+    counts = {name: len(x) if name == "reconstruction" else labelled for name in sums[0]}
+    means = [own[name] / count for own in sums for name, count in counts.items() if count]
+    names = [name for name, count in counts.items() if count]
+    return [dict(zip(names, row, strict=True)) for row in torch.stack(means).view(len(models), -1).tolist()]
+
+
+def _sums(model: Model, block: Tensor, labels: Tensor | None) -> Iterator[tuple[str, Tensor]]:
+    """What a block adds to each of score()'s numbers, on the device."""
+    cfg, target = model.config, model.scaled(block)
+    code = model.code(target)
+    if cfg.task == "supervised" and labels is not None:
+        code = (*code, one_hot(labels, model.n_classes).to(target.dtype))
+    yield "reconstruction", model.errors(model.join(*code), model.standardized(target), None)
+    if cfg.classifies and labels is not None:
+        yield "error", 100 * ((code[1].argmax(-1) != labels) & (labels >= 0)).sum()
+    if cfg.label_prior and labels is not None:
+        found = component_of(cfg.prior, code[0], components=cfg.components, scale=cfg.prior_std)
+        yield "component_error", 100 * ((found != labels) & (labels >= 0)).sum()
 
 
 def evaluate(models: Sequence[Model], data: Data, split: str) -> dict[str, list[float]]:
@@ -69,14 +82,14 @@ def evaluate(models: Sequence[Model], data: Data, split: str) -> dict[str, list[
     if x is None:
         return {}
     flat(split, torch.empty(0, *data.shape, dtype=torch.uint8, device="cpu"), models[0].shape)  # which checks it
-    scores = [score(model, x, y) for model in models]
+    found = scores(models, x, y)
     (x, y), (x_valid, y_valid) = (_labelled(data, name) for name in (split, "valid"))
     if models[0].config.n_clusters and y is not None and y_valid is not None:
-        for model, metrics in zip(models, scores, strict=True):
+        for model, metrics in zip(models, found, strict=True):
             q = assigned(map(model.log_q, x.split(model.batch)))
             q_valid = q if split == "valid" else assigned(map(model.log_q, x_valid.split(model.batch)))
             metrics |= score_clusters(q_valid, y_valid, q, y)
-    return {f"{split}_{name}": [s[name] for s in scores] for name in scores[0]}
+    return {f"{split}_{name}": [s[name] for s in found] for name in found[0]}
 
 
 def criterion(names: Collection[str]) -> str:

@@ -421,17 +421,17 @@ class Model:
             given = encoded("labels", given, n, self.classes)[0]
             if len(lacking := np.flatnonzero(given < 0)):
                 raise ValueError(f"labels has none for example {lacking[0]}, expected one of {brief(self.classes)}")
-        y, dtype = tensor("labels", given).to(self.device), self.decoder.weights[0].dtype
+        y, like = tensor("labels", given), self.decoder.weights[0]  # checked where they are
         y = y if y.is_floating_point() or y.dtype == torch.bool else y.long()  # of uint64 torch finds no minimum
         if tuple(y.shape) == (n, self.n_classes) and ((y >= 0) & (y <= 1)).all():
-            return y.to(dtype)
+            return y.to(like)
         k = self.n_classes
         expected = f"expected [{n}] integers in [0, {k}) or one for all, or [{n}, {k}] probabilities"
         if y.shape != (n,) or y.dtype == torch.bool or y.is_floating_point():
             raise ValueError(f"labels of shape {tuple(y.shape)} and type {str(y.dtype)[6:]}: {expected}")
         if wrong := [k for k in y.tolist() if not 0 <= k < self.n_classes]:
             raise ValueError(f"label {wrong[0]}: {expected}")
-        return torch.nn.functional.one_hot(y, self.n_classes).to(dtype)
+        return torch.nn.functional.one_hot(y, self.n_classes).to(like)
 
     def _labelled(self, f: Callable[[Tensor], Tensor], x: Any) -> Any:
         """f of the probabilities q(y|x), a few thousand examples at a time."""

@@ -120,6 +120,15 @@ def test_examples_that_fill_next_to_nothing_of_their_range_are_warned_of_once(x,
         assert re.match(f".*{message}", str(warning.message)) and warning.filename == __file__
 
 
+def test_a_split_lives_on_a_device():
+    given = from_arrays((np.arange(60, dtype=np.uint8).reshape(30, 2), np.arange(30) % 3), n_validation=6)
+    there = given.resident("valid", torch.device("meta"))  # which keeps no numbers
+    rows = there.parts["valid"]
+    assert rows.x.shape == (6, 2) and rows.x.device == rows.index.device == torch.device("meta")
+    assert there.train is given.train and there.y_valid is given.y_valid and given.x_valid.device.type == "cpu"
+    assert given.resident("valid", torch.device("cpu")) is given.resident("test", torch.device("meta")) is given
+
+
 def test_examples_are_held_once():
     result = from_arrays({"x_train": X, "y_train": Y, "x_test": X[:5], "y_test": np.array([0, 1, 2, 0, 3])})
     assert result.n_classes == 4 and result.y_test.tolist() == [0, 1, 2, 0, 3]

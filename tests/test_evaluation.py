@@ -22,7 +22,7 @@ from fastaae.clusters import (
 from fastaae.config import Config
 from fastaae.data import from_arrays
 from fastaae.engine.networks import MLP
-from fastaae.evaluation import evaluate, score, summarize
+from fastaae.evaluation import evaluate, score, scores, summarize
 from fastaae.model import Model
 
 BYTES = torch.tensor([[0, 255], [51, 102], [255, 255], [0, 0]], dtype=torch.uint8)  # 0, 0.2, 0.4 and 1
@@ -295,3 +295,14 @@ def test_nmi_by_hand():
     assert normalized_mutual_information([0, 0, 1, 1], [0, 0, 0, 1]) == pytest.approx(
         2 * (math.log(2) + h_b - joint) / (math.log(2) + h_b), rel=1e-12
     )
+
+
+def test_numbers_are_read_once_however_many_models(monkeypatch):
+    models, reads = [model((0.0, float(k)), 2) for k in range(3)], []
+    x, y = torch.tensor([[0.0, 1.0], [0.2, 0.4], [1.0, 0.5], [0.0, 0.1]]), torch.tensor([0, 1, 0, -1])
+    each = [score(m, x, y) for m in models]
+    for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__"):
+        kept = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda t, kept=kept: (reads.append(t.shape), kept(t))[1])
+    assert scores(models, x, y) == each and reads == [(3, 2)]
+    assert [m["error"] for m in each] == [200 / 3] * 3 and len({m["reconstruction"] for m in each}) == 3

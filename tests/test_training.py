@@ -947,6 +947,21 @@ def tried(*said):
     return {field.arg: ast.literal_eval(field.value) for field in fields}
 
 
+def test_the_game_is_read_once_an_epoch(tmp_path, monkeypatch):
+    reads, measure = [], watch.Watch.measure
+
+    def counted(self):
+        with monkeypatch.context() as patch:
+            for name in ("item", "tolist", "cpu", "numpy", "__float__"):
+                kept = getattr(torch.Tensor, name)
+                patch.setattr(torch.Tensor, name, lambda t, kept=kept: (reads.append(t.shape), kept(t))[1])
+            return measure(self)
+
+    monkeypatch.setattr(watch.Watch, "measure", counted)
+    fit(tmp_path, task="semi_supervised", n_labeled=6, replicas=3, epochs=2)
+    assert reads == [(), (), (6, 3), (6, 3)]  # the scales of the prior and of the data first, once
+
+
 @pytest.mark.parametrize(
     ("fields", "said", "remedy"),
     [

@@ -7,7 +7,7 @@ import hashlib
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,14 @@ class Data:
     n_classes = property(lambda self: len(self.classes))
     x_train, x_valid, x_test = (property(lambda self, p=p: _taken(self.parts[p])) for p in ("train", "valid", "test"))
     y_train, y_valid, y_test = (property(lambda self, p=p: self.labels[p]) for p in ("train", "valid", "test"))
+
+    def resident(self, split: str, device: torch.device) -> "Data":
+        """The same, but for a copy of a split's examples on a device that is not the CPU."""
+        rows = self.parts[split]
+        if rows is None or device.type == "cpu":
+            return self
+        copied = rows.x[rows.index].to(device)
+        return replace(self, parts={**self.parts, split: Rows(copied, _count(len(rows)).to(device))})
 
     @property
     def train(self) -> Rows:

@@ -113,7 +113,8 @@ class Training:
         self.hook.ended = checkpoints.keep.over
         self.checkpoints, self.signals, self.progress, self.heartbeat = checkpoints, signals, bar, heartbeat
         step, networks = checkpoints.step, checkpoints.step.networks
-        self.cfg, self.data, self.directory, self.step = checkpoints.cfg, checkpoints.data, checkpoints.directory, step
+        self.cfg, self.directory, self.step = checkpoints.cfg, checkpoints.directory, step
+        self.data = checkpoints.data.resident("valid", step.device)  # which each epoch looks at
         parts: tuple[Any, ...] = (networks.get("encoder"), networks["decoder"], step.heads, step.batches.scale)
         sizes, known = (self.data.shape, step.wiring.n_classes), checkpoints.known
         configs = step.members.configs if step.members.given else [self.cfg] * self.cfg.replicas

@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from ..config import Config
 from ..data import Rows
@@ -26,23 +26,29 @@ class Watch:
     """Of one step from `done` steps on, and of its models' codes of the first validation examples."""
 
     def __init__(self, step: Step, models: Sequence[Model], rows: Rows, training: Rows, done: int):
-        self.step, self.models, self.start, self.x = step, models, done, next(rows.split(EXAMPLES))
+        self.step, self.models, self.start, self.x = step, models, done, next(rows.split(EXAMPLES)).to(step.device)
         self.training = training
         self.scales: tuple[float, list[float]] | None = None  # of the loss and of each model's codes
         self.good: dict[str, int] = {}  # the last step that a number was good at
         self.told = bool(step.members.given)  # no one change would help them all
 
     def measure(self) -> dict[str, list[float]]:
-        """The numbers, [R] each: see Run.history."""
+        """The numbers, [R] each: see Run.history. They are read from the device once."""
+        game = self._measured()
+        return dict(zip(game, torch.stack([*game.values()]).tolist(), strict=True))
+
+    def _measured(self) -> dict[str, Tensor]:
+        """As measure(), float64 on the device."""
         step, cfg, game = self.step, self.step.cfg, {}
         real = torch.arange(2 * step.batch, dtype=torch.int64, device=step.device) < step.batch
         for name, network in step.discriminators.items():
             rows = step.judging[name].x[0]  # of the last batch: the prior's samples, then codes (of a GAN: images)
             logits = torch.stack([network.replica(r)(x) for r, x in enumerate(rows)])  # [R, 2B, 1]
-            game[f"told_apart_{name}"] = (100 * ((logits[..., 0] > 0) == real).double().mean(1)).tolist()
+            game[f"told_apart_{name}"] = 100 * ((logits[..., 0] > 0) == real).double().mean(1)
         passes = [*step.player.passes.values(), *((n, step.judging[k]) for k, n in step.discriminators.items())]
         dead = [(n.output(t.x, i) <= 0).all(1).double().mean(1) for n, t in passes for i in range(len(n.weights) - 1)]
-        game["dead_units"] = (100 * torch.stack(dead).amax(0)).tolist() if dead else [0.0] * cfg.replicas
+        none = torch.zeros(cfg.replicas, dtype=torch.float64, device=step.device)
+        game["dead_units"] = 100 * torch.stack(dead).amax(0) if dead else none
         if cfg.task == "gan":
             return game
         if self.scales is None:
@@ -56,14 +62,18 @@ class Watch:
             for model, scale in zip(self.models, self.scales[1], strict=True):
                 g = None if cfg.posterior == "gaussian" else torch.Generator(step.device).manual_seed(cfg.seed)
                 z = model.code(model.scaled(self.x), g)[0].double() / scale
-                means.append(z.mean(0).abs().max().item())
-                stds.append(z.var(0, correction=0).mean().sqrt().item())
+                means.append(z.mean(0).abs().max())
+                stds.append(z.var(0, correction=0).mean().sqrt())
         if cfg.classifies:
             k, n = self.models[0].n_classes, len(self.x)
-            asked = np.arange(n) % k
-            made = [model.predict_proba(model.sample(n, cfg.seed, np.eye(k)[asked])).argmax(1) for model in self.models]
-            game["label_kept"] = [100 * float((found == asked).mean()) for found in made]
-        return {**game, "code_mean": means, "code_std": stds}
+            asked, kept = torch.arange(n, dtype=torch.int64, device="cpu") % k, []
+            labels, asked = torch.eye(k, device="cpu")[asked], asked.to(step.device)
+            with torch.inference_mode():
+                for model in self.models:
+                    made = torch.cat([*model.stream(n, cfg.seed, labels)])
+                    kept.append((model.code(model.scaled(made))[1].argmax(1) == asked).double().mean())
+            game["label_kept"] = 100 * torch.stack(kept)
+        return {**game, "code_mean": torch.stack(means), "code_std": torch.stack(stds)}
 
     def warning(self, losses: Mapping[str, Sequence[float]], game: Mapping[str, Sequence[float]], done: int) -> str:
         """What has gone wrong for a while, or in the end, and what to change, once; else nothing. It is of measure()'s
