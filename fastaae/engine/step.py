@@ -11,7 +11,7 @@ from .. import kernels
 from ..config import Config
 from ..data import Data
 from ..members import Members
-from . import phases, priors
+from . import folding, phases, priors
 from .batches import Batches, Codes, seeds
 from .networks import MLP, AdamClock, Heads, Optimizer
 from .phases import Autoencoder, GanDecoder
@@ -104,6 +104,7 @@ class Step:
         self.losses = floats.new_zeros(min(cfg.log_every, self.steps_per_epoch), len(self.phases), r)
         self.slot = torch.zeros_like(self.losses[0], dtype=torch.int64)  # steps done since the losses were read
         self.terms = floats.new_zeros(len(self.phases), r, 2 * self.batch * max(1, len(self.discriminators)))
+        folding.fold(self)
 
     def _optimizers(self) -> dict[str, Optimizer]:
         """One for each network that a phase trains: its state is of that cost alone."""

@@ -5,6 +5,7 @@ is learned stays float32; `shadow`, its 16-bit copy that products read, is writt
 
   forward   out = relu(x shadowᵀ + bias)
   backward  out = (grad shadow) where the input's ReLU was open
+            Both may leave what their tiles add to a layer of few outputs, and sum what was left: engine/folding.py.
   update    For up to six layers in one launch: gradᵀ x, in float32, goes from registers into SGD with momentum or
             Adam; no gradient is stored. 18 bytes move per parameter (Adam 26): this is most of a step's traffic.
 
@@ -18,6 +19,7 @@ one's state on its way.
 
 from collections.abc import Sequence
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -46,6 +48,49 @@ def of(pointers, q):
 
 
 @triton.jit
+def _summed(sums_ptr, r, m, M, T: tl.constexpr):
+    """Rows m [BM, 16] of what a layer of few outputs gives, from partial sums [R, T, M, 16], many tiles at once."""
+    tiles: tl.constexpr = 512 // m.shape[0]
+    t, c = tl.arange(0, tiles)[:, None, None], tl.arange(0, 16)[None, None, :]
+    at, live = (t * M + m[None, :, None]) * 16 + c, ((m >= 0) & (m < M))[None, :, None]
+    total = tl.zeros([m.shape[0], 16], tl.float32)
+    for first in tl.static_range(0, T, tiles):
+        start = sums_ptr + (r * T + first) * M * 16
+        total += tl.sum(tl.load(start + at, mask=live & (t < T - first), other=0), 0)
+    return _as_loaded(total)
+
+
+@triton.jit
+def _leave(y, then, r, tile, tiles, m, n, M, N):
+    """Of what a layer of up to 16 outputs will make of rows y [BM, BN], the partial sums that these columns give.
+    then: its weight, 16-bit, from replica to replica, output to output, column to column; partial sums; outputs."""
+    c = tl.arange(0, 16)
+    at = r * then[1] + c[None, :] * then[2] + n[:, None] * then[3]
+    w = tl.load(then[0] + at, mask=(n < N)[:, None] & (c < then[5])[None, :], other=0)
+    part = _dot(y, w, tl.zeros([y.shape[0], 16], tl.float32))
+    tl.store(then[4] + ((r * tiles + tile) * M + m[:, None]) * 16 + c[None, :], part, mask=(m < M)[:, None])
+
+
+@triton.jit
+def reconstructed(x, target, M, scale_ptr, SIGMOID: tl.constexpr, CROSS_ENTROPY: tl.constexpr):
+    """The terms of the reconstruction loss of logits x, and their gradient: see reference.reconstruction_loss."""
+    y = tl.sigmoid(x) if SIGMOID else x
+    grad = y - target
+    if CROSS_ENTROPY:
+        term = softplus(x) - x * target
+    else:
+        term = 0.5 * grad * grad
+        if SIGMOID:
+            grad *= y * (1 - y)
+    return term, grad * (1 / M if scale_ptr is None else tl.load(scale_ptr) / M)
+
+
+@triton.jit
+def softplus(x):
+    return tl.maximum(x, 0) + tl.log(1 + tl.exp(-tl.abs(x)))
+
+
+@triton.jit
 def _second(a, b):
     return b
 
@@ -71,9 +116,11 @@ def _forward_kernel(
     w_ptr,  # likewise, as all that follow: [R, N, K], 16-bit
     b_ptr,  # float32 [R, N]
     out_ptr,  # [R, M, N]
+    then,  # None; or see _leave; or of a loss: target [R, M, N], terms and their replicas' pitch, scale or None
+    sums,  # None, or of the last M' rows of x: partial sums float32 [R, T, M', 16], bias float32 [R, K], and M'
     strides,  # from one replica to the next in x, w and out
     M, X_M: tl.constexpr, W_N: tl.constexpr, OUT_M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
-    RELU: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    RELU: tl.constexpr, LOSS: tl.constexpr, T: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     pid, r, q = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
     tiles: tl.constexpr = (N + BN - 1) // BN
@@ -81,16 +128,34 @@ def _forward_kernel(
     x_ptr = of(x_ptr, q) + r * strides[0] + (m[:, None] * X_M + k[None, :])
     w_ptr = of(w_ptr, q) + r * strides[1] + (n[:, None] * W_N + k[None, :])
     bias = tl.load(of(b_ptr, q) + r * N + n, mask=n < N, other=0)  # on its way during the product
-    acc = tl.zeros([BM, BN], tl.float32)
-    for start in range(0, K, BK):
-        x = tl.load(x_ptr + start, mask=(m < M)[:, None] & (k < K - start)[None, :], other=0)
-        w = tl.load(w_ptr + start, mask=(n < N)[:, None] & (k < K - start)[None, :], other=0)
+    acc, mask = tl.zeros([BM, BN], tl.float32), (m < M)[:, None] & (n < N)[None, :]
+    if sums is None:
+        for start in range(0, K, BK):
+            x = tl.load(x_ptr + start, mask=(m < M)[:, None] & (k < K - start)[None, :], other=0)
+            w = tl.load(w_ptr + start, mask=(n < N)[:, None] & (k < K - start)[None, :], other=0)
+            acc = _dot(x.to(w.dtype), w.T, acc)
+    else:  # which the first tile of columns stores
+        first, inside = M - sums[2], (m < M)[:, None] & (k < K)[None, :]
+        w = tl.load(w_ptr, mask=(n < N)[:, None] & (k < K)[None, :], other=0)
+        x = tl.load(x_ptr, mask=inside & (m < first)[:, None], other=0).to(tl.float32)
+        total = _summed(sums[0], r, m - first, sums[2], T) + tl.load(sums[1] + r * K + k, mask=k < K, other=0)[None, :]
+        x = tl.where((m < first)[:, None], x, total)
+        if pid % tiles == 0:
+            tl.store(x_ptr, x.to(x_ptr.dtype.element_ty), mask=inside & (m >= first)[:, None])
         acc = _dot(x.to(w.dtype), w.T, acc)
     acc += bias[None, :]
     if RELU:
         acc = tl.where(acc < 0, 0, acc)  # NaN stays
     out_ptr = of(out_ptr, q) + r * strides[2] + (m[:, None] * OUT_M + n[None, :])
-    tl.store(out_ptr, acc.to(out_ptr.dtype.element_ty), mask=(m < M)[:, None] & (n < N)[None, :])
+    if LOSS is not None:
+        target = tl.load(then[0] + (r * M + m[:, None]) * N + n[None, :], mask=mask, other=0).to(tl.float32)
+        term, acc = reconstructed(acc, target, M, then[3], LOSS[0], LOSS[1])
+        term = tl.sum(tl.where(mask, term, 0), 1) / M
+        tl.store(then[1] + r * then[2] + pid % tiles * M + m, term, mask=m < M)
+    y = acc.to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr, y, mask=mask)
+    if LOSS is None and then is not None:
+        _leave(y, then, r, pid % tiles, tiles, m, n, M, N)
 
 
 @triton.jit
@@ -99,9 +164,11 @@ def _backward_kernel(
     w_ptr,  # likewise, as all that follow: [R, K, N], 16-bit
     a_ptr,  # [R, M, N], the layer's input; or None
     out_ptr,  # [R, M, N]
+    then,  # None, or see _leave
+    sums,  # None, or of g: partial sums float32 [R, T, M, 16]
     strides,  # from one replica to the next in g, w, a and out
     M, G_M: tl.constexpr, W_K: tl.constexpr, A_M: tl.constexpr, OUT_M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    T: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     pid, r, q = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
     tiles: tl.constexpr = (N + BN - 1) // BN
@@ -113,17 +180,27 @@ def _backward_kernel(
     if early:
         a = tl.load(of(a_ptr, q) + r * strides[2] + (m[:, None] * A_M + n[None, :]), mask=mask, other=0)
     acc = tl.zeros([BM, BN], tl.float32)
-    for start in range(0, K, BK):
-        g = tl.load(g_ptr + start, mask=(m < M)[:, None] & (k < K - start)[None, :], other=0)
-        w = tl.load(w_ptr + start * W_K, mask=(k < K - start)[:, None] & (n < N)[None, :], other=0)
-        acc = _dot(g.to(w.dtype), w, acc)
+    if sums is None:
+        for start in range(0, K, BK):
+            g = tl.load(g_ptr + start, mask=(m < M)[:, None] & (k < K - start)[None, :], other=0)
+            w = tl.load(w_ptr + start * W_K, mask=(k < K - start)[:, None] & (n < N)[None, :], other=0)
+            acc = _dot(g.to(w.dtype), w, acc)
+    else:
+        w = tl.load(w_ptr, mask=(k < K)[:, None] & (n < N)[None, :], other=0)
+        g = _summed(sums, r, m, M, T).to(w.dtype)
+        if pid % tiles == 0:
+            tl.store(g_ptr, g.to(g_ptr.dtype.element_ty), mask=(m < M)[:, None] & (k < K)[None, :])
+        acc = _dot(g, w, acc)
     if early:
         acc = tl.where(a > 0, _as_loaded(acc), 0)
     elif a_ptr is not None:
         a = tl.load(of(a_ptr, q) + r * strides[2] + (m[:, None] * A_M + n[None, :]), mask=mask, other=0)
         acc = tl.where(a > 0, acc, 0)
     out_ptr = of(out_ptr, q) + r * strides[3] + (m[:, None] * OUT_M + n[None, :])
-    tl.store(out_ptr, acc.to(out_ptr.dtype.element_ty), mask=mask)
+    y = acc.to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr, y, mask=mask)
+    if then is not None:
+        _leave(y, then, r, pid % tiles, tiles, m, n, M, N)
 
 
 @triton.jit
@@ -234,21 +311,42 @@ def _stepped(grad, before, w_ptr, state, start, at, mask, how, POLICY: tl.conste
     return w, mask
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, relu: bool, others: Sequence[tuple] = ()) -> None:
-    """As reference.linear. Others: the same arguments of other networks, alike(), for the same launch."""
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, relu: bool, others: Sequence[tuple] = (),
+    then: tuple = (), sums: tuple[Tensor, Tensor] | None = None,
+) -> None:  # fmt: skip
+    """As reference.linear, and more in the same launch.
+
+    Args:
+        others: the same arguments of other networks, alike().
+        then: the weight of the next layer, of up to 16 outputs, and partial_sums() of these, which are filled; or, of a
+            loss, the target, terms [R, T * B], scale, and whether it is of a sigmoid, and cross-entropy: out is then
+            its gradient.
+        sums: such partial sums of the last rows of x, which are filled, and the bias of the layer that x is of.
+    """
     (r, m, k), n = x.shape, weight.shape[1]
     _fits(x, out)
-    config = tiling(r, m, n, k, capability(weight), 1 + len(others))
+    config, loss, parts = tiling(r, m, n, k, capability(weight), 1 + len(others)), None, 0
     grid = (triton.cdiv(m, config["BM"]) * triton.cdiv(n, config["BN"]), r, 1 + len(others))
     replica, row, _ = zip(*(t.stride() for t in (x, weight, out)), strict=True)
     tensors = zip((x, weight, bias, out), *others, strict=False)
-    _forward_kernel[grid](*tensors, replica, m, *row, n, k, relu, **config)
+    if len(then) > 2:
+        target, terms, scale, *loss = then
+        then = (target, terms, terms.stride(0), scale)
+    elif then:
+        then = (then[0], *then[0].stride(), then[1], then[0].shape[1])
+    if sums is not None:
+        parts, sums = sums[0].shape[1], (*sums, sums[0].shape[2])
+    loss = loss and tuple(loss)
+    _forward_kernel[grid](*tensors, then or None, sums, replica, m, *row, n, k, relu, loss, parts, **config)
 
 
 def linear_backward(
-    grad: Tensor, weight: Tensor, out: Tensor, activation: Tensor | None, others: Sequence[tuple] = ()
-) -> None:
-    """As reference.linear_backward. Others: the same arguments of other networks, alike(), for the same launch."""
+    grad: Tensor, weight: Tensor, out: Tensor, activation: Tensor | None, others: Sequence[tuple] = (),
+    then: tuple[Tensor, Tensor] | None = None, sums: Tensor | None = None,
+) -> None:  # fmt: skip
+    """As reference.linear_backward, and more in the same launch: see linear(), but that what comes next is the gradient
+    of the input of the layer below, and what is summed that of the output."""
     (r, m, k), n, a = grad.shape, weight.shape[2], out if activation is None else activation
     _fits(grad, a, out)
     config = tiling(r, m, n, k, capability(weight), 1 + len(others))
@@ -256,7 +354,18 @@ def linear_backward(
     replica, row, _ = zip(*(t.stride() for t in (grad, weight, a, out)), strict=True)
     grads, weights, outs, activations = zip((grad, weight, out, activation), *others, strict=True)
     some = (grads, weights, None if activation is None else activations, outs)
-    _backward_kernel[grid](*some, replica, m, *row, n, k, **config)
+    if then is not None:
+        below, left = then
+        then = (below, below.stride(0), below.stride(2), below.stride(1), left, below.shape[2])
+    parts = 0 if sums is None else sums.shape[1]
+    _backward_kernel[grid](*some, then, sums, replica, m, *row, n, k, parts, **config)
+
+
+def partial_sums(weight: Tensor, rows: int, outputs: int) -> Tensor:
+    """Room for what linear() and linear_backward() leave of a product [R, rows, .] with so many outputs."""
+    r, n, k = weight.shape
+    columns = tiling(r, rows, outputs, n + k - outputs, capability(weight))["BN"]
+    return weight.new_zeros(r, triton.cdiv(outputs, columns), rows, 16, dtype=torch.float32)
 
 
 def update(

@@ -10,12 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .layers import of
-
-
-@triton.jit
-def _softplus(x):
-    return tl.maximum(x, 0) + tl.log(1 + tl.exp(-tl.abs(x)))
+from .layers import of, reconstructed, softplus
 
 
 @triton.jit
@@ -26,22 +21,14 @@ def _reconstruction_kernel(
 ):  # fmt: skip
     m, r = tl.program_id(0), tl.program_id(1).to(tl.int64)
     start, d = (r * M + m) * D, tl.arange(0, BLOCK)
-    scale = 1 / M if scale_ptr is None else tl.load(scale_ptr) / M
     total = tl.zeros([BLOCK], tl.float32)
     for first in range(0, D, BLOCK):
         at, mask = start + first + d, d < D - first
         x = tl.load(logits_ptr + at, mask=mask, other=0).to(tl.float32)
         t = tl.load(target_ptr + at, mask=mask, other=0).to(tl.float32)
-        y = tl.sigmoid(x) if SIGMOID else x
-        grad = y - t
-        if CROSS_ENTROPY:
-            term = _softplus(x) - x * t
-        else:
-            term = 0.5 * grad * grad
-            if SIGMOID:
-                grad *= y * (1 - y)
+        term, grad = reconstructed(x, t, M, scale_ptr, SIGMOID, CROSS_ENTROPY)
         total += tl.where(mask, term, 0)
-        tl.store(grad_ptr + at, (grad * scale).to(grad_ptr.dtype.element_ty), mask=mask)
+        tl.store(grad_ptr + at, grad.to(grad_ptr.dtype.element_ty), mask=mask)
     tl.store(terms_ptr + r * terms_r + m, tl.sum(total, 0) / M)
 
 
@@ -66,7 +53,7 @@ def _judge_kernel(
     scale = 1 / M if scale_ptr is None else tl.load(scale_ptr) / M
     grad = ((tl.sigmoid(logit) - real) * scale).to(grad_ptr[0].dtype.element_ty)
     tl.store(of(grad_ptr, q) + r * strides[2] + m, grad)
-    tl.store(of(terms_ptr, q) + r * strides[4] + m, _softplus((1 - 2 * real) * logit) / M)
+    tl.store(of(terms_ptr, q) + r * strides[4] + m, softplus((1 - 2 * real) * logit) / M)
     below = tl.where(h > 0, grad.to(tl.float32) * w, 0).to(below_ptr[0].dtype.element_ty)
     tl.store(of(below_ptr, q) + r * strides[3] + m * pitches[1] + k, below, mask=k < H)
 
@@ -186,6 +173,5 @@ def _classes(
 def finish(terms: Tensor, losses: Tensor, slot: Tensor, count: Tensor, scale: Tensor | None = None) -> None:
     """As reference.finish: a program for each phase and replica."""
     p, r, t = terms.shape
-    _finish_kernel[(p * r,)](
-        terms, losses, slot, count, scale, t, BLOCK=min(1024, triton.next_power_of_2(t)), num_warps=1
-    )
+    block = min(1024, triton.next_power_of_2(t))
+    _finish_kernel[(p * r,)](terms, losses, slot, count, scale, t, BLOCK=block, num_warps=max(1, block // 256))
