@@ -80,6 +80,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, relu: bool) -> 
 def linear_backward(grad: Tensor, weight: Tensor, out: Tensor, activation: Tensor | None) -> None:
     """As reference.linear_backward."""
     grad = grad if grad.dtype == weight.dtype else grad.to(weight.dtype)
+    if grad.dtype == out.dtype == torch.bfloat16 and torch._C._get_mkldnn_enabled():  # as product, in place
+        torch.bmm(grad, weight, out=out)
+        if activation is not None:
+            torch.ops.aten.threshold_backward.grad_input(out, activation, 0, grad_input=out)
+        return
     for r in range(len(weight)):
         g = product(grad[r], weight[r].T)
         if activation is None:
