@@ -67,7 +67,7 @@ class Watch:
         if cfg.classifies:
             k, n = self.models[0].n_classes, len(self.x)
             asked, kept = torch.arange(n, dtype=torch.int64, device="cpu") % k, []
-            labels, asked = torch.eye(k, device="cpu")[asked], asked.to(step.device)
+            labels, asked = torch.eye(k, dtype=torch.float32, device="cpu")[asked], asked.to(step.device)
             with torch.inference_mode():
                 for model in self.models:
                     made = torch.cat([*model.stream(n, cfg.seed, labels)])
