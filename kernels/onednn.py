@@ -9,6 +9,7 @@ are left to reference.py: see choose_products().
 """
 
 import functools
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,9 @@ import torch
 from torch import Tensor
 
 AVAILABLE = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
-BF16 = AVAILABLE and torch.cpu._is_avx512_bf16_supported()
+ISA = (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA", "")).upper()  # what it may use
+WITHOUT = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
+BF16 = AVAILABLE and torch.cpu._is_avx512_bf16_supported() and ISA not in WITHOUT
 SMALLEST = 2**15  # weights of a layer from which on a call of oneDNN is worth its overhead of about 20 us
 SMALLEST_THREADED = 80_000  # the same on several threads, which share the rows in oneDNN, but the replicas in MKL
 SMALLEST_BACKWARD = 2**12  # the same for gradients of inputs, where MKL is slow at few inputs, and for all in bfloat16

@@ -131,6 +131,14 @@ def test_onednn_multiplies_bfloat16_and_sums_in_float32(r, b, i, o, relu, monkey
         assert ((bias.double() - c.double() - step).abs() <= 2**-7 * step.abs() + 1e-6).all()
 
 
+@pytest.mark.parametrize("isa", ["AVX2", "AVX512_CORE", "AVX512_CORE_BF16", ""])
+def test_bfloat16_is_emulated_where_onednn_may_not_multiply_it(isa):
+    code = "from fastaae.kernels import onednn; print(onednn.BF16)"
+    env = {**os.environ, "ONEDNN_MAX_CPU_ISA": isa}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=100)
+    assert done.stdout.strip() == str(onednn.BF16 and isa not in ("AVX2", "AVX512_CORE")), done.stderr
+
+
 @pytest.mark.skipif(not onednn.BF16, reason="this PyTorch or processor does not multiply bfloat16")
 def test_threads_change_no_bit_of_bfloat16():
     x, shadow, grad = (t.bfloat16() for t in (randn(2, 100, 784), randn(2, 1000, 784), randn(2, 100, 1000)))
