@@ -41,9 +41,10 @@ def scores(models: Sequence[Model], x: Tensor | Rows, y: Tensor | None = None) -
     n, sums = first.batch, [dict[str, Tensor]() for _ in models]
     with exact_arithmetic():
         for k, block in enumerate(x.split(n)):
-            examples, labels = block.to(first.device), None if y is None else y[k * n : k * n + len(block)]
+            examples = block.to(first.device)
+            labels = None if y is None else y[k * n : k * n + len(block)].to(first.device)
             for model, own in zip(models, sums, strict=True):
-                for name, value in _sums(model, examples, None if labels is None else labels.to(first.device)):
+                for name, value in _sums(model, examples, labels):
                     own[name] = value.double() + own.get(name, 0)
     labelled = 0 if y is None else int((y >= 0).sum())
     counts = {name: len(x) if name == "reconstruction" else labelled for name in sums[0]}

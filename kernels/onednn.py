@@ -71,7 +71,7 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, relu: bool) -> None:
     """As reference.linear, but what is bfloat16 rounds to that before it goes into a float32 out."""
-    x = x if x.dtype == weight.dtype else x.to(weight.dtype)
+    x = x.to(weight.dtype)
     for r in range(len(weight)):
         y = product(x[r], weight[r], bias[r, 0])
         if relu and y.dtype == out.dtype:
@@ -82,7 +82,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, relu: bool) -> 
 
 def linear_backward(grad: Tensor, weight: Tensor, out: Tensor, activation: Tensor | None) -> None:
     """As reference.linear_backward."""
-    grad = grad if grad.dtype == weight.dtype else grad.to(weight.dtype)
+    grad = grad.to(weight.dtype)
     if grad.dtype == out.dtype == torch.bfloat16 and torch._C._get_mkldnn_enabled():  # as product, in place
         torch.bmm(grad, weight, out=out)
         if activation is not None:
@@ -105,7 +105,7 @@ def update(
     for x, grad, weight, bias, shadow, state, bias_state in layers:
         outputs, rows = weight.shape[1], max(1, PART // weight.shape[2])
         dtype = (shadow if large else weight).dtype
-        x, grad = (t if t.dtype == dtype else t.to(dtype) for t in (x, grad))
+        x, grad = x.to(dtype), grad.to(dtype)
         for r in range(len(weight)):
             for k in range(0, outputs, rows):
                 part = r if rows >= outputs else (r, slice(k, k + rows))

@@ -82,8 +82,8 @@ def opening(checkpoints: Checkpoints) -> str:
     if "train" in known:
         used = min(cfg.n_labeled or known["train"], known["train"]) if cfg.needs_labels else 0
         labels = f"{data.n_classes} classes, {used:,} labels used"
-    why = "small layers" if onednn.fits(step.networks["decoder"].shadows[0]) else f"no other for {cfg.precision} here"
-    why = "emulated" if cfg.precision in ("bf16", "fp16") and why != "small layers" else why
+    why = "emulated" if cfg.precision in ("bf16", "fp16") else f"no other for {cfg.precision} here"
+    why = "small layers" if onednn.fits(step.networks["decoder"].shadows[0]) else why
     by = {"layers": "Triton (16 bits)", "onednn": "oneDNN (large layers)", "reference": f"PyTorch ({why})"}
     modules = {p.linear.__module__.split(".")[-1] for network in step.networks.values() for p in network.products}
     computed = " and ".join(name for module, name in by.items() if module in modules)
