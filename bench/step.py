@@ -91,14 +91,15 @@ def products(step: Step, as_step: bool = True) -> tuple[Callable[[], None], int]
             flops += cost * (len(forwards) + len(backwards))
 
     every = step.player.passes
+    both = "decoder" in every and bool(step.discriminators)
     if "encoder" in every:
-        forward = 1 if step.cfg.regularizer == "adversarial" else 0  # reconstruction, and the codes that D and G share
-        passes(*every["encoder"], forward=1 + forward)
-    passes(*every["decoder"], input_gradient="encoder" in every)
+        passes(*every["encoder"], forward=1 + both)  # reconstruction, and the codes that D and G share
+    if "decoder" in every:
+        passes(*every["decoder"], input_gradient="encoder" in every)
     for name, network in step.discriminators.items():
         passes(network, step.judging[name])
         passes(network, step.fooling[name], update=False, input_gradient=True)
-    if "encoder" in every and step.discriminators:
+    if "encoder" in every and both:
         passes(*every["encoder"], forward=0)  # generator
     if "labeled" in every:
         passes(*every["labeled"])

@@ -103,7 +103,8 @@ class Config:
     optimizer: Literal["sgd", "adam"] = "adam"
     """sgd: with momentum; adam: betas 0.9, 0.999, momentum fields unused. One state per cost either way."""
     lr_reconstruction: float = 1e-3
-    """Learning rate of encoder and decoder."""
+    """Learning rate of encoder and decoder. 0, of this and the next two: a step leaves out the phases of that cost, and
+    a network that none trains stays as it began."""
     lr_adversarial: float = 3e-4
     """Learning rate of discriminators and generator."""
     lr_classification: float = 1e-3
@@ -311,8 +312,8 @@ FIELDS: tuple[tuple[str, Test, str], ...] = (  # names, what their values must p
     ("label_weights", _shares, "'uniform', 'data' or positive numbers"),
     ("label_prior graph", lambda v: type(v) is bool, "True or False"),
     ("hidden lr_decay_epochs", lambda v: isinstance(v, tuple) and len(v) <= 1000, "a tuple of at most 1000 integers"),
-    ("lr_reconstruction lr_adversarial lr_classification lr_decay", *POSITIVE),
-    ("prior_std init_std separation regularizer_weight fixed_heads", *POSITIVE),
+    ("lr_reconstruction lr_adversarial lr_classification", *_number(lambda v: v >= 0, "a finite number >= 0")),
+    ("lr_decay prior_std init_std separation regularizer_weight fixed_heads", *POSITIVE),
     ("input_noise", *_number(lambda v: v >= 0, "a finite number >= 0")),
     ("input_dropout dropout average", *_number(lambda v: 0 <= v < 1, "a number in [0, 1)")),
     ("momentum momentum_adversarial", *_number(lambda v: 0 <= v < 1, "a number in [0, 1)")),
@@ -320,8 +321,12 @@ FIELDS: tuple[tuple[str, Test, str], ...] = (  # names, what their values must p
 ELEMENTS = (("hidden", *_integer(1)), ("lr_decay_epochs", *_integer(1)))  # the same of each value of a tuple
 
 SHAPED = ("mixture", "swiss_roll")
+LEARN = "a number > 0 unless another cost is learned"
 WITH_Y = ("semi_supervised", "clustering", "embedding")  # tasks whose encoder makes labels
 RULES: tuple[Rule, ...] = (  # a name, what must hold of the config, what is expected
+    ("lr_adversarial", lambda c: c.lr_adversarial or c.task != "gan", "a finite number > 0 in the task 'gan'"),
+    ("lr_reconstruction", lambda c: c.lr_reconstruction or c.regularizer == "adversarial", LEARN),
+    ("lr_reconstruction", lambda c: c.lr_reconstruction + c.lr_adversarial + c.classifies * c.lr_classification, LEARN),
     ("profile", lambda c: c.profile is None or c.profiled(), "None or 'FIRST:LAST', steps counted from 1"),
     ("lr_decay_epochs", lambda c: list(c.lr_decay_epochs) == sorted(set(c.lr_decay_epochs)), "increasing epochs"),
     _only(
@@ -343,6 +348,7 @@ RULES: tuple[Rule, ...] = (  # a name, what must hold of the config, what is exp
     _only("prior", SHAPED, lambda c: c.label_prior, "with label_prior: a component for each class"),
     _only("style_dim", [2], lambda c: c.prior in SHAPED, "with the 2-D prior {c.prior!r}"),
     _only("keep", ["last", "final"], lambda c: c.task == "gan", "in the task 'gan', which has no validation metric"),
+    _only("batch_norm", ["none"], lambda c: not c.lr_reconstruction and c.task != "gan", "with lr_reconstruction=0"),
     ("batch_size", lambda c: c.batch_size >= 2 or c.batch_norm == "none", "at least 2 with batch_norm"),
     ("noise_layer", lambda c: c.noise_layer <= len(c.hidden), "at most {layers}, the number of hidden layers"),
     ("n_clusters", lambda c: c.n_clusters or c.task != "clustering", "a number of clusters in the task 'clustering'"),

@@ -34,6 +34,8 @@ _JOINT = {  # one cost of reconstruction and regulariser: what the paper compare
     **_ADAM, "reconstruction": "cross_entropy", "lr_reconstruction": 1e-3, "lr_decay_epochs": (50,), "epochs": 100,
 }  # fmt: skip
 
+_ALONE = {"lr_reconstruction": 0.0, "lr_adversarial": 0.0, "epochs": 20}  # the labels without the game
+
 _SVHN = {
     "dataset": "svhn", "scale": "standard", "output": "linear", "batch_norm": "autoencoder", "input_dropout": 0.2,
     "prior_std": 1.0, "lr_reconstruction": 1e-4, "lr_adversarial": 0.01, "lr_decay_epochs": (250,), "epochs": 1000,
@@ -73,6 +75,10 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {  # what each is, and what it 
     "mnist-100": ("classes learned from 100 labels, and styles: table 2", {**_SEMI_SUPERVISED, "n_labeled": 100}),
     "mnist-1000": ("the same from 1,000 labels", {**_SEMI_SUPERVISED, "n_labeled": 1000}),
     "mnist-all": ("the same from all labels", _SEMI_SUPERVISED),
+    "nn-mnist-100": ("beside it in table 2: the same network, from 100 labels alone",
+        {**_SEMI_SUPERVISED, **_ALONE, "n_labeled": 100}),
+    "nn-mnist-1000": ("the same from 1,000 labels", {**_SEMI_SUPERVISED, **_ALONE, "n_labeled": 1000}),
+    "nn-mnist-all": ("the same from all labels", {**_SEMI_SUPERVISED, **_ALONE}),
     "svhn-1000": ("the same of house numbers in colour, from 1,000 labels",
         {**_SVHN, "task": "semi_supervised", "n_labeled": 1000, "style_dim": 20}),
     # where the code is fast to learn, it carries the class as well, and the label is ignored

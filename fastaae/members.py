@@ -17,6 +17,8 @@ VARIED = (
     *("prior_std", "regularizer_weight", "dropout", "seed"),
 )
 """Fields that a step takes of each replica by itself."""
+SHARED = ("dropout", "input_noise", "lr_reconstruction", "lr_adversarial", "lr_classification")
+"""Those that all have or none: where they are 0, a step leaves something out."""
 
 
 def check_precision(cfg: Config) -> None:
@@ -37,7 +39,7 @@ class Members:
 
     Raises:
         ValueError: another number of replicas, another field, a value out of range, or one that needs another step:
-            dropout or input noise of some replicas alone, or a precision whose loss scale all replicas share.
+            a field of SHARED that is 0 for some replicas alone, or a precision whose loss scale all replicas share.
     """
 
     def __init__(self, cfg: Config, given: Sequence[Mapping[str, Any]] = ()):
@@ -54,8 +56,9 @@ class Members:
         own = self.given or [{}] * cfg.replicas
         self.configs = [replace(cfg, **{"seed": cfg.seed + r, **fields}) for r, fields in enumerate(own)]
         self.given = [{name: getattr(c, name) for name in sorted(names)} for c in self.configs] if given else []
-        for name in ("dropout", "input_noise"):
-            if len({getattr(c, name) > 0 for c in self.configs}) > 1:
+        for name in SHARED:
+            of = (*self.configs, *[cfg] * name.startswith("lr_"))  # whose phases a step has
+            if len({getattr(c, name) > 0 for c in of}) > 1:
                 raise ValueError(f"members: {name} is 0 for some replicas, expected it of all or of none")
         if given:
             check_precision(cfg)

@@ -25,7 +25,7 @@ from .device import find_device
 from .directory import RunDirectory
 from .engine.wiring import wiring
 from .files import brief, suggestion
-from .members import VARIED, check_precision
+from .members import SHARED, VARIED, check_precision
 from .run import provenance, ranks, watch
 from .run.resume import begin
 from .run.signals import Interrupted
@@ -222,7 +222,8 @@ class Sweeping:
         groups: dict[str, list[Member]] = {}
         for m in members:
             own = {name: v for name, v in m.config.to_dict().items() if name not in VARIED}
-            groups.setdefault(f"{own} {m.config.dropout > 0} {m.config.input_noise > 0}", []).append(m)
+            has = [getattr(m.config, name) > 0 for name in SHARED]
+            groups.setdefault(f"{own} {has}", []).append(m)
         found = []
         for group in groups.values():
             parts = -(-len(group) // min(ranks.everyone(self.room(group[0].config))))

@@ -198,10 +198,17 @@ class Idiomatic:
             self._descend(sum(losses), self.reconstruct)
             return losses
         losses = []
-        if self.cfg.task != "gan":
+        if self.cfg.task != "gan" and self.cfg.lr_reconstruction:
             losses.append(self._descend(self.reconstruction(batch), self.reconstruct))
-        if self.separate is not None:
-            losses.append(self._descend(self.separation(), self.separate))
+            if self.separate is not None:
+                losses.append(self._descend(self.separation(), self.separate))
+        losses += self._played(batch) if self.cfg.lr_adversarial else []
+        if self.cfg.classifies and self.cfg.lr_classification:
+            losses.append(self._descend(self.classification(batch), self.classify))
+        return losses
+
+    def _played(self, batch: dict[str, Any]) -> list[Tensor]:
+        losses = []
         with torch.set_grad_enabled(self.careful):
             codes = self.encode(batch)
         detached = {name: code.detach() for name, code in codes.items()}
@@ -210,8 +217,6 @@ class Idiomatic:
         codes = codes if self.careful else self.encode(batch)
         losses.append(self._descend(self.generator(batch, codes), self.generate))
         self.discriminators.requires_grad_(True)
-        if self.cfg.classifies:
-            losses.append(self._descend(self.classification(batch), self.classify))
         return losses
 
     def _descend(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:

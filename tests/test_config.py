@@ -129,7 +129,7 @@ def test_style_presets_are_the_papers(dataset):
 
 
 INTEGERS = ("style_dim", "noise_dim", "components", "epochs", "batch_size", "replicas", "checkpoint_every", "log_every")
-POSITIVE = ("lr_reconstruction", "lr_adversarial", "lr_classification", "prior_std", "init_std", "lr_decay")
+POSITIVE = ("prior_std", "init_std", "lr_decay")
 SEMI = {"task": "semi_supervised"}
 
 REFUSED = [
@@ -144,13 +144,13 @@ REFUSED = [
     ("seed", -1, "an integer from 0"),
     ("seed", None, "an integer from 0"),
     *((name, 0.0, "a finite number > 0") for name in POSITIVE),
-    ("lr_adversarial", -0.1, "a finite number > 0"),
-    ("lr_reconstruction", math.nan, "a finite number > 0"),
+    ("lr_adversarial", -0.1, "a finite number >= 0"),
+    ("lr_reconstruction", math.nan, "a finite number >= 0"),
     ("prior_std", math.inf, "a finite number > 0"),
     ("init_std", "0.01", "a finite number > 0"),
     ("lr_decay", True, "a finite number > 0"),
     ("prior_std", HUGE, "a finite number > 0"),
-    ("lr_classification", None, "a finite number > 0"),
+    ("lr_classification", None, "a finite number >= 0"),
     ("input_noise", -1e-9, "a finite number >= 0"),
     ("n_clusters", 1, "an integer from 2"),
     ("batch_norm", "decoder", "one of none, encoder, autoencoder"),
@@ -257,6 +257,17 @@ def test_a_wrong_element_is_refused_by_name(name, value):
             "n_labeled=100: expected None: the task 'embedding' uses no labels",
         ),
         ({"batch_norm": "encoder", "batch_size": 1}, "batch_size=1: expected at least 2 with batch_norm"),
+        (
+            {"batch_norm": "encoder", "lr_reconstruction": 0},
+            "batch_norm='encoder': expected 'none' with lr_reconstruct",
+        ),
+        ({"task": "gan", "lr_adversarial": 0}, "lr_adversarial=0.0: expected a finite number > 0 in the task 'gan'"),
+        ({"lr_reconstruction": 0, "lr_adversarial": 0}, "lr_reconstruction=0.0: expected a number > 0 unless another"),
+        ({"regularizer": "mmd", "lr_reconstruction": 0}, "lr_reconstruction=0.0: expected a number > 0 unless another"),
+        (
+            {"task": "semi_supervised", "lr_reconstruction": 0, "lr_adversarial": 0, "lr_classification": 0},
+            "lr_reconstruction=0.0: expected a number > 0 unless another cost is learned",
+        ),
         ({"task": "clustering"}, "n_clusters=None: expected a number of clusters in the task 'clustering'"),
         ({"n_clusters": 16}, "n_clusters=16: expected None in the task 'unsupervised'"),
         ({"noise_dim": 3}, "noise_dim=3: expected 10: it is for posterior='universal' alone"),

@@ -200,6 +200,8 @@ def test_ranks_share_members(tmp_path, two_ranks):
         ([{"hidden": (3,)}] * 3, {}, r"members\[0\]: field 'hidden': expected the same of lr_reconstruction"),
         ([{"dropout": 0.1 * r} for r in range(3)], {}, "dropout is 0 for some replicas, expected it of all or of none"),
         ([{"input_noise": 0.1 * r} for r in range(3)], {}, "input_noise is 0 for some"),
+        ([{"lr_adversarial": 0.1 * r} for r in range(3)], {}, "lr_adversarial is 0 for some"),
+        ([{"lr_adversarial": 0.0}] * 3, {}, "lr_adversarial is 0 for some"),
         ([{"dropout": 2.0}] * 3, {}, r"dropout=2.0: expected a number in \[0, 1\)"),
         ([{"seed": r} for r in range(3)], {"precision": "fp16"}, "precision='fp16': its loss scale is of all"),
     ],

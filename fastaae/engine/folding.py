@@ -38,7 +38,7 @@ def fold(step: Whole) -> None:
     networks = step.networks
     if step.cfg.task == "gan" or not kernels.on_tensor_cores(networks["decoder"].shadows[0]):
         return
-    if not networks["decoder"].norms:
+    if not networks["decoder"].norms and step.cfg.lr_reconstruction:
         _fold_loss(step)
     cfg, sizes = step.cfg, networks["encoder"].sizes
     plain = (cfg.task, cfg.posterior, cfg.regularizer) == ("unsupervised", "deterministic", "adversarial")

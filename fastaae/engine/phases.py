@@ -131,7 +131,7 @@ class Autoencoder:
         code, gradient: of the batch, z and y by name: what the encoder makes, and the gradients with respect to that.
         encoding, decoding, classifying: what the passes through encoder and decoder leave behind.
         noise: [R, B, Z], N(0, 1), of a Gaussian posterior; else None.
-        passes: network and tape by name, all there are.
+        passes: network and tape by name, of the costs that are learned.
         inputs: where examples go, the batch's and the labelled one's, and the noise of a universal posterior.
         judged: by name, what a discriminator sees, prior samples above fakes, and the gradient of the fakes.
     """
@@ -160,12 +160,13 @@ class Autoencoder:
         if cfg.regularizer != "adversarial":
             like = self.encoding.x[-1] if cfg.regularizer == "kl" else self.code["z"]
             self.penalty = self.encoder.weights[0].new_zeros(like.shape)
-        encoders = {"encoder": self.encoding} | ({"labeled": self.classifying} if labeled else {})
-        self.passes = {name: (self.encoder, tape) for name, tape in encoders.items()}
-        self.passes["decoder"] = (self.decoder, self.decoding)
+        encoders = [self.encoding, *([self.classifying] if labeled else [])]
+        passes = {"encoder": (self.encoder, self.encoding)} if cfg.lr_reconstruction or cfg.lr_adversarial else {}
+        passes |= {"labeled": (self.encoder, self.classifying)} if labeled and cfg.lr_classification else {}
+        self.passes = passes | ({"decoder": (self.decoder, self.decoding)} if cfg.lr_reconstruction else {})
         d, (layer, n) = self.decoder.sizes[-1], wiring.noise
-        plain = [t.x[0] if layer or not n else t.x[0][..., :d] for t in encoders.values()]
-        further = [t.x[layer][..., -n:] if n else None for t in encoders.values()]
+        plain = [t.x[0] if layer or not n else t.x[0][..., :d] for t in encoders]
+        further = [t.x[layer][..., -n:] if n else None for t in encoders]
         self.inputs = list(zip(plain, further, strict=True))
         self.judged = codes.judged
 

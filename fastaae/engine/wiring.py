@@ -60,7 +60,7 @@ def wiring(cfg: Config, d: int, classes: int) -> Wiring:
         code["log_variance"] = cfg.style_dim
     sizes = {} if cfg.task == "gan" else {"encoder": (d, *cfg.hidden, sum(code.values()))}
     sizes["decoder"] = (cfg.style_dim + (0 if cfg.task == "embedding" else y), *cfg.hidden, d)
-    if cfg.regularizer == "adversarial":
+    if cfg.regularizer == "adversarial" and cfg.lr_adversarial:
         sizes |= {f"discriminator.{name}": (width, *cfg.hidden, 1) for name, width in judged.items()}
     heads = (y, cfg.style_dim) if cfg.task == "embedding" else None
     norms = {"none": (), "encoder": ("encoder",), "autoencoder": ("encoder", "decoder")}[cfg.batch_norm]
@@ -81,4 +81,5 @@ def _phases(cfg: Config, networks: tuple[str, ...]) -> tuple[Phase, ...]:
     }
     names = PHASES[cfg.task] if cfg.regularizer == "adversarial" else ("divergence", "reconstruction")
     useless = {"separation": not learned, "classification": not cfg.classifies}
-    return tuple(Phase(name, *every[name]) for name in names if not useless.get(name))
+    found = [Phase(name, *every[name]) for name in names if not useless.get(name)]
+    return tuple(phase for phase in found if getattr(cfg, f"lr_{phase.cost}"))

@@ -57,14 +57,16 @@ class Watch:
             spreads = {std: priors.spread(step.batches.source, draws, std, cfg.components) for std in {*stds}}
             loss = mean_loss(cfg, self.models[0], next(self.training.split(EXAMPLES)))
             self.scales = loss, [spreads[std] for std in stds]
-        means, stds = [], []
-        with torch.inference_mode():
-            for model, scale in zip(self.models, self.scales[1], strict=True):
-                g = None if cfg.posterior == "gaussian" else torch.Generator(step.device).manual_seed(cfg.seed)
-                z = model.code(model.scaled(self.x), g)[0].double() / scale
-                means.append(z.mean(0).abs().max())
-                stds.append(z.var(0, correction=0).mean().sqrt())
-        if cfg.classifies:
+        if cfg.lr_adversarial or cfg.regularizer != "adversarial":  # something draws codes to the prior
+            means, stds = [], []
+            with torch.inference_mode():
+                for model, scale in zip(self.models, self.scales[1], strict=True):
+                    g = None if cfg.posterior == "gaussian" else torch.Generator(step.device).manual_seed(cfg.seed)
+                    z = model.code(model.scaled(self.x), g)[0].double() / scale
+                    means.append(z.mean(0).abs().max())
+                    stds.append(z.var(0, correction=0).mean().sqrt())
+            game |= {"code_mean": torch.stack(means), "code_std": torch.stack(stds)}
+        if cfg.classifies and cfg.lr_reconstruction:
             k, n = self.models[0].n_classes, len(self.x)
             asked, kept = torch.arange(n, dtype=torch.int64, device="cpu") % k, []
             labels, asked = torch.eye(k, dtype=torch.float32, device="cpu")[asked], asked.to(step.device)
@@ -73,7 +75,7 @@ class Watch:
                     made = torch.cat([*model.stream(n, cfg.seed, labels)])
                     kept.append((model.code(model.scaled(made))[1].argmax(1) == asked).double().mean())
             game["label_kept"] = 100 * torch.stack(kept)
-        return {**game, "code_mean": torch.stack(means), "code_std": torch.stack(stds)}
+        return game
 
     def warning(self, losses: Mapping[str, Sequence[float]], game: Mapping[str, Sequence[float]], done: int) -> str:
         """What has gone wrong for a while, or in the end, and what to change, once; else nothing. It is of measure()'s
