@@ -20,12 +20,15 @@ def read_version():
 readme = ROOT / "README.md"
 
 KERNELS = [".kernels", ".kernels.step", ".kernels.parzen"]
+# Triton has wheels for Linux only, and PyTorch's CUDA build brings its own; without it plain torch runs.
+GPU = ["triton>=3.6; platform_system == 'Linux' and (platform_machine == 'x86_64' or platform_machine == 'aarch64')"]
 IMAGES = ["pillow"]
 BOARD = ["tensorboard"]
 ONNX = ["onnx", "onnxscript", "onnxruntime"]
 HUB = ["huggingface_hub"]
 DEMO = ["scikit-learn", "matplotlib", *IMAGES]
 TEST = [
+    *GPU,
     *DEMO,
     *BOARD,
     *ONNX,
@@ -57,14 +60,20 @@ setup(
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.11",
-        # Triton has wheels for Linux only; everywhere else the plain-torch twins of the kernels run.
-        "triton>=3.6; platform_system == 'Linux' and (platform_machine == 'x86_64' or platform_machine == 'aarch64')",
         "numpy",
         "safetensors>=0.7",
-        "nvtx",
+        "nvtx; platform_system != 'Darwin'",  # which has no wheels there
         "tqdm",
     ],
-    extras_require={"images": IMAGES, "tensorboard": BOARD, "onnx": ONNX, "hub": HUB, "demo": DEMO, "test": TEST},
+    extras_require={
+        "gpu": GPU,
+        "images": IMAGES,
+        "tensorboard": BOARD,
+        "onnx": ONNX,
+        "hub": HUB,
+        "demo": DEMO,
+        "test": TEST,
+    },
     entry_points={"console_scripts": ["fastaae = fastaae.cli:main"]},
     classifiers=[
         "Development Status :: 4 - Beta",

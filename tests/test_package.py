@@ -123,7 +123,7 @@ READING_PATH = [  # one batch, from its config to the updated weights
     "fastaae/run/training.py",
 ]
 PATH_LINES, PATH_FUNCTION = 1842, 60
-ALL_LINES = 12094  # 9,798 before modules, estimators, sweeps, best weights, export
+ALL_LINES = 12098  # 9,798 before modules, estimators, sweeps, best weights, export
 ANY_FUNCTION, PARAMETERS, DOCUMENTED = 80, 8, 0.91
 
 
@@ -365,20 +365,27 @@ def test_help_is_quick(tmp_path):
     assert best_of_five(measure, limit=0.5) <= 0.5
 
 
-def test_import_without_triton(tmp_path):
-    modules = [f"fastaae.{name}" for name in MODULES if name]
+@pytest.mark.parametrize("package", ["triton", "nvtx", "matplotlib", "sklearn", "PIL", "pandas", "h5py"])
+def test_import_and_training_without(package, tmp_path):
+    modules = [f"fastaae.{name}" for name in MODULES if name and f"{package} {name}" != "sklearn estimators"]
     code = f"""
 import importlib, sys
 
-class NoTriton:
+class Hidden:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "triton":
-            raise ImportError("triton is hidden by this test")
+        if name.partition(".")[0] == "{package}":
+            raise ImportError("{package} is hidden by this test")
 
-sys.meta_path.insert(0, NoTriton())
+sys.meta_path.insert(0, Hidden())
 for name in {["fastaae", "fastaae.kernels", *modules]}:
     importlib.import_module(name)
-print("triton" in sys.modules)
+import numpy as np
+x = np.random.default_rng(0).random((60, 5)).astype(np.float32)
+import fastaae
+cfg = fastaae.Config(hidden=(8,), batch_size=10, epochs=1, out_dir="run")
+model = fastaae.train(cfg, x, progress=False).model
+assert np.isfinite(fastaae.parzen_log_likelihood(x[:5], model.sample(50, seed=0), 0.5).mean)
+print("{package}" in sys.modules)
 """
     assert output_of(code, tmp_path) == "False"
 

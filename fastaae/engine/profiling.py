@@ -6,8 +6,12 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import nvtx
 import torch
+
+try:
+    import nvtx
+except ImportError:  # macOS
+    nvtx = None
 
 _traces: list[Path] = []  # being written
 
@@ -15,7 +19,7 @@ _traces: list[Path] = []  # being written
 @contextlib.contextmanager
 def mark(name: str) -> Iterator[None]:
     """A range of the NVTX domain "fastaae", and of a trace that is being written; else next to nothing."""
-    with nvtx.annotate(name, domain="fastaae"):
+    with nvtx.annotate(name, domain="fastaae") if nvtx else contextlib.nullcontext():
         if _traces:
             with torch.profiler.record_function(name):
                 yield
