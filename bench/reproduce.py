@@ -38,6 +38,7 @@ PAPER = {  # metric and its published value, percent or nats; "-": not published
     "mnist-likelihood": {"log_likelihood_10000": "340 ± 2", "log_likelihood_10000000": "427"},
     "mnist-likelihood-adam": {"log_likelihood_10000": "340 ± 2", "log_likelihood_10000000": "427"},
     "mnist-gmmn": {"log_likelihood_10000": "282 ± 2", "log_likelihood_10000000": "-"},
+    "mnist-vae": {"log_likelihood_10000": "-", "log_likelihood_10000000": "-"},
     "mnist-gan": {"log_likelihood_10000": "225 ± 2", "log_likelihood_10000000": "386"},
     "tfd-likelihood": {"log_likelihood_10000": "2252 ± 16", "log_likelihood_10000000": "2522"},
     "mnist-100": {"test_error": "1.90 ± 0.10"},

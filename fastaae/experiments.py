@@ -62,6 +62,8 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {  # what each is, and what it 
          "momentum_adversarial": 0.5, "lr_adversarial": 0.02, "lr_decay_epochs": (), "epochs": 60}),
     "mnist-gmmn": ("beside it in table 1: a code matched by maximum mean discrepancy",
         {**_JOINT, "regularizer": "mmd", "regularizer_weight": 100.0}),
+    "mnist-vae": ("beside it: a variational autoencoder",
+        {**_JOINT, "regularizer": "kl", "posterior": "gaussian", "prior_std": 1.0}),
     "mnist-vae-2d": ("2-D code of a variational autoencoder: beside figure 2",
         {**_JOINT, "style_dim": 2, "regularizer": "kl", "posterior": "gaussian"}),
     "mnist-2d": ("2-D code under a Gaussian, to look at: figure 2", {"style_dim": 2, "epochs": 1000}),
