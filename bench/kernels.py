@@ -9,7 +9,8 @@ as at run time. Columns: registers per thread; bytes of stack and local memory, 
 (spills: all must be 0); shared memory; tensor-core instructions and all SASS instructions; programs that fit one
 multiprocessor. The last columns are arithmetic, nothing is measured: the bytes and FLOPs of cost(), and the longer of
 their times at peak dense fp16 rate (int8: twice that) and peak bandwidth. Exit status 1 if a kernel fails to compile,
-spills, does not fit or uses no tensor cores though it is there for them. The last line is JSON.
+spills, does not fit or uses no tensor cores though it is there for them. Of a step, operations of plain torch that make
+or fill a tensor are counted too, a launch each. The last line is JSON.
 
 With the trace that `fastaae train --profile` left on a GPU, of the same preset, replicas and bf16, each launch has the
 mean time of those of its kernel and grid beside it, and how many times that is what arithmetic and a launch take.
@@ -220,10 +221,13 @@ def moved(name: str, args: tuple) -> tuple[int, int]:
     return size(*args), sum(2 * x.shape[1] * w.numel() for x, w in of)
 
 
-def step(preset: str, replicas: int, precision: str, arch: int) -> list[dict]:
-    """What the compiler makes of every launch of one training step, in order of their first; equal ones count."""
+def step(preset: str, replicas: int, precision: str, arch: int) -> tuple[list[dict], list[int]]:
+    """What the compiler makes of every launch of one training step, in order of their first; equal ones count. And for
+    each operation of plain torch, which makes or fills a tensor, the bytes of all that it reads or writes."""
     import numpy as np
     import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
 
     import fastaae
     from fastaae import kernels
@@ -252,16 +256,27 @@ def step(preset: str, replicas: int, precision: str, arch: int) -> list[dict]:
 
             return record
 
-    x, cfg = np.zeros((600, 784), np.uint8), fastaae.preset(preset, replicas=replicas, precision=precision)
+    plain: list[int] = []
+
+    class Plain(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            view = any(a.alias_info and not a.alias_info.is_write for a in func._schema.arguments)
+            if not view and "empty" not in func._schema.name:
+                plain.append(sum(t.nbytes for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor)))
+            return out
+
+    x, cfg = np.zeros((2000, 784), np.uint8), fastaae.preset(preset, replicas=replicas, precision=precision)
     triton = patch.object(kernels, "triton_takes", lambda t: True)
     with triton, patch.object(layers, "capability", lambda t: arch // 10):
-        one = Step(cfg, from_arrays((x, np.arange(600) % 10)), torch.device("cpu"))
+        one = Step(cfg, from_arrays((x, np.arange(2000) % 10)), torch.device("cpu"))
         for module in (draws, layers, losses):
             for name, fn in list(vars(module).items()):
                 if name.endswith("_kernel"):
                     setattr(module, name, Recorder(fn))
         one.start_epoch(0)
-        one()
+        with Plain():
+            one()
     rows = []
     for key, (fn, grid, args, options) in launches.items():
         name = fn.__name__.strip("_").removesuffix("_kernel")
@@ -270,7 +285,7 @@ def step(preset: str, replicas: int, precision: str, arch: int) -> list[dict]:
         row = {"kernel": name, "arch": arch, "grid": grid, "times": counts[key], "config": options}
         row |= {"bytes": volume, "flops": flops, "roofline_us": roof}
         rows.append(row | machine_code(fn, args, options, arch))
-    return rows
+    return rows, plain
 
 
 def beside(row: dict, measured: dict[tuple, float]) -> str:
@@ -294,7 +309,8 @@ def durations(trace: str) -> dict[tuple, float]:
 
 def launches_of_a_step(options: argparse.Namespace) -> list[dict]:
     """Print and return a row for each launch."""
-    rows = [row for arch in options.arch for row in step(options.step, options.replicas, "bf16", arch)]
+    found = {arch: step(options.step, options.replicas, "bf16", arch) for arch in options.arch}
+    rows = [row for some, _ in found.values() for row in some]
     print(
         f"{'':24}{'times':>6}{'grid':>12}{'reg':>5}{'spill':>10}{'KB':>5}{'tensor':>8}{'SASS':>6}{'fit':>4}"
         f"{'MB':>9}{'MFLOP':>8}  us at peak"
@@ -310,13 +326,16 @@ def launches_of_a_step(options: argparse.Namespace) -> list[dict]:
             + ", ".join(f"{gpu} {us:.2f}" for gpu, us in row["roofline_us"].items())
             + beside(row, measured)
         )
-    for arch in options.arch:
-        mine = [row for row in rows if row["arch"] == arch]
+    for arch, (mine, plain) in found.items():
         n, megabytes = (sum(r["times"] * r.get(k, 1) for r in mine) for k in ("", "bytes"))
         print(f"sm_{arch}: {n} launches a step, {megabytes / 1e6:.0f} MB", end="")
         for gpu in PEAK[arch]:
             us = sum(row["times"] * row["roofline_us"][gpu] for row in mine)
             print(f"; {gpu}: {us:.0f} us at peak, {us + n * GAP:.0f} with {GAP} us a launch", end="")
+        print(f"\nand {len(plain)} operations of plain torch, {sum(plain) / 1e6:.0f} MB", end="")
+        for gpu, (_, band) in PEAK[arch].items():
+            us = 1e6 * sum(plain) / band
+            print(f"; {gpu}: {us:.0f} us at peak, {us + len(plain) * GAP:.0f} with {GAP} us each", end="")
         print()
     return rows
 
