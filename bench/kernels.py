@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from contextlib import ExitStack
 from itertools import zip_longest
 from pathlib import Path
 from unittest.mock import patch
@@ -233,7 +234,7 @@ def step(preset: str, replicas: int, precision: str, arch: int) -> tuple[list[di
     from fastaae import kernels
     from fastaae.data import from_arrays
     from fastaae.engine.step import Step
-    from fastaae.kernels.step import draws, layers, losses
+    from fastaae.kernels.step import draws, layers, losses, norms
 
     launches: dict[str, tuple] = {}
     counts: Counter = Counter()
@@ -267,13 +268,14 @@ def step(preset: str, replicas: int, precision: str, arch: int) -> tuple[list[di
             return out
 
     x, cfg = np.zeros((2000, 784), np.uint8), fastaae.preset(preset, replicas=replicas, precision=precision)
-    triton = patch.object(kernels, "triton_takes", lambda t: True)
-    with triton, patch.object(layers, "capability", lambda t: arch // 10):
+    with ExitStack() as patched:
+        patched.enter_context(patch.object(kernels, "triton_takes", lambda t: True))
+        patched.enter_context(patch.object(layers, "capability", lambda t: arch // 10))
         one = Step(cfg, from_arrays((x, np.arange(2000) % 10)), torch.device("cpu"))
-        for module in (draws, layers, losses):
+        for module in (draws, layers, losses, norms):
             for name, fn in list(vars(module).items()):
                 if name.endswith("_kernel"):
-                    setattr(module, name, Recorder(fn))
+                    patched.enter_context(patch.object(module, name, Recorder(fn)))
         one.start_epoch(0)
         with Plain():
             one()

@@ -1,9 +1,9 @@
 """The operations of a training step (installed as fastaae.kernels); reference.py says what each does.
 
 Who computes them is chosen once, when a network or a step is made, by device, dtype and size: Triton on a GPU (step/
-layers.py with 16-bit operands, losses.py with any but float64, draws.py where a step draws no more than that can),
-oneDNN for large layers on a CPU (onednn.py), plain torch for the rest (reference.py). A step then calls what
-was chosen; of what is in plain torch everywhere (batch normalisation, divergences) it calls reference.py.
+layers.py with 16-bit operands, losses.py and norms.py with any but float64, draws.py where a step draws no more than
+that can), oneDNN for large layers on a CPU (onednn.py), plain torch for the rest (reference.py). A step then calls what
+was chosen; of what is in plain torch everywhere (dropout, divergences) it calls reference.py.
 """
 
 import os
@@ -39,6 +39,13 @@ class Losses(NamedTuple):
     finish: Callable[..., None]
 
 
+class Norms(NamedTuple):
+    """Batch normalisation in training, as in reference.py."""
+
+    batch_norm: Callable[..., None]
+    batch_norm_backward: Callable[..., None]
+
+
 def choose_products(weight: Tensor, library: str = "onednn") -> Products:
     """For a layer whose products read weight [R, O, I], of float32 on a CPU by oneDNN, or by what "torch" calls."""
     if on_tensor_cores(weight):
@@ -69,6 +76,15 @@ def choose_losses(like: Tensor) -> Losses:
         from .step import losses as module
 
     return Losses(*(getattr(module, name) for name in Losses._fields))
+
+
+def choose_norms(like: Tensor) -> Norms:
+    """For a network whose products read what is of like's device and dtype."""
+    module = reference
+    if triton_takes(like):
+        from .step import norms as module
+
+    return Norms(module.batch_norm, module.batch_norm_backward)
 
 
 def together(*works: Iterator[tuple]) -> None:

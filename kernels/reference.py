@@ -285,22 +285,22 @@ def head_separation(heads: Tensor, eta: float, grad: Tensor) -> Tensor:
 
 def batch_norm(
     x: Tensor, weight: Tensor, bias: Tensor, running: tuple[Tensor, Tensor], momentum: float,
-    normalized: Tensor, inverse_std: Tensor, out: Tensor,
+    kept: tuple[Tensor, Tensor], out: Tensor, relu: bool,
 ) -> None:  # fmt: skip
-    """out = normalized * weight + bias, with normalized = (x - mean) / sqrt(variance + eps) over the batch.
+    """out = normalized * weight + bias, with normalized = (x - mean) / sqrt(variance + eps) over the batch; then
+    max(0, .) if relu.
 
     Args:
-        x, normalized, out: [R, B, D]; out may be x, both may have 16 bits. Backward needs normalized and inverse_std.
-        weight, bias, inverse_std: [R, 1, D].
+        x, out: [R, B, D]; out may be x, both may have 16 bits.
+        weight, bias: [R, 1, D].
         running: mean and variance [R, 1, D] that inference uses.
         momentum: share of the batch's mean and unbiased variance in the running ones, torch's rule; 0 leaves them.
+        kept: normalized [R, B, D] and 1 / sqrt(variance + eps) [R, 1, D], written for the backward pass.
 
     Raises:
         ValueError: B = 1, which has no variance.
     """
-    b = x.shape[1]
-    if b < 2:
-        raise ValueError(f"batch_norm of {b} row: expected at least 2")
+    b, (normalized, inverse_std) = at_least_two(x), kept
     mean = _wide(x).mean(1, keepdim=True)
     torch.sub(x, mean, out=normalized)
     variance = normalized.square().mean(1, keepdim=True)  # torch.var_mean takes ten times as long along this axis
@@ -310,6 +310,15 @@ def batch_norm(
     if momentum:
         running[0].lerp_(mean, momentum)
         running[1].lerp_(variance.mul_(b / (b - 1)), momentum)
+    if relu:
+        out.relu_()
+
+
+def at_least_two(x: Tensor) -> int:
+    """The rows of x [R, B, D], of which batch_norm needs two."""
+    if x.shape[1] < 2:
+        raise ValueError(f"batch_norm of {x.shape[1]} row: expected at least 2")
+    return x.shape[1]
 
 
 def batch_norm_backward(

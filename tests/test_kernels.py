@@ -428,8 +428,9 @@ def test_head_separation_by_hand():
 
 @pytest.mark.parametrize("momentum", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("in_place", [False, True], ids=["", "in-place"])
+@pytest.mark.parametrize("relu", [False, True], ids=["", "relu"])
 @pytest.mark.parametrize("r,b,d", [*REPLICAS, pytest.param(1, 2, 3, id="two-rows")])
-def test_batch_norm(r, b, d, momentum, in_place):
+def test_batch_norm(r, b, d, momentum, in_place, relu):
     x, weight, bias = (randn(*s).requires_grad_() for s in ((r, b, d), (r, 1, d), (r, 1, d)))
     mean, variance, upstream = randn(r, 1, d), randn(r, 1, d).square(), randn(r, b, d)
     expected_mean, expected_variance = mean.clone(), variance.clone()
@@ -446,8 +447,8 @@ def test_batch_norm(r, b, d, momentum, in_place):
     x, weight, bias = x.detach().clone(), weight.detach(), bias.detach()
     out = x if in_place else empty(r, b, d)
     normalized, inverse_std = empty(r, b, d), empty(r, 1, d)
-    reference.batch_norm(x, weight, bias, (mean, variance), momentum, normalized, inverse_std, out)
-    close(out, expected.detach())
+    reference.batch_norm(x, weight, bias, (mean, variance), momentum, (normalized, inverse_std), out, relu)
+    close(out, expected.detach().relu() if relu else expected.detach())
     close(mean, expected_mean)
     close(variance, expected_variance)
     gx, gw, gb = upstream if in_place else empty(r, b, d), empty(r, 1, d), empty(r, 1, d)
@@ -470,11 +471,11 @@ def test_batch_norm_of_constant_and_of_distant_values():
     x[0, :, 1] = torch.tensor([0.0, 1.0, 2.0, 3.0]) + 4096  # a variance from squares in float32 would be lost
     one, zero = torch.ones(1, 1, 2), torch.zeros(1, 1, 2)
     normalized, inverse_std, out = torch.empty_like(x), torch.empty_like(one), torch.empty_like(x)
-    reference.batch_norm(x, one, zero, (zero.clone(), one.clone()), 0.1, normalized, inverse_std, out)
+    reference.batch_norm(x, one, zero, (zero.clone(), one.clone()), 0.1, (normalized, inverse_std), out, False)
     assert not out[0, :, 0].any()
     close(out[0, :, 1], (torch.arange(4) - 1.5) / 1.25**0.5, rtol=1e-5)
     with pytest.raises(ValueError, match="batch_norm of 1 row: expected at least 2"):
-        reference.batch_norm(x[:, :1], one, zero, (zero, one), 0.1, normalized[:, :1], inverse_std, out[:, :1])
+        reference.batch_norm(x[:, :1], one, zero, (zero, one), 0.1, (normalized, inverse_std), out, False)
 
 
 @pytest.mark.parametrize("p", [0.0, 0.2, 0.9])
@@ -504,7 +505,7 @@ def test_losses_and_layers_are_capture_safe():
             reference.reparameterize_backward(x, y, a, b)
             reference.mmd(x, y, (1.0, 2.0), a)
             reference.head_separation(k, 1.0, g)
-            reference.batch_norm(x, row, row, (w, v), 0.1, a, row.clone(), b)
+            reference.batch_norm(x, row, row, (w, v), 0.1, (a, row.clone()), b, True)
             reference.batch_norm_backward(x, row, a, row, c, w, v)
             reference.batch_norm_inference(x, row, row, row, row, c)
             reference.dropout(x, a > 0, 0.2, d)

@@ -32,7 +32,7 @@ if RUNS:
     import triton
     import triton.language as tl
 
-    from fastaae.kernels.step import draws, layers, losses
+    from fastaae.kernels.step import draws, layers, losses, norms
 
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 D64 = torch.float64
@@ -76,6 +76,38 @@ def test_every_launch_of_a_step_compiles_without_spills(tmp_path, arch):
         assert row["spill"] == [0, 0, 0] or row["kernel"] == "draw"
         assert row["tensor"] > 0 or row["kernel"] not in ("forward", "backward", "update")
         assert row["programs"] >= 3 or row["kernel"] != "update" or arch == 80
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.skipif(INTERPRETED, reason="compiles")
+@pytest.mark.parametrize("arch", [80, 90, 100])
+def test_batch_norm_compiles_without_spills(arch, bench, tmp_path, monkeypatch):
+    from fastaae.kernels.step import norms
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    launched, compiler = [], bench("kernels").machine_code
+    for name in ("_norm_kernel", "_norm_backward_kernel"):
+        monkeypatch.setattr(norms, name, Launched(getattr(norms, name), launched))
+    for b, dtype in ((100, torch.bfloat16), (20, torch.float32), (512, torch.float16), (1000, torch.bfloat16)):
+        rows, row = torch.empty(2, b, 3000, device="meta"), torch.empty(2, 1, 3000, device="meta")
+        x = torch.empty(2, b, 3008, dtype=dtype, device="meta")[..., :3000]
+        for momentum in (0.0, 0.1):
+            norms.batch_norm(x, row, row, (row, row), momentum, (rows, row), x, True)
+        norms.batch_norm_backward(x, row, rows, row, x, row, row)
+    assert len(launched) == 12
+    for kernel, args, options in launched:
+        found = compiler(kernel, args, options, arch)
+        assert found["spill"] == [0, 0, 0] and found["programs"] >= 2, (kernel, args, options, found)
+
+
+class Launched:
+    """A kernel whose launches are only written down."""
+
+    def __init__(self, kernel, launched):
+        self.kernel, self.launched = kernel, launched
+
+    def __getitem__(self, grid):
+        return lambda *args, **options: self.launched.append((self.kernel, args, options))
 
 
 @pytest.mark.skipif(INTERPRETED, reason="needs no kernel")
@@ -336,6 +368,39 @@ def test_losses_equal_their_twins(r, b, dtype):
 
 
 @VALUES
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("momentum,relu", [(0.0, True), (0.1, False), (1.0, True)])
+@pytest.mark.parametrize("r,b,d", [(1, 2, 3), (3, 5, 70), (1, 100, 33), (2, 130, 16), (1, 513, 17), (1, 1100, 5)])
+def test_batch_norm_equals_its_twin(r, b, d, momentum, relu, dtype):
+    """In place and in parts of larger buffers, as in a step; of distant values, whose variance from squares would be
+    lost, and of a column that has none."""
+    buffers = [randn(r, b + 1, d + 2).add_(shift).to(dtype) for shift in (100, 0)]
+    (x, grad), around = [t[:, 1:, 2:] for t in buffers], [t.clone() for t in buffers]
+    x[..., 0] = 7
+    learned, running = (randn(r, 1, d), randn(r, 1, d)), (randn(r, 1, d), randn(r, 1, d).abs())
+    exact, given = [t.double() for t in (x, *learned, *running, grad)], grad.clone()
+    kept, wide = ([poisoned(r, n, d, dtype=dt) for n in (b, 1, 1, 1)] for dt in (torch.float32, D64))
+    reference.batch_norm(*exact[:3], exact[3:5], momentum, wide[:2], exact[0], relu)
+    norms.batch_norm(x, *learned, running, momentum, kept[:2], x, relu)
+    rounded = {"rtol": 2 * UNIT[dtype] + 2e-5, "atol": 2e-4}  # means of 100 have an error of 1e-5
+    torch.testing.assert_close(x.double(), exact[0], **rounded)
+    for a, e in zip((*kept[:2], *running), (*wide[:2], *exact[3:5]), strict=True):
+        torch.testing.assert_close(a.double(), e, rtol=1e-4, atol=1e-4)
+    reference.batch_norm_backward(exact[5], exact[1], *wide[:2], exact[5], *wide[2:])
+    norms.batch_norm_backward(grad, learned[0], *kept[:2], grad, *kept[2:])
+    torch.testing.assert_close(grad.double(), exact[5], **rounded)
+    for a, e in zip(kept[2:], wide[2:], strict=True):
+        torch.testing.assert_close(a.double(), e, rtol=1e-4, atol=1e-4 * math.sqrt(b))
+    for t, before in zip(buffers, around, strict=True):
+        assert torch.equal(t[:, 0], before[:, 0]) and torch.equal(t[..., :2], before[..., :2])
+    out = poisoned(r, b, d, dtype=dtype)
+    norms.batch_norm_backward(given, learned[0], *kept[:2], out, *kept[2:])
+    assert torch.equal(out, grad) and (momentum or torch.equal(running[0].double(), exact[3]))
+    with pytest.raises(ValueError, match="batch_norm of 1 row: expected at least 2"):
+        norms.batch_norm(x[:, :1], *learned, running, momentum, kept[:2], x[:, :1], relu)
+
+
+@VALUES
 @pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # which 1 / (1 + exp(x)) turns into 0
 @pytest.mark.parametrize("logit", [15.0, 25.0, 100.0, 1e4])
 @pytest.mark.parametrize(
@@ -480,7 +545,7 @@ KINDS = [  # of steps
 ]
 KINDS += [
     (task, {"optimizer": optimizer, "precision": precision, **fields})
-    for precision in ("fp16", "bf16")
+    for precision in ("fp32", "fp16", "bf16")
     for task, optimizer, fields in (
         ("clustering", "adam", {"batch_norm": "encoder"}),
         ("unsupervised", "sgd", {"batch_norm": "autoencoder", "dropout": 0.2}),
@@ -550,7 +615,7 @@ def test_two_discriminators_in_one_launch_have_the_bits_of_two(task, launches, m
                 patch.setattr(kernels, "alike", lambda a, b: False)
             step, count = Step(config(task, **fields), dataset(), DEVICE), []
             step.start_epoch(0)
-            for module in (draws, layers, losses):
+            for module in (draws, layers, losses, norms):
                 for name, kernel in list(vars(module).items()):
                     if name.endswith("_kernel"):
                         patch.setattr(module, name, Counted(kernel, count))
@@ -573,7 +638,7 @@ def test_launches_of_a_step(fields, launches, monkeypatch):
     """Codes are folded where nothing comes between the layers that leave and sum them; a dropout is not of Triton."""
     step, count = Step(config("unsupervised", precision="fp16", **fields), dataset(), DEVICE), []
     step.start_epoch(0)
-    for module in (draws, layers, losses):
+    for module in (draws, layers, losses, norms):
         for name, kernel in list(vars(module).items()):
             if name.endswith("_kernel"):
                 monkeypatch.setattr(module, name, Counted(kernel, count))

@@ -101,6 +101,7 @@ class MLP:
     Attributes:
         shadows: what products read, the weights or copies of them in the dtype of compute.
         products: who computes those of each layer.
+        normalize: who computes batch normalisation.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class MLP:
             self.shadows = [kernels.zeros(w.new_empty(0, dtype=compute), *w.shape) for w in weights]
             self.refresh()
         self.products = [kernels.choose_products(w, library) for w in self.shadows]
+        self.normalize = kernels.choose_norms(self.shadows[0])
         # A discriminator of one layer has none below to hand a gradient to, which Triton's kernel always does.
         self.judge_rows = (kernels.choose_losses(self.shadows[0]) if len(weights) > 1 else reference).judge
 
@@ -184,9 +186,8 @@ class MLP:
             yield self.products[i].linear, tape.x[i], weight, offset, y, i < last and not self.norms
             if self.norms:
                 n, t = self.norms[i], tape.normalized[i]
-                reference.batch_norm(y, n.scale, self.biases[i], (n.mean, n.variance), momentum, t.x, t.inverse_std, y)
-                if i < last:
-                    y.relu_()
+                args = ((n.mean, n.variance), momentum, (t.x, t.inverse_std), y, i < last)
+                self.normalize.batch_norm(y, n.scale, self.biases[i], *args)
             if i < last and tape.masks:
                 reference.dropout(y, tape.masks[i], tape.p, y)
 
@@ -202,7 +203,7 @@ class MLP:
             if self.norms:
                 t, g = tape.normalized[i], self.output(tape.g, i)
                 args = (g, t.scale_gradient, t.bias_gradient)
-                reference.batch_norm_backward(g, self.norms[i].scale, t.x, t.inverse_std, *args)
+                self.normalize.batch_norm_backward(g, self.norms[i].scale, t.x, t.inverse_std, *args)
             if (i > 0 or input_gradient) and not (judged and i == last):
                 activation = tape.x[i] if i > 0 else None
                 grad = self.output(tape.g, i)
