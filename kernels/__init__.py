@@ -40,10 +40,11 @@ class Losses(NamedTuple):
 
 
 class Norms(NamedTuple):
-    """Batch normalisation in training, as in reference.py."""
+    """Batch normalisation in training, and steps of what it learns, as in reference.py."""
 
     batch_norm: Callable[..., None]
     batch_norm_backward: Callable[..., None]
+    steps: Callable[..., None]
 
 
 def choose_products(weight: Tensor, library: str = "onednn") -> Products:
@@ -84,7 +85,7 @@ def choose_norms(like: Tensor) -> Norms:
     if triton_takes(like):
         from .step import norms as module
 
-    return Norms(module.batch_norm, module.batch_norm_backward)
+    return Norms(*(getattr(module, name) for name in Norms._fields))
 
 
 def together(*works: Iterator[tuple]) -> None:

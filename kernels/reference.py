@@ -94,6 +94,15 @@ def update(
             shadow.copy_(weight)
 
 
+def steps(
+    parameters: Sequence[tuple], rate: Tensor, correction: Tensor | None, momentum: float | Tensor = 0.0,
+    scale: Tensor | None = None,
+) -> None:  # fmt: skip
+    """One step on several parameters [R, 1, O], each with its state and gradient; the rest as update()."""
+    for parameter, state, grad in parameters:
+        step_(parameter, state, grad, rate, correction, momentum, scale)
+
+
 def step_(
     parameter: Tensor, state: Sequence[Tensor], grad: Tensor, rate: Tensor, correction: Tensor | None,
     momentum: float | Tensor, scale: Tensor | None = None,

@@ -82,19 +82,23 @@ def test_every_launch_of_a_step_compiles_without_spills(tmp_path, arch):
 @pytest.mark.skipif(INTERPRETED, reason="compiles")
 @pytest.mark.parametrize("arch", [80, 90, 100])
 def test_batch_norm_compiles_without_spills(arch, bench, tmp_path, monkeypatch):
-    from fastaae.kernels.step import norms
+    from fastaae.kernels.step import layers, norms
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     launched, compiler = [], bench("kernels").machine_code
-    for name in ("_norm_kernel", "_norm_backward_kernel"):
-        monkeypatch.setattr(norms, name, Launched(getattr(norms, name), launched))
+    for module, name in ((norms, "_norm_kernel"), (norms, "_norm_backward_kernel"), (layers, "_update_kernel")):
+        monkeypatch.setattr(module, name, Launched(getattr(module, name), launched))
     for b, dtype in ((100, torch.bfloat16), (20, torch.float32), (512, torch.float16), (1000, torch.bfloat16)):
         rows, row = torch.empty(2, b, 3000, device="meta"), torch.empty(2, 1, 3000, device="meta")
         x = torch.empty(2, b, 3008, dtype=dtype, device="meta")[..., :3000]
         for momentum in (0.0, 0.1):
             norms.batch_norm(x, row, row, (row, row), momentum, (rows, row), x, True)
         norms.batch_norm_backward(x, row, rows, row, x, row, row)
-    assert len(launched) == 12
+    monkeypatch.setattr(layers, "capability", lambda t: arch // 10)
+    for correction in (None, row):
+        some = [(row, (row, row) if correction is not None else (row,), row)] * 6
+        norms.steps(some, row[..., :1], correction, 0.9, row)
+    assert len(launched) == 14
     for kernel, args, options in launched:
         found = compiler(kernel, args, options, arch)
         assert found["spill"] == [0, 0, 0] and found["programs"] >= 2, (kernel, args, options, found)
@@ -401,6 +405,33 @@ def test_batch_norm_equals_its_twin(r, b, d, momentum, relu, dtype):
 
 
 @VALUES
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("adam", [False, True])
+def test_steps_of_what_batch_norm_learns(adam, scaled):
+    """Of seven parameters, which are two launches, replicas with rates and momenta of their own."""
+    r = 3
+    ours = [
+        (randn(r, 1, o), tuple(randn(r, 1, o).abs() for _ in range(1 + adam)), randn(r, 1, o)) for o in range(61, 68)
+    ]
+    if scaled:
+        ours[1][2][1, 0, 5] = math.inf
+    theirs, before = [copied(some) for some in ours], [copied(some) for some in ours]
+    rate, momentum = (torch.linspace(*ends, r, device=DEVICE).view(r, 1, 1) for ends in ((0.01, 0.1), (0.5, 0.9)))
+    correction = torch.tensor([0.1, 0.001, 1], device=DEVICE) if adam else None
+    scales = [torch.tensor([64.0, 0, 7], device=DEVICE) if scaled else None for _ in range(2)]
+    with np.errstate(invalid="ignore"):
+        norms.steps(ours, rate, correction, momentum, scales[0])
+    reference.steps(theirs, rate, correction, momentum, scales[1])
+    for one, two, old in zip(ours, theirs, before, strict=True):
+        assert torch.equal(one[2], old[2]) and not torch.equal(one[0], old[0])
+        for a, e in zip(tensors(one)[:-1], tensors(two)[:-1], strict=True):
+            torch.testing.assert_close(a, e, rtol=1e-5, atol=1e-6)
+    if scaled:
+        assert torch.equal(scales[0], scales[1]) and scales[0].tolist() == [64, 1, 7]
+        assert torch.equal(ours[1][0][1, 0, 5], before[1][0][1, 0, 5])
+
+
+@VALUES
 @pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # which 1 / (1 + exp(x)) turns into 0
 @pytest.mark.parametrize("logit", [15.0, 25.0, 100.0, 1e4])
 @pytest.mark.parametrize(
@@ -631,7 +662,14 @@ def test_two_discriminators_in_one_launch_have_the_bits_of_two(task, launches, m
 @VALUES
 @pytest.mark.parametrize(
     "fields,launches",
-    [({}, 27), ({"dropout": 0.2}, 30), ({"regularizer": "mmd"}, 15), ({"style_dim": 17}, 31), ({"hidden": (24,)}, 21)],
+    [
+        ({}, 27),
+        ({"dropout": 0.2}, 30),
+        ({"regularizer": "mmd"}, 15),
+        ({"style_dim": 17}, 31),
+        ({"hidden": (24,)}, 21),
+        ({"batch_norm": "encoder"}, 45),
+    ],
     ids=str,
 )
 def test_launches_of_a_step(fields, launches, monkeypatch):

@@ -372,10 +372,13 @@ class Optimizer:
             state = (m[f"{i}.weight"], tuple(moments[: len(self.names)]))
             some.append((tape.x[i], n.output(tape.g, i), n.weights[i], bias, n.shadows[i], *state))
         yield self.updates[layers[0]], tuple(some), self.rate, self.correction, self.momentum, self.scale
-        for i in layers if n.norms else ():
-            t = tape.normalized[i]
-            self.step(f"{i}.bias", n.biases[i], t.bias_gradient)
-            self.step(f"{i}.scale", n.norms[i].scale, t.scale_gradient)
+        if n.norms:
+            some = []
+            for i in layers:
+                t = tape.normalized[i]
+                some.append((n.biases[i], m[f"{i}.bias"], t.bias_gradient))
+                some.append((n.norms[i].scale, m[f"{i}.scale"], t.scale_gradient))
+            n.normalize.steps(some, self.rate, self.correction, self.momentum, self.scale)
 
     def step(self, name: str, parameter: Tensor, gradient: Tensor) -> None:
         """One step on one parameter from its gradient."""

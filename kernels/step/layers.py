@@ -221,8 +221,9 @@ def _update_kernel(
     how = tl.load(rate_ptr + r), correction_ptr, scale_ptr, own(momentum, r)
     for j in tl.static_range(len(SHAPES)):
         tile = pid - SHAPES[j][5]
-        if (tile >= 0) & (tile < SHAPES[j][6]):
-            _update_weight(tile, r, tensors[j], strides[j], how, M, *SHAPES[j][:5], BO, BI, BM, ROWS, POLICY)
+        if SHAPES[j][6] > 0:
+            if (tile >= 0) & (tile < SHAPES[j][6]):
+                _update_weight(tile, r, tensors[j], strides[j], how, M, *SHAPES[j][:5], BO, BI, BM, ROWS, POLICY)
         if (tile >= SHAPES[j][6]) & (tile < SHAPES[j][6] + (SHAPES[j][0] + BO - 1) // BO):
             _update_bias(tile - SHAPES[j][6], r, tensors[j], strides[j], how, M, *SHAPES[j][:3], BO, BM, ROWS, POLICY)
 

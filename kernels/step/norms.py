@@ -1,16 +1,19 @@
-"""Batch normalisation, forward with its running statistics and its ReLU, and backward, one launch each. As in
-reference.py.
+"""Batch normalisation, forward with its running statistics and its ReLU, backward, and the steps of what it learns, one
+launch each. As in reference.py.
 
 A program has all rows of 16 columns, a sector of memory in 16 bits: sums over the batch are in a fixed order, and need
 no second launch. Up to 512 rows stay in registers between the passes over them, more are read again, from the L2 cache.
 Arithmetic is float32 whatever the dtype of what is read and written; the variance is of differences from the mean.
 """
 
+from collections.abc import Sequence
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ..reference import BATCH_NORM_EPS, at_least_two
+from . import layers
 
 
 @triton.jit
@@ -116,6 +119,18 @@ def batch_norm_backward(
     args = (grad, out, normalized, weight, inverse_std, weight_grad, bias_grad, (grad.stride(0), out.stride(0)))
     args = (*args, m, grad.stride(1), out.stride(1), n)
     _norm_backward_kernel[(triton.cdiv(n, 16), r)](*args, **_tile(grad))
+
+
+def steps(
+    parameters: Sequence[tuple], rate: Tensor, correction: Tensor | None, momentum: float | Tensor = 0.0,
+    scale: Tensor | None = None,
+) -> None:  # fmt: skip
+    """As reference.steps, one launch for up to six: biases of layers without inputs, of a batch of one row."""
+    some = []
+    for parameter, state, grad in parameters:
+        x, weight = grad[..., :0], grad[..., :0].mT
+        some.append((x, grad, weight, parameter, weight, state, state))
+    layers.update(some, rate, correction, momentum, scale)
 
 
 def _tile(t: Tensor) -> dict[str, int]:
