@@ -373,11 +373,9 @@ class Optimizer:
             some.append((tape.x[i], n.output(tape.g, i), n.weights[i], bias, n.shadows[i], *state))
         yield self.updates[layers[0]], tuple(some), self.rate, self.correction, self.momentum, self.scale
         if n.norms:
-            some = []
-            for i in layers:
-                t = tape.normalized[i]
-                some.append((n.biases[i], m[f"{i}.bias"], t.bias_gradient))
-                some.append((n.norms[i].scale, m[f"{i}.scale"], t.scale_gradient))
+            t, norms = tape.normalized, n.norms
+            some = [(n.biases[i], m[f"{i}.bias"], t[i].bias_gradient) for i in layers]
+            some += [(norms[i].scale, m[f"{i}.scale"], t[i].scale_gradient) for i in layers]
             n.normalize.steps(some, self.rate, self.correction, self.momentum, self.scale)
 
     def step(self, name: str, parameter: Tensor, gradient: Tensor) -> None:
