@@ -400,6 +400,9 @@ def test_batch_norm_equals_its_twin(r, b, d, momentum, relu, dtype):
     out = poisoned(r, b, d, dtype=dtype)
     norms.batch_norm_backward(given, learned[0], *kept[:2], out, *kept[2:])
     assert torch.equal(out, grad) and (momentum or torch.equal(running[0].double(), exact[3]))
+    x[:, 0], before = math.nan, copied(running)
+    norms.batch_norm(x, *learned, running, 0.0, kept[:2], x, True)
+    assert x.isnan().all() and all(map(torch.equal, running, before))
     with pytest.raises(ValueError, match="batch_norm of 1 row: expected at least 2"):
         norms.batch_norm(x[:, :1], *learned, running, momentum, kept[:2], x[:, :1], relu)
 
