@@ -2,6 +2,7 @@
 
     python bench/kernels.py [--arch 80 90 100]
     python bench/kernels.py --step mnist-100 [--replicas 16] [--arch 90] [--trace runs/profiled/trace.json]
+    python bench/kernels.py --experiments [--arch 90]   the prototypes of bench/experiments; only sm_90 may not spill
 
 Each kernel is compiled for the launch that its launcher makes of the shipped problem (10,000 queries, 2^18 float32
 samples of 784 coordinates; near: K = 128; 10 bandwidths; 262,144 pairs that may matter), with the arguments specialised
@@ -14,6 +15,9 @@ or fill a tensor are counted too, a launch each. The last line is JSON.
 
 With the trace that `fastaae train --profile` left on a GPU, of the same preset, replicas and bf16, each launch has the
 mean time of those of its kernel and grid beside it, and how many times that is what arithmetic and a launch take.
+
+Of the prototypes a dependent launch has one more number: loads before it waits for the launch before it, which must be
+none.
 """
 
 from __future__ import annotations
@@ -37,9 +41,10 @@ REGISTERS, THREADS, PROGRAMS, TMEM = 65536, 2048, 32, 512  # per multiprocessor;
 M, N, D, S, PAIRS = 10000, 2**18, 784, 10, 2**18
 GAP = 1.33  # us between dependent nodes of a graph, each of 132 empty programs, measured on an H200
 KERNELS = ("near", "wide", "sums", "project", "quantize", "distances", "count")
+LOADS = {"LDG", "LDGSTS", "LD", "ATOMG", "ATOM", "UTMALDG"}  # from memory
 PLAIN = ("quantize", "distances", "count")  # without products
 TYPES = {"float16": "fp16", "float32": "fp32", "float64": "fp64", "int8": "i8", "uint8": "u8", "int32": "i32"}
-TYPES |= {"int64": "i64", "bfloat16": "bf16"}
+TYPES |= {"int64": "i64", "bfloat16": "bf16", "int16": "i16"}
 
 
 class Launched(Exception):
@@ -173,7 +178,9 @@ def machine_code(fn, args: tuple, config: dict, arch: int, counts: tuple = ()) -
     if usage is None:
         raise RuntimeError(f"cuobjdump says nothing of registers: {text[:200]!r}")
     registers, stack, _, local = map(int, usage.groups())
-    code = Counter(re.findall(r"^\s+/\*[0-9a-f]{4,5}\*/\s+(?:@!?U?P\w+ )?([A-Z0-9]+)", text, re.M))
+    every = re.findall(r"^\s+/\*[0-9a-f]{4,5}\*/\s+(?:@!?U?P\w+ )?([A-Z0-9]+)", text, re.M)
+    code = Counter(every)
+    waits = {"early": len(LOADS & set(every[: every.index("ACQBULK")]))} if "ACQBULK" in code else {}
     tensor = sum(count for op, count in code.items() if re.fullmatch(r"[HI]G?MMA|UTC\w*MMA", op))
     threads, shared = 32 * options["num_warps"], compiled.metadata.shared
     columns = getattr(compiled.metadata, "tmem_size", 0)
@@ -186,6 +193,7 @@ def machine_code(fn, args: tuple, config: dict, arch: int, counts: tuple = ()) -
         "sass": sum(code.values()),
         "programs": min([*fits, PROGRAMS, *([TMEM // columns] if columns else [])]),
         "triton": triton.__version__,
+        **waits,
     }
 
 
@@ -290,6 +298,26 @@ def step(preset: str, replicas: int, precision: str, arch: int) -> tuple[list[di
     return rows, plain
 
 
+def prototypes(options: argparse.Namespace) -> list[dict]:
+    """Print and return a row for each prototype and GPU."""
+    from experiments import counted
+
+    print(f"{'':60}{'grid':>8}{'reg':>5}{'spill':>10}{'KB':>5}{'tensor':>8}{'SASS':>6}{'fit':>4}")
+    rows = []
+    for arch in options.arch:
+        for what, (fn, grid, args, config) in counted.prototypes(arch).items():
+            row = {"kernel": what, "arch": arch, "grid": grid} | machine_code(fn, args, config, arch)
+            row["red"] = arch == 90 and (any(row["spill"]) or not row["programs"] or bool(row.get("early")))
+            spill, waits = "/".join(map(str, row["spill"])), f"  {row['early']} early" if "early" in row else ""
+            print(
+                f"sm_{arch:<4}{what:53}{grid[0]:8}{row['registers']:5}{spill:>10}{row['shared'] / 1024:5.0f}"
+                f"{row['tensor']:8}{row['sass']:6}{row['programs']:4}{waits}",
+                flush=True,
+            )
+            rows.append(row)
+    return rows
+
+
 def beside(row: dict, measured: dict[tuple, float]) -> str:
     """The measured time of a launch, which the row keeps, and its ratio to a launch and the fastest roofline."""
     us = measured.get((row["kernel"], (*row["grid"], 1, 1)[:3]))
@@ -377,6 +405,7 @@ def main() -> int:
         "--one", choices=KERNELS, help="this kernel alone, in this process; a line of JSON for each GPU"
     )
     parser.add_argument("--step", metavar="PRESET", help="every launch of a training step instead, in bf16")
+    parser.add_argument("--experiments", action="store_true", help="the prototypes of bench/experiments instead")
     parser.add_argument("--replicas", type=int, default=1)
     parser.add_argument("--trace", metavar="FILE", help="of such a step, to be set beside it")
     options = parser.parse_args()
@@ -384,7 +413,8 @@ def main() -> int:
         for arch in options.arch:
             print(json.dumps(report(options.one, arch)), flush=True)
         return 0
-    rows = launches_of_a_step(options) if options.step else kernels_of_the_estimator(options)
+    listed = launches_of_a_step if options.step else prototypes if options.experiments else kernels_of_the_estimator
+    rows = listed(options)
     print(json.dumps({"rows": rows}))
     return int(any(row["red"] for row in rows))
 
