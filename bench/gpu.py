@@ -12,6 +12,9 @@ step     the tests of the step's kernels, among them captured against eager step
          racecheck on a few small steps; then bench/step.py: replicas 1, 4, 16 and 64, the precisions, and PyTorch
          eager, compiled and captured.
 
+experiments   what GPU kernels could gain, as prototypes beside the real ones: experiments/timings.py says which parts
+         there are. Nine minutes at most; what is measured already is not measured again; a file of lines of JSON.
+
 Checks run side by side, those of two parts, too; timings alone. Nothing is written if a test fails or memcheck finds an
 error. What racecheck says is kept beside the times: it cannot tell a race from threads that hold one value and all
 write it, as Triton's changes of layout do. --dry-run takes every step on a CPU: the kernels in Triton's interpreter,
@@ -200,7 +203,11 @@ def clocks() -> dict[str, str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["parzen", "step", "agree", "touch", "touch-step"])
+    parser.add_argument("part", choices=["parzen", "step", "agree", "experiments", "touch", "touch-step"])
+    parser.add_argument("--only", nargs="+", metavar="PART", help="of the experiments")
+    parser.add_argument(
+        "--inside", nargs=2, metavar=("PART", "FILE"), help="one part of the experiments, in this process"
+    )
     parser.add_argument("--dry-run", action="store_true")
     options = parser.parse_args()
     dry, device = options.dry_run, "cpu" if options.dry_run else "cuda"
@@ -212,6 +219,8 @@ def main() -> int:
     if options.part == "agree":
         print(compared(device, data.load("mnist"), *((2_000, 20) if dry else (10_000_000, 500)), 0.2))
         return 0
+    if options.part == "experiments":
+        return experiments(options, device)
 
     require(
         Path(cuda.__file__).resolve() == ROOT / "kernels" / "parzen" / "cuda.py",
@@ -227,6 +236,25 @@ def main() -> int:
         before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
         path.write_text(json.dumps([*before, report], indent=1) + "\n", encoding="utf-8")  # the newest is the last
         print(f"{path}, {report['minutes']:.1f} minutes; README's tables: python bench/tables.py")
+    return 0
+
+
+def experiments(options: argparse.Namespace, device: str) -> int:
+    """Parts of the experiments, all or some."""
+    from experiments import timings
+
+    if options.inside:
+        timings.inside(options.inside[0], Path(options.inside[1]), device)
+        return 0
+    parts = options.only or list(timings.PARTS)
+    if unknown := sorted(set(parts) - set(timings.PARTS)):
+        raise SystemExit(f"--only {' '.join(unknown)}: expected some of {', '.join(timings.PARTS)}")
+    alone()
+    name = tables.slug(torch.cuda.get_device_name() if device == "cuda" else "dry run")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder if options.dry_run else ROOT / "bench" / "results") / f"{name}-experiments.jsonl"
+        timings.run(Path(__file__), parts, path, options.dry_run)
+        print(path)
     return 0
 
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Everything that only a GPU can say about one part of fastaae, in minutes: tests, sanitizers, timings; one file of results.
-#   bench/gpu.sh step | parzen | agree      where there are a GPU, PyTorch, Triton and pytest; writes bench/results/*.json
+#   bench/gpu.sh step | parzen | agree | experiments      where there are a GPU, PyTorch, Triton and pytest; writes bench/results/*.json
 #   bench/gpu.sh --dry-run ...              the same way on a CPU, tiny, in Triton's interpreter; writes nothing
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)

@@ -180,7 +180,7 @@ def test_bench_window_times_each_contender_and_refuses_wrong_ones(capsys, monkey
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
-@pytest.mark.parametrize("part", ["parzen", "step"])
+@pytest.mark.parametrize("part", ["parzen", "step", "experiments"])
 def test_bench_gpu_dry_run(part):
     command = [ROOT / "bench" / "gpu.sh", "--dry-run", part]
     done = subprocess.run(command, env=os.environ | {"PYTHON": sys.executable}, capture_output=True, text=True)

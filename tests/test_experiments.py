@@ -6,7 +6,9 @@ Products are of fp16 there: the interpreter truncates to bf16. A step of "bf16" 
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,7 +30,7 @@ VALUES = pytest.mark.skipif(not (TRITON and INTERPRETED), reason="runs in the in
 SCHEDULES = pytest.mark.skipif(INTERPRETED or not TRITON, reason="needs Triton, and no values")
 if TRITON:
     from experiments import launches as ls
-    from experiments import masters, persistent, riders, rows, streams, tiles
+    from experiments import masters, persistent, riders, rows, streams, tiles, timings
 
 
 @pytest.mark.skipif(not TRITON, reason="Triton is not installed")
@@ -378,5 +380,63 @@ def test_a_kernel_that_stays_makes_its_products_in_turn():
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What is compiled, and what is rehearsed
+# What is compiled, and what is timed
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@SCHEDULES
+def test_no_prototype_spills_and_none_loads_before_it_may(tmp_path):
+    command = [sys.executable, ROOT / "bench" / "kernels.py", "--experiments", "--arch", "90"]
+    env = os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])["rows"]
+    assert len(found) > 50 and {row.get("early") for row in found} == {None, 0}
+    assert all(row["programs"] >= 3 for row in found)
+
+
+@SCHEDULES
+def test_a_figure_is_measured_once(tmp_path, capsys):
+    path, calls = tmp_path / "figures.jsonl", []
+
+    def figures(part="gaps", device="cpu"):
+        return timings.Figures(path, part, device)
+
+    def measure(us):
+        calls.append(us)
+        if us is None:
+            raise RuntimeError("no stream")
+        return {"us": us, "launches": 3}
+
+    for _ in range(2):
+        assert figures().add("one", 4.0, lambda: measure(3.0))["us"] == 3
+    with pytest.raises(RuntimeError, match="no stream"):
+        figures().add("other", 4.0, lambda: measure(None))  # a rehearsal stops
+    for us in (None, 5.0, 6.0):
+        figures(device="cuda").add("other", 4.0, lambda us=us: measure(us))
+    figures("update").add("one", 4.0, lambda: measure(7.0))
+    assert calls == [3, None, None, 5, 7]
+    rows_ = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(row["part"], row["us"], row["predicted"]) for row in rows_] == [
+        ("gaps", 3, 4), ("gaps", None, 4), ("gaps", 5, 4), ("update", 7, 4)]  # fmt: skip
+    assert rows_[1]["failed"] == "RuntimeError: no stream" and rows_[0]["launches"] == 3
+    path.write_text("".join(json.dumps(row | {"source": "of another commit"}) + "\n" for row in rows_))
+    figures().add("one", 4.0, lambda: measure(8.0))
+    assert calls[-1] == 8 and "predicted 4.0, launches 3" in capsys.readouterr().out
+
+
+@SCHEDULES
+def test_a_part_has_its_seconds(tmp_path, monkeypatch, capfd):
+    assert timings.LIMITS.keys() == timings.PARTS.keys() and sum(timings.LIMITS.values()) <= 9 * 60
+    monkeypatch.setattr(timings, "LIMITS", {"gaps": 2, "update": 30, "groups": 30})
+    script = tmp_path / "script.py"
+    script.write_text("import sys, time\nprint(sys.argv[2:4], flush=True)\n"
+                      "time.sleep(60 * ('gaps' in sys.argv))\nsys.exit('groups' in sys.argv)\n")  # fmt: skip
+    with pytest.raises(SystemExit, match="not complete: gaps, groups$"):
+        timings.run(script, ["gaps", "update", "groups"], tmp_path / "file", False)
+    said = capfd.readouterr().out
+    assert (
+        "gaps: 2 seconds, stopped after 2 seconds; what it measured is kept" in said
+        and "['--inside', 'update']" in said
+    )

@@ -103,7 +103,8 @@ def riding(launch: Launch | None, parts: Sequence[Part], dependent: bool = False
         shapes.append((*job.shape, job.programs(TILE)[0], _whole(job.rows), first, stop - start, start))
         first += stop - start
     constants, name = (values[:at], values[at + 1 :]), launch.name if launch else ""
-    args = (given, tuple(riders), constants, (*values, None)[at], name, programs, tuple(shapes), dependent)
+    some = given or (0,), tuple(riders) or (0,)  # a launcher need not take empty ones
+    args = (*some, constants, (*values, None)[at], name, programs, tuple(shapes), dependent)
     options = own | TILE | {"POLICY": policy} | ({"launch_pdl": True} if dependent else {})
     return Launch(_riding_kernel, (first, *replicas), args, options, partial(_works, launch))
 
@@ -111,7 +112,7 @@ def riding(launch: Launch | None, parts: Sequence[Part], dependent: bool = False
 def _works(plain: Launch | None, launch: Launch) -> list[Work]:
     given, riders, _, _, _, _, shapes, _ = launch.args
     found = works(plain._replace(args=(*given, *plain.split()[1].values()), options={})) if plain else []
-    for (some, strides, rates, rows), shape in zip(riders, shapes, strict=True):
+    for (some, strides, rates, rows), shape in zip(riders, shapes, strict=False):
         job, (*_, programs, start) = Job(some, strides, rates, rows, shape[:5]), shape
         found.append(of_job(job, (start, start + programs, sum(job.programs(TILE)))))
     return found
