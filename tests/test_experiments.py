@@ -6,10 +6,12 @@ Products are of fp16 there: the interpreter truncates to bf16. A step of "bf16" 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import types
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -48,7 +50,7 @@ def made(monkeypatch, hidden=(72, 24), **fields):
     """A small step of one replica whose large layers have rows that are spread, and more tiles than one."""
     monkeypatch.setattr(kernels, "triton_takes", lambda t: t.dtype.itemsize < 8)
     monkeypatch.setitem(engine.COMPUTE, "bf16", torch.float16)
-    given = {"hidden": hidden, "style_dim": 3, "init_std": 0.1, "batch_size": 30, "log_every": 10, "precision": "bf16"}
+    given = {"hidden": hidden, "style_dim": 3, "init_std": 0.1, "batch_size": 20, "log_every": 10, "precision": "bf16"}
     given |= {"optimizer": "sgd", "lr_reconstruction": 0.02, "lr_adversarial": 0.1, **fields}
     step = engine.Step(Config(task="unsupervised", **given), dataset(), torch.device("cpu"))
     step.start_epoch(0)
@@ -424,6 +426,90 @@ def test_a_figure_is_measured_once(tmp_path, capsys):
     path.write_text("".join(json.dumps(row | {"source": "of another commit"}) + "\n" for row in rows_))
     figures().add("one", 4.0, lambda: measure(8.0))
     assert calls[-1] == 8 and "predicted 4.0, launches 3" in capsys.readouterr().out
+
+
+class Cuda:
+    """What of torch.cuda a clock and streams use, where there is none: notes who waits for whom."""
+
+    def __init__(self):
+        self.said, self.now, self.streams = [], "main", 0
+
+    def Stream(self, priority=0):
+        self.streams += 1
+        return Stream(self, f"{'high' if priority else 'low'} {self.streams}")
+
+    def current_stream(self):
+        return Stream(self, self.now)
+
+    @contextlib.contextmanager
+    def stream(self, stream):
+        before, self.now = self.now, stream.name
+        yield
+        self.now = before
+
+    @contextlib.contextmanager
+    def graph(self, graph, stream):
+        self.said.append("captured")
+        yield
+
+    def CUDAGraph(self):
+        return types.SimpleNamespace(replay=lambda: self.said.append("replayed"))
+
+    def Event(self, enable_timing):
+        return types.SimpleNamespace(record=lambda stream: None, elapsed_time=lambda other: 6.0)
+
+    def synchronize(self):
+        pass
+
+
+class Stream:
+    def __init__(self, cuda, name):
+        self.cuda, self.name = cuda, name
+
+    def wait_stream(self, other):
+        self.cuda.said.append(f"{self.name} waits for {other.name}")
+
+    def synchronize(self):
+        pass
+
+
+@SCHEDULES
+@pytest.mark.parametrize("low", [False, True])
+def test_groups_wait_for_nobody_but_the_beginning(low, monkeypatch):
+    cuda = Cuda()
+    monkeypatch.setattr(torch, "cuda", cuda)
+
+    class Group:
+        def __init__(self, name):
+            optimizer = types.SimpleNamespace(updates=[lambda: cuda.said.append(f"{name} updated on {cuda.now}")])
+            self.name, self.device, self.optimizers = name, torch.device("cuda"), {"encoder": optimizer}
+
+        def __call__(self):
+            cuda.said.append(f"{self.name} on {cuda.now}")
+            self.optimizers["encoder"].updates[0]()
+
+    streams.side_by_side([Group("a"), Group("b")], 1, low)()
+    one, two = ("high 1", "high 2") if low else ("low 1", "low 2")
+
+    def group(name, stream, side):
+        around = [f"{side} waits for {stream}"], [f"{stream} waits for {side}"]
+        updated = [*around[0], f"{name} updated on {side}", *around[1]] if low else [f"{name} updated on {stream}"]
+        return [f"{stream} waits for main", f"{name} on {stream}", *updated]
+
+    ends = [f"main waits for {stream}" for stream in (one, two)]
+    assert cuda.said == [*group("a", one, "low 3"), *group("b", two, "low 4"), *ends]
+
+
+@SCHEDULES
+def test_a_clock_warms_up_captures_and_replays(tmp_path, monkeypatch):
+    cuda = Cuda()
+    monkeypatch.setattr(torch, "cuda", cuda)
+    f = timings.Figures(tmp_path / "figures.jsonl", "gaps", "cuda")
+    found = f.clocked(lambda: cuda.said.append("body"), 3, lambda: {"replays": cuda.said.count("replayed")})
+    assert cuda.said[:4] == ["body", "captured", "body", "replayed"] and cuda.said[4:] == ["replayed"] * (
+        2 * 5 + 7 * 17
+    )
+    assert found == {"us": 6.0 * 1e3 / 17 / 3, "replays": 1}  # of 1.2 ms each, 17 take 20
 
 
 @SCHEDULES
