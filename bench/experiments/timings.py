@@ -2,7 +2,8 @@
 
 gaps        between launches of a graph that do nothing, dependent or not, and a barrier of all programs
 skeleton    a step of mnist-likelihood, R = 1, as it is and as tiles.py, riders.py and rows.py make it of the same
-            launches; how far its weights are from those of the step as it is, as a share of their way
+            launches, and how far its weights are from those of the step as it is, as a share of their way; one of
+            mnist-100 as it is
 groups      16 replicas as one step, and as two and four on streams of their own
 update      the updates of the step; a master in rows of 1,000 and 1,024 floats, and split in two
 persistent  a kernel that stays, if a barrier costs less than a microsecond
@@ -202,12 +203,15 @@ def skeleton(f: Figures) -> None:
         body()
     for what, (predicted, variant) in variants.items():
         f.add(f"a step: {what}", predicted, partial(clocked_step, f, variant, (start, weights())))
+    f.add("a step of mnist-100", 205.0, lambda: f.clocked(stepping(f, lambda s, x: x, "mnist-100")[0], STEPS))
 
 
-def stepping(f: Figures, variant: Variant) -> tuple[Callable[[], None], int, Callable[[], torch.Tensor]]:
+def stepping(
+    f: Figures, variant: Variant, preset: str = "mnist-likelihood"
+) -> tuple[Callable[[], None], int, Callable[[], torch.Tensor]]:
     """A function that runs the launches of STEPS steps from the first of an epoch on, how many launches a step has, and
     a function that gives the weights."""
-    step, pairs = Step(config(f), images(f), f.device), STEPS // 2 if f.device.type == "cuda" else 1
+    step, pairs = Step(config(f, preset), images(f), f.device), STEPS // 2 if f.device.type == "cuda" else 1
     step.start_epoch(0)
     launches = variant(step, recorded(step, 2))
 
