@@ -330,6 +330,8 @@ def inside(part: str, path: Path, device: str) -> None:
 
 def run(script: Path, parts: Sequence[str], path: Path, dry: bool) -> None:
     """Parts in turn, each by a process that runs inside(), which has its seconds. Raises: SystemExit, one failed."""
+    if dry:
+        print("on a CPU: what would be captured, on streams or dependent is called straight, and nothing is timed")
     failed = []
     for part in parts:
         started = time.perf_counter()
