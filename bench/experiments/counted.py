@@ -54,6 +54,8 @@ def prototypes(arch: int) -> dict[str, tuple]:
         state = (torch.empty(w.shape, dtype=torch.int16) if is_split else w, v, shadow)
         launch = masters.update(x, x, state, torch.empty(1), **masters.TILE)
         found[f"a master {'split' if is_split else f'in rows of {pitch}'}"] = launch[:4]
+        if pitch == 1000 and not is_split and arch >= 90:
+            found["a master by TMA"] = masters.streamed(x, x, state, torch.empty(1), 132)[:4]
     for tile in persistent.TILES:
         whole = persistent.Skeleton(100, 1024, 15, torch.empty(0).bfloat16(), tile)
         found[f"a kernel that stays, {tile['ROWS']} rows"] = whole.launch(whole.chain(132), 132)[:4]

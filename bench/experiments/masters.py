@@ -1,5 +1,5 @@
-"""The update of a weight with other masters than a float32 tensor: rows that start at whole cache lines, or 16 bytes a
-parameter instead of 18.
+"""The update of a weight with other masters than now: rows that start at whole cache lines, 16 bytes a parameter
+instead of 18, or programs that stay, to which weights come by TMA.
 
 A float32 master is its high half, rounded to nearest, which is the bf16 shadow that products read, and a signed 16-bit
 remainder: the two give back every bit. Where a weight lies in the very middle of two bf16 numbers (one of 65,536), the
@@ -14,6 +14,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from fastaae.kernels.step.layers import _as_loaded, _dot
 from fastaae.kernels.step.layers import own as _own
@@ -75,6 +76,41 @@ def _master_kernel(
     else:
         tl.store(w_ptr + at, w, mask=mask, eviction_policy=POLICY)
         tl.store(s_ptr, w.to(s_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _streamed_kernel(
+    x_ptr, g_ptr, w_desc, v_desc, s_ptr,  # as above, of float32 masters; those two by descriptors of [1, BO, BI]
+    strides,  # from one replica to the next in x, grad and shadow
+    rate_ptr, momentum, M, R, N_O: tl.constexpr, N_I: tl.constexpr, G_M: tl.constexpr, X_M: tl.constexpr,
+    S_O: tl.constexpr, BO: tl.constexpr, BI: tl.constexpr, BM: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    across: tl.constexpr = (N_I + BI - 1) // BI
+    tiles: tl.constexpr = across * ((N_O + BO - 1) // BO)
+    for t in tl.range(tl.program_id(0), R * tiles, tl.num_programs(0), num_stages=STAGES):
+        r, tile = t // tiles, t % tiles
+        first, left = tile // across * BO, tile % across * BI
+        w, v = w_desc.load([r, first, left]).reshape(BO, BI), v_desc.load([r, first, left]).reshape(BO, BI)
+        o, i, b = first + tl.arange(0, BO), left + tl.arange(0, BI), tl.arange(0, BM)
+        at_x, at_g = b[:, None] * X_M + i[None, :], b[:, None] * G_M + o[None, :]
+        x = tl.load(x_ptr + r * strides[0] + at_x, mask=(b < M)[:, None] & (i < N_I)[None, :], other=0)
+        g = tl.load(g_ptr + r * strides[1] + at_g, mask=(b < M)[:, None] & (o < N_O)[None, :], other=0)
+        v = momentum * v + _dot(g.T, x, tl.zeros([BO, BI], tl.float32))
+        w -= tl.load(rate_ptr + r) * v
+        v_desc.store([r, first, left], v.reshape(1, BO, BI))
+        w_desc.store([r, first, left], w.reshape(1, BO, BI))
+        at = s_ptr + r * strides[2] + o[:, None] * S_O + i[None, :]
+        tl.store(at, w.to(s_ptr.dtype.element_ty), mask=(o < N_O)[:, None] & (i < N_I)[None, :])
+
+
+def streamed(x: Tensor, grad: Tensor, state: tuple[Tensor, Tensor, Tensor], rate: Tensor, programs: int) -> Launch:
+    """As update(), float32 masters, by so many programs, to which weights and momenta come by TMA, tiles ahead."""
+    w, v, s = state
+    (r, m, i), o, tile = x.shape, w.shape[1], {"BO": 64, "BI": 64, "BM": triton.next_power_of_2(max(16, x.shape[1]))}
+    descriptors = (TensorDescriptor.from_tensor(t, [1, tile["BO"], tile["BI"]]) for t in (w, v))
+    strides, pitches = (x.stride(0), grad.stride(0), s.stride(0)), (grad.stride(1), x.stride(1), s.stride(1))
+    args = (x, grad, *descriptors, s, strides, rate, 0.9, m, r, o, i, *pitches)
+    return Launch(_streamed_kernel, (programs,), args, tile | {"STAGES": 2, "num_warps": 8, "num_stages": 2})
 
 
 def update(x: Tensor, grad: Tensor, state: tuple[Tensor, Tensor, Tensor], rate: Tensor, **tile: Any) -> Launch:

@@ -5,7 +5,7 @@ skeleton    a step of mnist-likelihood, R = 1, as it is and as tiles.py, riders.
             launches, and how far its weights are from those of the step as it is, as a share of their way; one of
             mnist-100 as it is
 groups      16 replicas as one step, and as two and four on streams of their own
-update      the updates of the step; a master in rows of 1,000 and 1,024 floats, and split in two
+update      the updates of the step; a master in rows of 1,000 and 1,024 floats, in two halves, by TMA
 persistent  a kernel that stays, if a barrier costs less than a microsecond
 
 Figures are lines of JSON, appended as they come. Those that the same sources have measured are not measured again, so
@@ -261,7 +261,8 @@ def groups(f: Figures) -> None:
 
 def update(f: Figures) -> None:
     gpu = f.device.type == "cuda"
-    for replicas, expected in {1: (12.3, 12.3, 7.8), 16: (155.0, 155.0, 92.0)}.items() if gpu else [(1, (12.3,) * 3)]:
+    every = {1: (12.3, 12.3, 7.8), 16: (155.0, 155.0, 92.0)}
+    for replicas, expected in every.items() if gpu else [(1, every[1])]:
         sets = 3 if replicas == 1 and gpu else 1  # in turn, so that they do not stay in the cache
         steps = [streams.groups(config(f, replicas=replicas), images(f), f.device, 1)[0] for _ in range(sets)]
         each = [[one for one in recorded(step) if one.name == "update"] for step in steps]
@@ -272,26 +273,28 @@ def update(f: Figures) -> None:
             if replicas == 1 and k < 2:
                 capped = [one._replace(options=one.options | ({"maxnreg": 64} if gpu else {})) for one in some]
                 f.add(f"{what}, 64 registers", expected[k] - 1, partial(f.clocked, partial(many, capped), sets))
-        kinds = {"in rows of 1,000": (1000, False, 75.0), "in rows of 1,024": (1024, False, 72.0)}
-        kinds["split"] = 1000, True, 67.0
-        for what, (pitch, is_split, predicted) in kinds.items():
-            measure = partial(master, f, replicas, pitch, is_split)
+        kinds = {"in rows of 1,000": 75.0, "in rows of 1,024": 72.0, "split": 67.0, "by TMA": 80.0}
+        for what, predicted in kinds.items():
+            measure = partial(master, f, replicas, what)
             f.add(f"a weight of 1,000 x 1,000 {what}, R = {replicas}", predicted * replicas / 16, measure)
 
 
-def master(f: Figures, replicas: int, pitch: int, is_split: bool) -> dict[str, Any]:
+def master(f: Figures, replicas: int, kind: str) -> dict[str, Any]:
     """Six weights in turn where there is one replica, so that they do not stay in the cache; of sixteen two."""
     gpu, sets = f.device.type == "cuda", 6 if replicas == 1 else 2
-    n, m, pitch = (1000, 100, pitch) if gpu else (40, 20, 48 if pitch % 64 == 0 else 40)
-    half = torch.bfloat16
+    n, m, half = (1000, 100, torch.bfloat16) if gpu else (40, 20, torch.bfloat16)
+    pitch = -(-n // 64) * 64 if kind == "in rows of 1,024" else n
     tile = masters.TILE if gpu else {name: n for name, n in masters.TILE.items() if name != "maxnreg"}
     launches = []
     for _ in range(sets if gpu else 1):
         x, g = (torch.randn(replicas, m, -(-n // 64) * 64, device=f.device).to(half)[..., :n] for _ in range(2))
         w, v = (torch.zeros(replicas, n, pitch, device=f.device)[..., :n] for _ in range(2))
         shadow = torch.zeros(replicas, n, -(-n // 64) * 64, dtype=half, device=f.device)[..., :n]
-        state = (torch.zeros_like(w, dtype=torch.int16) if is_split else w, v, shadow)
-        launches.append(masters.update(x, g, state, torch.full((replicas,), 1e-6, device=f.device), **tile))
+        state = (torch.zeros_like(w, dtype=torch.int16) if kind == "split" else w, v, shadow)
+        rate = torch.full((replicas,), 1e-6, device=f.device)
+        by_tma = kind == "by TMA"
+        made = masters.streamed(x, g, state, rate, 132) if by_tma else masters.update(x, g, state, rate, **tile)
+        launches.append(made)
     return f.clocked(partial(many, launches), len(launches))
 
 
