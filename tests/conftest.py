@@ -8,6 +8,7 @@ import os
 import sys
 from importlib.metadata import version
 
+import pages
 import pytest
 import torch
 from faults import processes
@@ -23,6 +24,14 @@ def fixed():
     torch.use_deterministic_algorithms(True)  # and torch.empty is then filled with NaN
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def quick(monkeypatch, tmp_path):
+    """An empty folder to be in, and presets that train for a moment."""
+    monkeypatch.chdir(tmp_path)
+    pages.shrunk(monkeypatch)
+    return tmp_path
 
 
 @pytest.fixture
