@@ -1,4 +1,5 @@
 # make demo: trains a small model and draws its pictures.   make check: lints, types, quick tests.   make test: all tests.
+# make docs: the site.
 # They need only python3 >= 3.10 and a package index; everything is installed into .venv.
 # pip's own variables are honoured, e.g. PIP_INDEX_URL, PIP_EXTRA_INDEX_URL.
 
@@ -13,12 +14,13 @@ WORKERS := -n auto --maxprocesses 4 --dist worksteal
 # What most changes break, in seconds: tests/test_*.py of these names.
 QUICK := checkpoint config data digests errors evaluation kernels model networks package priors types
 
-.PHONY: help demo check test clean
+.PHONY: help demo check test docs clean
 
 help:
 	@echo 'make demo   trains a small model and draws its pictures'
 	@echo 'make check  lints, types and quick tests: before every commit'
 	@echo 'make test   every test; PYTEST_ARGS="-k name" picks some, CHECKED=yes leaves out those of make check'
+	@echo 'make docs   the site, from docs/ into site/'
 	@echo 'make clean  removes what these write'
 	@echo 'PYTHON=python3.12 picks an interpreter'
 
@@ -34,6 +36,9 @@ check: $(VENV)/.installed-test
 test: $(VENV)/.installed-test
 	$(RUN) -m pytest $(WORKERS) $(if $(CHECKED),$(QUICK:%=--ignore=tests/test_%.py)) $(PYTEST_ARGS)
 
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+
 # One stamp per extra: the environment is touched again only when its description changes.
 $(VENV)/.installed-%: setup.py constraints.txt
 	@command -v $(PYTHON) >/dev/null 2>&1 || \
@@ -48,5 +53,5 @@ $(VENV)/.installed-%: setup.py constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist out *.egg-info .pytest_cache .ruff_cache .benchmarks .hypothesis
+	rm -rf $(VENV) build dist out site *.egg-info .pytest_cache .ruff_cache .benchmarks .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -27,6 +27,7 @@ BOARD = ["tensorboard"]
 ONNX = ["onnx", "onnxscript", "onnxruntime"]
 HUB = ["huggingface_hub"]
 DEMO = ["scikit-learn", "matplotlib", *IMAGES]
+DOCS = ["mkdocs", "mkdocs-material", "mkdocstrings[python]", "ruff"]  # the last breaks signatures into lines
 TEST = [
     *GPU,
     *DEMO,
@@ -72,6 +73,7 @@ setup(
         "onnx": ONNX,
         "hub": HUB,
         "demo": DEMO,
+        "docs": DOCS,
         "test": TEST,
     },
     entry_points={"console_scripts": ["fastaae = fastaae.cli:main"]},

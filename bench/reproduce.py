@@ -1,4 +1,4 @@
-"""The paper's tables, remade: trains presets within a budget of time, scores them, and writes README's table.
+"""The paper's tables, remade: trains presets within a budget of time, scores them, and writes the tables of results.
 
     python bench/reproduce.py mnist-100 mnist-1000 --epochs 50 --replicas 2 --budget 90m
     python bench/reproduce.py --device cuda --precision bf16 --replicas 4 --budget 9m
@@ -9,7 +9,7 @@ the run at hand stops at a step with a checkpoint, and the same command goes on 
 again. A finished run becomes an entry of bench/results/reproduce-<machine>.json: metrics as mean and standard deviation
 over replicas, epochs, seconds of training, seeds, commit, versions. Models of table 1 are scored by the Parzen-window
 log-likelihood of the test images under --samples samples of each replica, the bandwidth chosen on 1,000 validation
-images. Then the table in README.md between its two marks is written anew from all of these files.
+images. Then the tables in README.md and docs/ between their marks are written anew from all of these files.
 """
 
 from __future__ import annotations
@@ -55,6 +55,19 @@ PAPER = {  # metric and its published value, percent or nats; "-": not published
     "mnist-embedding-2d-100": {"test_error": "6.08"},
     "mnist-embedding-2d-unsupervised": {"test_cluster_error": "13.50", "test_majority_error": "-"},
     "mnist-embedding-10d-100": {"test_error": "3.90"},
+}
+FAMILIES = {  # of experiments: a table each in docs/experiments.md
+    "likelihood": [
+        "mnist-likelihood",
+        "mnist-likelihood-adam",
+        "tfd-likelihood",
+        "mnist-gmmn",
+        "mnist-vae",
+        "mnist-gan",
+    ],
+    "semi-supervised": [f"{network}mnist-{n}" for network in ("", "nn-") for n in (100, 1000, "all")] + ["svhn-1000"],
+    "clusters": [name for name in PAPER if name.startswith("mnist-clusters")],
+    "embeddings": [name for name in PAPER if name.startswith("mnist-embedding")],
 }
 NAMES = {
     "test_error": "test error, %",
@@ -153,29 +166,61 @@ def results(folder: Path) -> list[dict]:
     return sorted(found, key=lambda row: (fastaae.presets().index(row["preset"]), row["epochs"]))
 
 
-def table(rows: list[dict]) -> str:
-    """README's table."""
-    lines = [
-        "| preset | | ours | the paper | replicas | epochs | precision | seconds | data | on | commit |",
-        "|---" * 11 + "|",
-    ]
-    for row in rows:
-        used = row["data"]["name"]
-        other = "subset" in used or "layout" in used  # no number to set beside the paper's
-        for metric, published in PAPER.get(row["preset"], {}).items():
-            if metric not in row["metrics"]:
-                continue
+def scores(row: dict) -> list[list[str]]:
+    """What is measured, ours and the paper's, of each metric that an entry has."""
+    used = row["data"]["name"]
+    other = "subset" in used or "layout" in used  # no number to set beside the paper's
+    found = []
+    for metric, published in PAPER.get(row["preset"], {}).items():
+        if metric in row["metrics"]:
             m = row["metrics"][metric]
             spread = f" ± {m['std']:.2f}" if row["replicas"] > 1 else ""
             bound = f" (bound {m['error_bound']:.0e})" if "error_bound" in m else ""
-            ours, what = f"{m['mean']:.2f}{spread}{bound}", NAMES.get(metric, metric)
-            changed = " and changes" if row["git"].get("dirty") else ""
-            where = f"{row['hardware']['name']} | {row['git'].get('commit', '')[:7]}{changed}"
-            about = f"{used}, {row['data']['n_train']:,} to train"
-            how = f"{row['replicas']} | {row['epochs']} | {row['precision']} | {row['seconds']:.0f}"
-            beside = "other data" if other else published
-            lines.append(f"| `{row['preset']}` | {what} | {ours} | {beside} | {how} | {about} | {where} |")
-    return "\n".join(lines)
+            ours = f"{m['mean']:.2f}{spread}{bound}"
+            found.append([NAMES.get(metric, metric), ours, "other data" if other else published])
+    return found
+
+
+def origin(row: dict) -> list[str]:
+    """Data, hardware and commit of an entry."""
+    changed = " and changes" if row["git"].get("dirty") else ""
+    about = f"{row['data']['name']}, {row['data']['n_train']:,} to train"
+    return [about, row["hardware"]["name"], row["git"].get("commit", "")[:7] + changed]
+
+
+def table(rows: list[dict]) -> str:
+    """README's table."""
+    heads = ["preset", "", "ours", "the paper", "replicas", "epochs", "precision", "seconds", "data", "on", "commit"]
+    lines = []
+    for row in rows:
+        how = [row["replicas"], row["epochs"], row["precision"], f"{row['seconds']:.0f}"]
+        lines += [[f"`{row['preset']}`", *score, *how, *origin(row)] for score in scores(row)]
+    return tables.grid(heads, lines)
+
+
+def family(rows: list[dict], presets: list[str]) -> str:
+    """A table of docs/: the epochs come first, of a run that saw fewer than its preset has with those; in the end the
+    presets without a result."""
+    heads = ["epochs", "preset", "measured", "fastaae", "the paper", "models", "data", "how"]
+    lines = []
+    for name in presets:
+        entries = [row for row in rows if row["preset"] == name]
+        for row in entries:
+            whole = fastaae.preset(name).epochs
+            seen = f"**only {row['epochs']:,}** of {whole:,}" if row["epochs"] < whole else f"all {row['epochs']:,}"
+            about, machine, commit = origin(row)
+            how = f"{row['precision']}, {row['seconds']:,.0f} s, {machine}, {commit}"
+            lines += [[seen, f"`{name}`", *score, row["replicas"], about, how] for score in scores(row)]
+        if not entries:
+            metric, published = next(iter(PAPER[name].items()))
+            missing = [NAMES[metric], tables.UNKNOWN, published]
+            lines.append([f"**none** of {fastaae.preset(name).epochs:,}", f"`{name}`", *missing, "-", "-", "-"])
+    return tables.grid(heads, lines)
+
+
+def made(rows: list[dict]) -> dict[str, str]:
+    """All tables, by the names in their marks."""
+    return {"reproduce": table(rows)} | {f"reproduce-{name}": family(rows, of) for name, of in FAMILIES.items()}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -190,8 +235,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--samples", type=int, nargs="+", default=[10_000, 10_000_000], help="for log-likelihoods")
     parser.add_argument("--out", type=Path, default=Path("runs/reproduce"))
     parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
-    parser.add_argument("--table", action="store_true", help="only write the table")
+    parser.add_argument("--pages", type=Path, nargs="+", default=tables.PAGES, help="whose tables are written")
+    parser.add_argument("--table", action="store_true", help="only write the tables")
     options = parser.parse_args(arguments)
     until = time.monotonic() + options.budget
     machine = tables.slug(provenance.hardware(str(find_device(options.device)))["name"])
@@ -218,7 +263,7 @@ def main(arguments: list[str] | None = None) -> int:
         keep(path, new)
         for metric, value in new["metrics"].items():
             print(f"{stem}: {metric} {value['mean']:.3f} ± {value['std']:.3f}, {spent:.0f} s", flush=True)
-    tables.write(options.readme, "reproduce", table(results(options.results)))
+    tables.fill(options.pages, made(results(options.results)))
     if unfinished:
         print(f"time is up; the same command goes on with {', '.join(unfinished)}")
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -227,10 +228,11 @@ def test_bench_reproduce_goes_on_where_it_stopped_and_writes_the_table(tmp_path,
     monkeypatch.syspath_prepend(ROOT / "bench")
     reproduce = module(ROOT / "bench" / "reproduce.py")
     monkeypatch.setattr(reproduce, "PAPER", {"digits": {"test_reconstruction": "1.23"}})
+    monkeypatch.setattr(reproduce, "FAMILIES", {})
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- reproduce: made by bench/ -->\nold\n<!-- reproduce: end -->\nafter\n")
     arguments = ["digits", "--epochs", "4", "--replicas", "2", "--device", "cpu", "--out", str(tmp_path / "runs")]
-    arguments += ["--results", str(tmp_path), "--readme", str(readme), "--budget"]
+    arguments += ["--results", str(tmp_path), "--pages", str(readme), "--budget"]
     for budget in ("0.2", "5m", "1h"):
         assert reproduce.main([*arguments, budget]) == 0
     (path,) = tmp_path.glob("reproduce-*.json")
@@ -242,13 +244,16 @@ def test_bench_reproduce_goes_on_where_it_stopped_and_writes_the_table(tmp_path,
     assert f"| {mean:.2f} ±" in lines[4] and "| 1.23 | 2 | 4 | fp32 |" in lines[4]
 
 
-def test_readmes_tables_are_those_of_the_results(tmp_path, monkeypatch):
+def test_tables_of_readme_and_docs_are_those_of_the_results(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "bench")
     tables, reproduce = (module(ROOT / "bench" / f"{name}.py") for name in ("tables", "reproduce"))
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    copy = tmp_path / "README.md"
-    copy.write_text(readme, encoding="utf-8")
-    monkeypatch.setattr(sys, "argv", ["reproduce.py", "--table", "--readme", str(copy)])
-    reproduce.main()
-    tables.main(copy)
-    assert copy.read_text(encoding="utf-8") == readme
+    texts = {page.name: page.read_text(encoding="utf-8") for page in tables.PAGES}
+    copies = [tmp_path / name for name in texts]
+    for copy in copies:  # spoilt, so that it shows what is not written
+        copy.write_text(tables.MARKED.sub(r"\1spoilt\n\3", texts[copy.name]), encoding="utf-8")
+    reproduce.main(["--table", "--pages", *map(str, copies)])
+    tables.main(copies)
+    assert {copy.name: copy.read_text(encoding="utf-8") for copy in copies} == texts
+    marks = {name for text in texts.values() for name in re.findall(r"<!-- ([\w-]+): made by bench/ -->", text)}
+    assert marks >= {*tables.made()} | {f"reproduce-{name}" for name in reproduce.FAMILIES}
+    assert {name for names in reproduce.FAMILIES.values() for name in names} == set(reproduce.PAPER)
