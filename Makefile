@@ -20,7 +20,7 @@ help:
 	@echo 'make demo   trains a small model and draws its pictures'
 	@echo 'make check  lints, types and quick tests: before every commit'
 	@echo 'make test   every test; PYTEST_ARGS="-k name" picks some, CHECKED=yes leaves out those of make check'
-	@echo 'make docs   the site, from docs/ into site/'
+	@echo 'make docs   the site, from docs/ into site/; python3 -m http.server -d site shows it'
 	@echo 'make clean  removes what these write'
 	@echo 'PYTHON=python3.12 picks an interpreter'
 
