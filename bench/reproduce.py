@@ -239,6 +239,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--table", action="store_true", help="only write the tables")
     options = parser.parse_args(arguments)
     until = time.monotonic() + options.budget
+    code = provenance.git()  # as it is now: results and tables of the first runs change it
     machine = tables.slug(provenance.hardware(str(find_device(options.device)))["name"])
     path, unfinished = options.results / f"reproduce-{machine}.json", []
     if unknown := sorted({*options.presets} - {*fastaae.presets()}):
@@ -259,7 +260,7 @@ def main(arguments: list[str] | None = None) -> int:
         if run is None:
             unfinished.append(name)
             continue
-        new = {"run": stem} | entry(run, cfg, spent, options.samples)
+        new = {"run": stem} | entry(run, cfg, spent, options.samples) | {"git": code}
         keep(path, new)
         for metric, value in new["metrics"].items():
             print(f"{stem}: {metric} {value['mean']:.3f} ± {value['std']:.3f}, {spent:.0f} s", flush=True)
