@@ -88,15 +88,16 @@ class Config:
     reconstruction: Literal["squared_error", "cross_entropy"] = "squared_error"
     """0.5 * squared error, or binary cross-entropy; both summed over dimensions, averaged over the batch."""
     input_noise: float = 0.0
-    """Standard deviation of the Gaussian noise added to the encoder's input while training."""
+    """Standard deviation of the Gaussian noise added to the encoder's input while training, or to all that a GAN's
+    discriminator sees."""
     input_dropout: float = 0.0
     """Probability of every value of the encoder's input to be dropped, after noise; training only."""
     dropout: float = 0.0
-    """Probability of every hidden unit of all networks to be dropped, after its ReLU; training only. A step draws once
-    for all passes through a network on the same batch."""
+    """Probability of every hidden unit of all networks (of a GAN: of the discriminator) to be dropped, after its ReLU;
+    training only. A step draws once for all passes through a network on the same batch."""
     batch_norm: Literal["none", "encoder", "autoencoder"] = "none"
-    """Networks with batch normalisation before every ReLU and after the last layer, also of the logits of y. Running
-    statistics, which inference uses, follow the reconstruction phase's pass."""
+    """Networks with batch normalisation before every ReLU and (but in a GAN) after the last layer, and of the logits of
+    y. Running statistics, which inference uses, follow the step's first pass."""
     init_std: float = 0.05
     """Standard deviation of the initial weights; biases start at zero."""
 
@@ -329,18 +330,8 @@ RULES: tuple[Rule, ...] = (  # a name, what must hold of the config, what is exp
     ("lr_reconstruction", lambda c: c.lr_reconstruction + c.lr_adversarial + c.classifies * c.lr_classification, LEARN),
     ("profile", lambda c: c.profile is None or c.profiled(), "None or 'FIRST:LAST', steps counted from 1"),
     ("lr_decay_epochs", lambda c: list(c.lr_decay_epochs) == sorted(set(c.lr_decay_epochs)), "increasing epochs"),
-    _only(
-        "output",
-        ["auto", "sigmoid"],
-        lambda c: c.reconstruction == "cross_entropy",
-        "when reconstruction='cross_entropy'",
-    ),
-    _only(
-        "output",
-        ["auto", "linear"],
-        lambda c: c.scale == "standard",
-        "with scale='standard', whose values leave [0, 1]",
-    ),
+    _only("output", ["auto", "sigmoid"], lambda c: c.reconstruction == "cross_entropy", "with the loss cross_entropy"),
+    _only("output", ["auto", "linear"], lambda c: c.scale == "standard", "with scale='standard', which leaves [0, 1]"),
     ("label_weights", lambda c: c.label_weights != "data" or c.classifies, "'uniform' or numbers where y is no label"),
     _only("regularizer", ["adversarial"], lambda c: c.task in WITH_Y or c.label_prior, "where y or labels have priors"),
     _only("posterior", ["gaussian"], lambda c: c.regularizer == "kl", "with regularizer 'kl', which needs its density"),
@@ -349,6 +340,7 @@ RULES: tuple[Rule, ...] = (  # a name, what must hold of the config, what is exp
     _only("style_dim", [2], lambda c: c.prior in SHAPED, "with the 2-D prior {c.prior!r}"),
     _only("keep", ["last", "final"], lambda c: c.task == "gan", "in the task 'gan', which has no validation metric"),
     _only("batch_norm", ["none"], lambda c: not c.lr_reconstruction and c.task != "gan", "with lr_reconstruction=0"),
+    _only("batch_norm", ["none", "autoencoder"], lambda c: c.task == "gan", ": a gan has no encoder"),
     ("batch_size", lambda c: c.batch_size >= 2 or c.batch_norm == "none", "at least 2 with batch_norm"),
     ("noise_layer", lambda c: c.noise_layer <= len(c.hidden), "at most {layers}, the number of hidden layers"),
     ("n_clusters", lambda c: c.n_clusters or c.task != "clustering", "a number of clusters in the task 'clustering'"),
@@ -360,7 +352,7 @@ RULES: tuple[Rule, ...] = (  # a name, what must hold of the config, what is exp
 )
 
 UNUSED: tuple[Rule, ...] = (  # names, when they have a use, why they must keep their default elsewhere
-    ("regularizer posterior batch_norm input_noise input_dropout", lambda c: c.task != "gan", ": a gan has no encoder"),
+    ("regularizer posterior input_dropout", lambda c: c.task != "gan", ": a gan has no encoder"),
     ("patience", lambda c: c.task != "gan", ": a gan has no validation metric"),
     ("regularizer_weight", lambda c: c.regularizer != "adversarial", " with discriminators: see lr_adversarial"),
     ("n_clusters", lambda c: c.task in ("clustering", "embedding"), " in the task {c.task!r}"),

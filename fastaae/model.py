@@ -565,7 +565,7 @@ def _network(own: Callable[..., Tensor], name: str, w: Wiring, library: str) -> 
     for i, (n_in, n_out) in enumerate(pairwise(w.sizes[name])):
         weights.append(own(f"{name}.{i}.weight", n_out, n_in + (further if i == layer else 0)))
         biases.append(own(f"{name}.{i}.bias", 1, n_out))
-        if name in w.norms:
+        if i < w.norms.get(name, 0):
             parts = ("scale", "running_mean", "running_variance")
             norms.append(Norm(*(own(f"{name}.{i}.{part}", 1, n_out) for part in parts)))
     return MLP(weights, biases, None, norms, library)

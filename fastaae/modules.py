@@ -45,8 +45,9 @@ class Coder(nn.Module):
         for i, (w, b) in enumerate(zip(self.weights, self.biases, strict=True)):
             if further := w.shape[1] - self.columns[i]:
                 x = functional.pad(x, (0, further)) if noise is None else torch.cat([x, noise], 1)
-            x = functional.linear(x, w, None if len(self.scales) else b)
-            if len(self.scales):
+            normed = i < len(self.scales)
+            x = functional.linear(x, w, None if normed else b)
+            if normed:
                 mean, variance = getattr(self, f"mean_{i}"), getattr(self, f"variance_{i}")
                 x = functional.batch_norm(x, mean, variance, self.scales[i], b, eps=BATCH_NORM_EPS)
             x = functional.relu(x) if i + 1 < len(self.weights) else x

@@ -82,8 +82,9 @@ class Idiomatic:
         return torch.optim.SGD(parameters, rate, momentum, **options)
 
     def _sequential(self, name: str, weights: dict[str, Tensor]) -> nn.Sequential:
-        layers, n, norm = [], len(self.wiring.sizes[name]) - 1, name in self.wiring.norms
+        layers, n = [], len(self.wiring.sizes[name]) - 1
         for i in range(n):
+            norm = i < self.wiring.norms.get(name, 0)
             weight, bias = weights[f"{name}.{i}.weight"][0], weights[f"{name}.{i}.bias"][0, 0]
             options = {"dtype": weight.dtype, "device": weight.device}
             layer = [nn.Linear(weight.shape[1], weight.shape[0], bias=not norm, **options)]
@@ -93,7 +94,7 @@ class Idiomatic:
                 layer[1].weight.data.copy_(weights[f"{name}.{i}.scale"][0, 0])
             layer[-1].bias.data.copy_(bias)
             layers += layer if i + 1 == n else [*layer, nn.ReLU()]
-            if self.cfg.dropout and i + 1 < n:
+            if self.cfg.dropout and i + 1 < n and (self.cfg.task, name) != ("gan", "decoder"):
                 layers.append(Masked(self.cfg.dropout))
         return nn.Sequential(*layers)
 
@@ -119,8 +120,9 @@ class Idiomatic:
     def encode(self, batch: dict[str, Any], momentum: float = 0.0) -> dict[str, Tensor]:
         """The codes of a batch by name, or, without an encoder, images decoded from the prior."""
         if self.cfg.task == "gan":
-            logits = self._run(self.decoder, batch["real"]["z"], batch["masks"]["decoder"])
-            return {"x": logits.sigmoid() if self.cfg.output_layer == "sigmoid" else logits}
+            logits = self._run(self.decoder, batch["real"]["z"], [], momentum=momentum)
+            fakes = logits.sigmoid() if self.cfg.output_layer == "sigmoid" else logits
+            return {"x": fakes + self.cfg.input_noise * batch["noise"] if self.cfg.input_noise else fakes}
         code = self._encoded(batch, "encoder", momentum)
         z, logits, log_variance = code.tensor_split(self._ends(), -1)
         if self.cfg.posterior == "gaussian":
@@ -210,7 +212,7 @@ class Idiomatic:
     def _played(self, batch: dict[str, Any]) -> list[Tensor]:
         losses = []
         with torch.set_grad_enabled(self.careful):
-            codes = self.encode(batch)
+            codes = self.encode(batch, 0.1 if self.cfg.task == "gan" else 0.0)
         detached = {name: code.detach() for name, code in codes.items()}
         losses.append(self._descend(self.discriminator(batch, detached), self.discriminate))
         self.discriminators.requires_grad_(not self.careful)

@@ -246,7 +246,7 @@ def test_a_wrong_element_is_refused_by_name(name, value):
             "prior='uniform': expected 'gaussian' with regularizer 'kl'",
         ),
         ({"noise_layer": 3}, "noise_layer=3: expected at most 2, the number of hidden layers"),
-        ({"task": "gan", "input_noise": 0.1}, "input_noise=0.1: expected 0.0: a gan has no encoder"),
+        ({"task": "gan", "input_dropout": 0.1}, "input_dropout=0.1: expected 0.0: a gan has no encoder"),
         ({"fixed_heads": 10}, "fixed_heads=10.0: expected None in the task 'unsupervised'"),
         (
             {"task": "embedding", "fixed_heads": 10.0, "n_clusters": 20, "style_dim": 8},

@@ -43,6 +43,7 @@ CASES = [  # a field, its values, what it is a field of
     ("regularizer_weight", [0.1, 1.0, 3.0], {"regularizer": "kl", "posterior": "gaussian"}),
     ("dropout", [0.1, 0.25, 0.5], {"task": "supervised", "input_dropout": 0.2}),
     ("dropout", [0.1, 0.25, 0.5], {"task": "gan"}),
+    ("input_noise", [0.1, 0.2, 0.3], {"task": "gan", "batch_norm": "autoencoder"}),
     ("seed", [5, 3, 9], {"task": "semi_supervised", "n_labeled": 40}),
 ]
 

@@ -583,6 +583,7 @@ KINDS += [
     for task, optimizer, fields in (
         ("clustering", "adam", {"batch_norm": "encoder"}),
         ("unsupervised", "sgd", {"batch_norm": "autoencoder", "dropout": 0.2}),
+        ("gan", "adam", {"batch_norm": "autoencoder", "input_noise": 0.3, "dropout": 0.2}),
         ("unsupervised", "sgd", {"regularizer": "mmd"}),
         ("unsupervised", "adam", {"regularizer": "kl", "posterior": "gaussian"}),
     )

@@ -168,11 +168,11 @@ class Batches:
             for feed, mask in zip(self.feeds, found[-1].masks, strict=True):
                 feed.mask = mask
         if cfg.dropout and cfg.hidden:
-            layers = range(len(cfg.hidden))
-            p = self.members.of("dropout", self.codes.buffer)
-            found.append(Dropout(p, [n.output(t.x, i) for n, t in self.passes.values() for i in layers]))
+            layers, p = range(len(cfg.hidden)), self.members.of("dropout", self.codes.buffer)
+            some = [each for name, each in self.passes.items() if (cfg.task, name) != ("gan", "decoder")]
+            found.append(Dropout(p, [n.output(t.x, i) for n, t in some for i in layers]))
             masks = iter(found[-1].masks)
-            for _, tape in self.passes.values():
+            for _, tape in some:
                 tape.masks, tape.p = [next(masks) for _ in layers], p
         return found
 

@@ -93,7 +93,7 @@ class MLP:
         weights: per layer [R, O, I]. Updated in place, never rebound.
         biases: per layer [R, 1, O].
         compute: dtype of products and of what flows between layers; None: the weights' own.
-        norms: of every layer, or none.
+        norms: of the first so many layers.
         library: of float32 products on a CPU, "onednn" or "torch".
 
     A layer may have more inputs than the one before has outputs: the further ones, noise, come from outside.
@@ -110,7 +110,8 @@ class MLP:
     ):  # fmt: skip
         self.library = library
         self.weights, self.biases, self.norms = list(weights), list(biases), list(norms)
-        self.offsets = [torch.zeros_like(b) for b in biases] if norms else self.biases  # that products add
+        normed = self.biases[: len(self.norms)]
+        self.offsets = [*map(torch.zeros_like, normed), *self.biases[len(normed) :]]  # that products add
         self.sizes = [*(w.shape[2] for w in weights), weights[-1].shape[1]]
         self.outputs = [w.shape[1] for w in weights]  # less than the next size where noise comes in
         self.shadows = list(weights)
@@ -129,7 +130,7 @@ class MLP:
         generators: Sequence[torch.Generator],
         device: torch.device,
         dtype: torch.dtype,
-        batch_norm: bool = False,
+        batch_norm: int = 0,
         noise: tuple[int, int] = (0, 0),
         **options: Any,
     ) -> MLP:
@@ -143,8 +144,8 @@ class MLP:
             drawn = torch.stack([torch.empty_like(like).normal_(generator=g) for g in generators])
             weights.append((drawn * std).to(device, dtype))
             biases.append(torch.zeros(len(generators), 1, o, device=device, dtype=dtype))
-        norms = [Norm(torch.ones_like(b), torch.zeros_like(b), torch.ones_like(b)) for b in biases]
-        return MLP(weights, biases, norms=norms if batch_norm else (), **options)
+        norms = [Norm(torch.ones_like(b), torch.zeros_like(b), torch.ones_like(b)) for b in biases[:batch_norm]]
+        return MLP(weights, biases, norms=norms, **options)
 
     def tape(
         self, rows: int, first: Tensor | None = None, last: Tensor | None = None,
@@ -183,8 +184,9 @@ class MLP:
         last = len(self.weights) - 1
         for i, (weight, offset) in enumerate(zip(self.shadows[:layers], self.offsets, strict=False)):
             y = self.output(tape.x, i)
-            yield self.products[i].linear, tape.x[i], weight, offset, y, i < last and not self.norms
-            if self.norms:
+            normed = i < len(self.norms)
+            yield self.products[i].linear, tape.x[i], weight, offset, y, i < last and not normed
+            if normed:
                 n, t = self.norms[i], tape.normalized[i]
                 args = ((n.mean, n.variance), momentum, (t.x, t.inverse_std), y, i < last)
                 self.normalize.batch_norm(y, n.scale, self.biases[i], *args)
@@ -200,7 +202,7 @@ class MLP:
         """As backward(); judged: tape.g[-2] is filled already."""
         last = len(self.weights) - 1
         for i in reversed(range(last + 1)):
-            if self.norms:
+            if i < len(self.norms):
                 t, g = tape.normalized[i], self.output(tape.g, i)
                 args = (g, t.scale_gradient, t.bias_gradient)
                 self.normalize.batch_norm_backward(g, self.norms[i].scale, t.x, t.inverse_std, *args)
@@ -234,8 +236,9 @@ class MLP:
             if further := weight.shape[2] - x.shape[1]:
                 x = torch.cat([x, x.new_zeros(len(x), further) if noise is None else noise], 1)
             out = x.new_empty(1, len(x), weight.shape[1])
-            self.products[i].linear(x[None], weight[:1], offset[:1], out, i < last and not self.norms)
-            if self.norms:
+            normed = i < len(self.norms)
+            self.products[i].linear(x[None], weight[:1], offset[:1], out, i < last and not normed)
+            if normed:
                 n = self.norms[i]
                 reference.batch_norm_inference(out, n.scale[:1], self.biases[i][:1], n.mean[:1], n.variance[:1], out)
                 if i < last:
@@ -262,7 +265,7 @@ class MLP:
         """What is learned, by name; the tensors themselves, not copies."""
         named = {}
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            scale = {f"{i}.scale": self.norms[i].scale} if self.norms else {}
+            scale = {f"{i}.scale": self.norms[i].scale} if i < len(self.norms) else {}
             named |= {f"{i}.weight": weight, **scale, f"{i}.bias": bias}
         return named
 
@@ -361,21 +364,21 @@ class Optimizer:
             weights = zip(network.weights, network.shadows, strict=True)
             self.updates = [kernels.choose_update(*both, clock is not None, network.library) for both in weights]
             self.at_once = kernels.on_tensor_cores(network.shadows[0])
-            if network.norms:  # of a product without a bias, what stands in for that and its moments
-                self.unused = [[torch.zeros_like(o) for _ in range(3)] for o in network.offsets]
+            normed = network.offsets[: len(network.norms)]  # without a bias: what stands in for that and its moments
+            self.unused = [[torch.zeros_like(o) for _ in range(3)] for o in normed]
 
     def update(self, n: MLP, tape: Tape, layers: Sequence[int]) -> Work:
         """One step on some layers of the network n from their inputs and the gradients of their outputs."""
         m, some = self.moments, []
         for i in layers:
-            bias, *moments = self.unused[i] if n.norms else (n.biases[i], *m[f"{i}.bias"])
+            bias, *moments = self.unused[i] if i < len(n.norms) else (n.biases[i], *m[f"{i}.bias"])
             state = (m[f"{i}.weight"], tuple(moments[: len(self.names)]))
             some.append((tape.x[i], n.output(tape.g, i), n.weights[i], bias, n.shadows[i], *state))
         yield self.updates[layers[0]], tuple(some), self.rate, self.correction, self.momentum, self.scale
-        if n.norms:
+        if normed := [i for i in layers if i < len(n.norms)]:
             t, norms = tape.normalized, n.norms
-            some = [(n.biases[i], m[f"{i}.bias"], t[i].bias_gradient) for i in layers]
-            some += [(norms[i].scale, m[f"{i}.scale"], t[i].scale_gradient) for i in layers]
+            some = [(n.biases[i], m[f"{i}.bias"], t[i].bias_gradient) for i in normed]
+            some += [(norms[i].scale, m[f"{i}.scale"], t[i].scale_gradient) for i in normed]
             n.normalize.steps(some, self.rate, self.correction, self.momentum, self.scale)
 
     def step(self, name: str, parameter: Tensor, gradient: Tensor) -> None:

@@ -217,28 +217,34 @@ class GanDecoder:
         cfg: of the step.
         networks: decoder among them.
         codes: the buffer whose prior samples it decodes.
+        noise_std: of the noise on all images, of all replicas, or [R, 1, 1].
 
     Attributes:
         passes, inputs, judged: as an autoencoder's, with images of the data in the place of prior samples.
+        noise: [R, B, D], N(0, 1), on the fakes, or None.
     """
 
     trained = "decoder"
-    noise = None  # its fakes have no posterior
 
-    def __init__(self, cfg: Config, networks: dict[str, MLP], codes: Codes):
+    def __init__(self, cfg: Config, networks: dict[str, MLP], codes: Codes, noise_std: float | Tensor):
         self.decoder, self.sigmoid, b = networks["decoder"], cfg.output_layer == "sigmoid", cfg.batch_size
         self.images = codes.buffer.new_zeros(cfg.replicas, 2 * b, self.decoder.sizes[-1])  # of the data, then fakes
-        self.gradient = torch.zeros_like(self.images[:, b:])
-        self.decoding = self.decoder.tape(b, codes.buffer[:, :b], last=self.images[:, b:])
+        self.gradient, self.noise_std = torch.zeros_like(self.images[:, b:]), noise_std
+        self.noise = torch.zeros_like(self.gradient) if cfg.input_noise else None
+        last = torch.zeros_like(self.gradient) if cfg.input_noise else self.images[:, b:]
+        self.decoding = self.decoder.tape(b, codes.buffer[:, :b], last=last)
         self.passes = {"decoder": (self.decoder, self.decoding)}
         self.inputs = [(self.images[:, :b], None)]
         self.judged = {"x": (self.images, self.gradient)}
 
     def play(self) -> None:
         """Fill the fakes from the prior samples."""
-        self.decoder.forward(self.decoding)
+        fakes = self.decoding.x[-1]
+        self.decoder.forward(self.decoding, momentum=MOMENTUM)
         if self.sigmoid:
-            self.decoding.x[-1].sigmoid_()
+            fakes.sigmoid_()
+        if self.noise is not None:
+            torch.add(fakes, self.noise * self.noise_std, out=self.images[:, fakes.shape[1] :])
 
     def learn(self, optimizer: Optimizer) -> None:
         """Update the decoder from the gradient with respect to its fakes."""

@@ -77,7 +77,8 @@ class Step:
         self.codes = Codes(w, (r, self.batch), floats, self.networks["decoder"].shadows[0])
         self.ops = kernels.choose_losses(self.codes.buffer)
         if cfg.task == "gan":
-            self.player = GanDecoder(cfg, self.networks, self.codes)
+            noise = self.members.of("input_noise", floats)
+            self.player = GanDecoder(self.members.configs[0], self.networks, self.codes, noise)
         else:
             known = 0 if y is None else int((y >= 0).sum())
             labeled = min(self.batch, cfg.n_labeled or known) if cfg.classifies else 0
@@ -179,7 +180,7 @@ def _networks(members: Members, w: Wiring, floats: Tensor) -> tuple[dict[str, ML
     options = {"std": cfg.init_std, "generators": generators, "compute": COMPUTE.get(cfg.precision)}
     options |= {"device": floats.device, "dtype": floats.dtype, "library": cfg.products}
     networks = {
-        name: MLP.initialize(sizes, **options, batch_norm=name in w.norms, noise=w.further(name))
+        name: MLP.initialize(sizes, **options, batch_norm=w.norms.get(name, 0), noise=w.further(name))
         for name, sizes in w.sizes.items()
     }
     if w.heads is None:

@@ -36,7 +36,7 @@ class Wiring(NamedTuple):
     condition: int  # columns of labels that, beside z, only the discriminator of z sees
     sizes: dict[str, tuple[int, ...]]  # widths of each network: encoder, decoder, discriminator.z and so on
     heads: tuple[int, int] | None  # shape of W_C, whose rows are cluster heads
-    norms: tuple[str, ...]  # networks with batch normalisation
+    norms: dict[str, int]  # networks with batch normalisation, of so many of their layers, from the first
     noise: tuple[int, int]  # layer and number of the further inputs of a universal posterior's encoder
     phases: tuple[Phase, ...]
 
@@ -63,7 +63,8 @@ def wiring(cfg: Config, d: int, classes: int) -> Wiring:
     if cfg.regularizer == "adversarial" and cfg.lr_adversarial:
         sizes |= {f"discriminator.{name}": (width, *cfg.hidden, 1) for name, width in judged.items()}
     heads = (y, cfg.style_dim) if cfg.task == "embedding" else None
-    norms = {"none": (), "encoder": ("encoder",), "autoencoder": ("encoder", "decoder")}[cfg.batch_norm]
+    normed = {"none": (), "encoder": ("encoder",), "autoencoder": ("encoder", "decoder")}[cfg.batch_norm]
+    norms = {n: len(cfg.hidden) + (cfg.task != "gan") for n in normed if n in sizes}
     noise = (cfg.noise_layer, cfg.noise_dim if cfg.posterior == "universal" else 0)
     return Wiring(code, y, condition, sizes, heads, norms, noise, _phases(cfg, tuple(sizes)))
 
