@@ -373,6 +373,7 @@ IDLE: tuple[Rule, ...] = (  # the same of fields that may have any value there, 
     ("lr_decay_epochs", lambda c: c.lr_decay_epochs[:1] < (c.epochs,), "no decay in epochs={c.epochs}"),
     ("lr_decay_epochs", lambda c: c.lr_decay != 1, "lr_decay={c.lr_decay}"),
     ("dropout", lambda c: c.hidden, "hidden={c.hidden}"),
+    ("products", lambda c: c.precision == "fp32", "precision={c.precision!r}"),
 )
 
 _set = Config.__init__

@@ -266,13 +266,16 @@ class Sweeping:
                 self.launch(left, epochs, k)
             return
         summary = run.read_json(run.summary)
-        codes = [std for part in parts for std in RunDirectory(part).history()["code_std"][-1].tolist()]
+        histories = [RunDirectory(part).history() for part in parts]
+        codes = [
+            std for h in histories if "code_std" in h for std in h["code_std"][-1].tolist()
+        ]  # where there is a game
         late = epochs == pack[0].config.epochs and summary["steps"] >= watch.SOON
         for r, m in enumerate(pack):
             m.directory, m.replica = places[r]
             m.metrics = {name: values["replicas"][r] for name, values in summary["metrics"].items()}
-            m.metrics["code_std"], m.epochs = codes[r], epochs
-            m.out = "collapsed" if codes[r] < COLLAPSED and late else ""
+            m.metrics["code_std"], m.epochs = codes[r] if codes else math.nan, epochs
+            m.out = "collapsed" if late and m.metrics["code_std"] < COLLAPSED else ""
 
     def trained(self, pack: list[Member], cfg: Config, given: list[dict[str, Any]], run: RunDirectory) -> list[int]:
         """Train it in the directory of a run, unless it has been. Returns: the places of those that diverged."""

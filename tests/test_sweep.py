@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -104,6 +105,14 @@ def test_collapsed_members_are_out(tmp_path, monkeypatch):
     monkeypatch.setattr(sweeping, "COLLAPSED", np.inf)
     with pytest.raises(ValueError, match=r"all 3 members are out \(collapsed\)"):
         sweep(CFG, X, tmp_path / "a", progress=False, lr_reconstruction=RATES)
+
+
+@pytest.mark.parametrize("rates", [[0.0], [0.0, 1e-3]])
+def test_without_a_game_nothing_collapses(tmp_path, rates):
+    found = sweep(CFG, X, tmp_path / "a", progress=False, lr_adversarial=rates)
+    assert [math.isnan(row["code_std"]) for row in found.table] == [not rate for rate in rates]
+    assert all(row["out"] == "" and math.isfinite(row["valid_reconstruction"]) for row in found.table)
+    assert sweep(CFG, X, tmp_path / "a", progress=False, lr_adversarial=rates).best == found.best
 
 
 @pytest.mark.parametrize(("n", "eta", "epochs"), [(27, 3, 27), (9, 3, 9), (12, 3, 10), (16, 2, 16), (16, 4, 16)])
@@ -272,6 +281,7 @@ def test_random_settings():
             {"cfg": Config(lr_decay=1.0)},
             r"lr_decay_epochs=\(\): no effect, .*: lr_decay=1.0",
         ),
+        ({"products": ["onednn", "torch"]}, {}, "products='onednn': no effect, leave it out: precision='fp64'"),
         ({"dropout": [0.1], "hidden": [(8,), ()]}, {}, r"dropout=0.1: no effect, leave it out: hidden=\(\)"),
         ({"regularizer_weight": [1.0, 2.0]}, {}, "regularizer_weight=2.0: expected 1.0 with discriminators"),
         ({"fixed_heads": [None, 2.0]}, {}, "fixed_heads=2.0: expected None in the task 'unsupervised'"),

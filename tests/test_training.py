@@ -962,6 +962,11 @@ def test_the_game_is_read_once_an_epoch(tmp_path, monkeypatch):
     assert reads == [(), (), (6, 3), (6, 3)]  # the scales of the prior and of the data first, once
 
 
+def test_no_remedy_brings_a_game_in(tmp_path):
+    _, found, new = on_moons(tmp_path, 400, lr_adversarial=0.0, lr_reconstruction=1.0)
+    assert len(found) == 1 and new["lr_reconstruction"] == 1e-3 and "lr_adversarial" not in new, found
+
+
 @pytest.mark.parametrize(
     ("fields", "said", "remedy"),
     [
@@ -1115,6 +1120,16 @@ def test_a_warning_has_a_line_of_its_own_beside_the_bar(tmp_path, monkeypatch):
     assert [re.sub(r"\x1b\[A", "", text) for text in seen] == ["WARNING it is over"] * 2
 
 
+def test_bfloat16_by_other_means_is_told_on_resume(tmp_path, monkeypatch):
+    fit(tmp_path, epochs=1, precision="bf16")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(tmp_path, resume=True, epochs=2, precision="bf16", products="torch")  # which has no say there
+    monkeypatch.setattr(onednn, "BF16", not onednn.BF16)
+    with pytest.warns(UserWarning, match="bfloat16 was multiplied .*, here it is .*: .* not to the same bits"):
+        fit(tmp_path, resume=True, epochs=3, precision="bf16")
+
+
 OPENINGS = {
     "unsupervised": ({}, "; cpu, fp32 by PyTorch (small layers); "),
     "semi_supervised": ({"task": "semi_supervised", "n_labeled": 30}, "4 classes, 30 labels used"),
@@ -1122,6 +1137,7 @@ OPENINGS = {
     "labels unused": ({}, "4 classes, 0 labels used"),
     "fp64": ({"precision": "fp64"}, "; cpu, fp64 by PyTorch (no other for fp64 here); "),
     "fp16": ({"precision": "fp16"}, "; cpu, fp16 by PyTorch (emulated); "),
+    "products": ({"hidden": (200, 200), "products": "torch"}, "; cpu, fp32 by PyTorch (products='torch'); "),
     "oneDNN": ({"hidden": (200, 200)}, "cpu, fp32 by oneDNN (large layers) and PyTorch (small layers)"),
 }
 

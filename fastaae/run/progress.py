@@ -84,6 +84,7 @@ def opening(checkpoints: Checkpoints) -> str:
         labels = f"{data.n_classes} classes, {used:,} labels used"
     why = "emulated" if cfg.precision in ("bf16", "fp16") else f"no other for {cfg.precision} here"
     why = "small layers" if onednn.fits(step.networks["decoder"].shadows[0]) else why
+    why = "products='torch'" if (cfg.products, cfg.precision) == ("torch", "fp32") else why
     by = {"layers": "Triton (16 bits)", "onednn": "oneDNN (large layers)", "reference": f"PyTorch ({why})"}
     modules = {p.linear.__module__.split(".")[-1] for network in step.networks.values() for p in network.products}
     computed = " and ".join(name for module, name in by.items() if module in modules)

@@ -91,6 +91,10 @@ def begin(
     elif saved.info["device"] != device.type:
         began = f"{saved.info['device']!r}, where the run began and random numbers differ"
         raise ValueError(f"device={cfg.device!r}: expected {began}")
+    elif (was := saved.info.get("bf16")) not in (None, onednn.BF16):
+        how = {True: "by oneDNN", False: "emulated"}
+        changed = f"bfloat16 was multiplied {how[bool(was)]}, here it is {how[onednn.BF16]}"
+        warn_caller(f"resume={cfg.out_dir!r}: {changed}: the run goes on, but not to the same bits")
     return own, loaded, saved is not None
 
 
@@ -141,7 +145,7 @@ def _merged(cfg: Config | None, saved: Config, directory: str) -> Config:
     """The checkpoint's config with the fields that may differ taken from cfg, writing to the directory resumed from."""
     if cfg is None:
         return replace(saved, out_dir=directory)
-    cfg = replace(cfg, products=saved.products) if cfg.products == "auto" else cfg
+    cfg = replace(cfg, products=saved.products) if cfg.products == "auto" or cfg.precision != "fp32" else cfg
     old, new = saved.to_dict(), cfg.to_dict()
     for name in old:
         if name not in RESUMABLE and old[name] != new[name]:
@@ -164,7 +168,8 @@ class Checkpoints:
         if (n := len(step.state() | self.keep.best)) > (most := checkpoint.MAX_TENSORS):
             raise ValueError(f"replicas={cfg.replicas}: {n} tensors, expected at most {most}")
         self.step, self.cfg, self.data, self.resumed = step, cfg, data, resumed
-        self.own = {"members": step.members.given} if step.members.given else {}
+        self.own: dict[str, Any] = {"members": step.members.given} if step.members.given else {}
+        self.own |= {"bf16": onednn.BF16} if (cfg.precision, step.device.type) == ("bf16", "cpu") else {}
         self.directory = RunDirectory(cfg.out_dir or "runs")
         self.restarts = 0
         self.newest: int | None = None  # step of the last one

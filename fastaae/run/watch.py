@@ -136,6 +136,7 @@ def remedy(step: Step, name: str, early: bool = True) -> str:
     a weight says that a run has gone wrong; bench/remedies.py tries it."""
     cfg, size, kept = step.cfg, step.networks["decoder"].sizes[-1], Config  # whose defaults train data of many kinds
     rates = ["lr_reconstruction", "lr_adversarial", *(["lr_classification"] if cfg.classifies else [])]
+    rates = [name for name in rates if getattr(cfg, name)]  # no rate is no mistake
     ends = dict.fromkeys(rates, (0.01, 1.0)) | {"init_std": (0.1, 3.0), "prior_std": (0.0, 20.0)}  # times the default
     odd = [n for n, (low, high) in ends.items() if not low <= getattr(cfg, n) / getattr(kept, n) <= high]
     odd += [n for n in ("dropout", "input_dropout") if getattr(cfg, n) > 0.5]
