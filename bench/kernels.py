@@ -8,10 +8,10 @@ Each kernel is compiled for the launch that its launcher makes of the shipped pr
 samples of 784 coordinates; near: K = 128; 10 bandwidths; 262,144 pairs that may matter), with the arguments specialised
 as at run time. Columns: registers per thread; bytes of stack and local memory, and instructions that load or store them
 (spills: all must be 0, but for draw's cosine); shared memory; tensor-core instructions and all SASS instructions;
-programs that fit one multiprocessor. The last columns are arithmetic, nothing is measured: the bytes and FLOPs of cost(), and the longer of
-their times at peak dense fp16 rate (int8: twice that) and peak bandwidth. Exit status 1 if a kernel fails to compile,
-spills, does not fit or uses no tensor cores though it is there for them. Of a step, operations of plain torch that make
-or fill a tensor are counted too, a launch each. The last line is JSON.
+programs that fit one multiprocessor. The last columns are arithmetic, nothing is measured: the bytes and FLOPs of
+cost(), and the longer of their times at peak dense fp16 rate (int8: twice that) and peak bandwidth. Exit status 1 if a
+kernel fails to compile, spills, does not fit or uses no tensor cores though it is there for them. Of a step, operations
+of plain torch that make or fill a tensor are counted too, a launch each. The last line is JSON.
 
 With the trace that `fastaae train --profile` left on a GPU, of the same preset, replicas and bf16, each launch has the
 mean time of those of its kernel and grid beside it, and how many times that is what arithmetic and a launch take.
