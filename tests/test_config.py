@@ -210,7 +210,7 @@ def test_a_wrong_element_is_refused_by_name(name, value):
     [
         (
             {"reconstruction": "cross_entropy", "output": "linear"},
-            "output='linear': expected 'auto' or 'sigmoid' when recon",
+            "output='linear': expected 'auto' or 'sigmoid' with the loss cross_entropy",
         ),
         ({"n_labeled": 100}, "n_labeled=100: expected None: the task 'unsupervised' uses no labels"),
         ({"prior": "mixture", "style_dim": 8}, "style_dim=8: expected 2 with the 2-D prior 'mixture'"),
