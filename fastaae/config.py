@@ -294,6 +294,7 @@ TYPES = get_type_hints(Config)
 CHOICES = {name: get_args(kind) for name, kind in TYPES.items() if get_origin(kind) is Literal}
 OPTIONAL = {name for name, kind in TYPES.items() if type(None) in get_args(kind)}
 POSITIVE = _number(lambda v: v > 0, "a finite number > 0")
+NOT_NEGATIVE = _number(lambda v: v >= 0, "a finite number >= 0")
 FIELDS: tuple[tuple[str, Test, str], ...] = (  # names, what their values must pass, what is expected
     *(
         (name, lambda v, choices=choices: isinstance(v, str) and v in choices, f"one of {', '.join(choices)}")
@@ -313,9 +314,8 @@ FIELDS: tuple[tuple[str, Test, str], ...] = (  # names, what their values must p
     ("label_weights", _shares, "'uniform', 'data' or positive numbers"),
     ("label_prior graph", lambda v: type(v) is bool, "True or False"),
     ("hidden lr_decay_epochs", lambda v: isinstance(v, tuple) and len(v) <= 1000, "a tuple of at most 1000 integers"),
-    ("lr_reconstruction lr_adversarial lr_classification", *_number(lambda v: v >= 0, "a finite number >= 0")),
     ("lr_decay prior_std init_std separation regularizer_weight fixed_heads", *POSITIVE),
-    ("input_noise", *_number(lambda v: v >= 0, "a finite number >= 0")),
+    ("lr_reconstruction lr_adversarial lr_classification input_noise", *NOT_NEGATIVE),
     ("input_dropout dropout average", *_number(lambda v: 0 <= v < 1, "a number in [0, 1)")),
     ("momentum momentum_adversarial", *_number(lambda v: 0 <= v < 1, "a number in [0, 1)")),
 )

@@ -266,10 +266,8 @@ class Sweeping:
                 self.launch(left, epochs, k)
             return
         summary = run.read_json(run.summary)
-        histories = [RunDirectory(part).history() for part in parts]
-        codes = [
-            std for h in histories if "code_std" in h for std in h["code_std"][-1].tolist()
-        ]  # where there is a game
+        spreads = [RunDirectory(part).history().get("code_std") for part in parts]  # None where there is no game
+        codes = [std for rows in spreads if rows is not None for std in rows[-1].tolist()]
         late = epochs == pack[0].config.epochs and summary["steps"] >= watch.SOON
         for r, m in enumerate(pack):
             m.directory, m.replica = places[r]
