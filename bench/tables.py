@@ -21,6 +21,7 @@ UNKNOWN = "not measured yet"
 MARKED = re.compile(r"(<!-- ([\w-]+): made by bench/ -->\n).*?(<!-- \2: end -->)", re.DOTALL)
 CONTENDERS = {  # as bench/step.py calls them, and as a table does
     "fastaae": "fastaae",
+    "fastaae, fp32": "fastaae in fp32",
     "floor": "its products alone",
     "floor-torch": "the same by PyTorch",
     "idiomatic": "idiomatic PyTorch",
