@@ -99,7 +99,7 @@ def suggestion(word: Any, choices: Iterable[str]) -> str:
 def warn_caller(message: str) -> None:
     """Warn whoever called the package, from wherever in it."""
     level, frame = 1, sys._getframe()
-    while frame and frame.f_globals["__name__"].startswith(("fastaae.", "contextlib")):
+    while frame and frame.f_globals.get("__name__", "").startswith(("fastaae.", "contextlib")):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, stacklevel=level)
 

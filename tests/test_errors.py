@@ -155,3 +155,9 @@ def test_other_forms_are_seen(message, fault):
 
 def test_all_modules_are_read():
     assert len(CASES) > 150 and {path.name for path, *_ in CASES} > {"parzen.py", "reference.py", "matfiles.py"}
+
+
+def test_code_without_a_module_is_warned_as_any_other():
+    code = "from fastaae.files import warn_caller\nwarn_caller('odd')"
+    with pytest.warns(UserWarning, match="^odd$"):
+        exec(compile(code, "page", "exec"), {})
