@@ -455,6 +455,18 @@ def run_state(replicas=3, **fields):
     )
 
 
+def test_the_model_of_a_run_that_took_one_thread_is_the_one_it_saved(tmp_path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)  # of which small layers take one, and choose their products by it
+    try:
+        cfg = fastaae.preset("digits", epochs=2, out_dir=str(tmp_path / "run"))
+        run = fastaae.train(cfg, progress=False)
+        assert torch.get_num_threads() == 2
+        assert np.array_equal(run.model.sample(16, seed=0), load(run.directory).sample(16, seed=0))
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_replica_of_a_run_is_loaded(tmp_path):
     tensors, info, encoder, decoder = run_state()
     checkpoint.save(tmp_path / "checkpoint.safetensors", tensors, info)

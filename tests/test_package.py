@@ -123,7 +123,7 @@ READING_PATH = [  # one batch, from its config to the updated weights
     "fastaae/run/training.py",
 ]
 PATH_LINES, PATH_FUNCTION = 1848, 60
-ALL_LINES = 12290  # 9,798 before modules, estimators, sweeps, best weights, export
+ALL_LINES = 12_291
 ANY_FUNCTION, PARAMETERS, DOCUMENTED = 80, 8, 0.91
 
 

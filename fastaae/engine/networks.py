@@ -237,7 +237,8 @@ class MLP:
                 x = torch.cat([x, x.new_zeros(len(x), further) if noise is None else noise], 1)
             out = x.new_empty(1, len(x), weight.shape[1])
             normed = i < len(self.norms)
-            self.products[i].linear(x[None], weight[:1], offset[:1], out, i < last and not normed)
+            chosen = kernels.choose_products(weight, self.library)  # now: a run may have had other threads
+            chosen.linear(x[None], weight[:1], offset[:1], out, i < last and not normed)
             if normed:
                 n = self.norms[i]
                 reference.batch_norm_inference(out, n.scale[:1], self.biases[i][:1], n.mean[:1], n.variance[:1], out)
