@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 import warnings
@@ -100,10 +101,32 @@ def test_a_slow_one_is_told_once(tmp_path, pause, told):
 def test_a_long_run_may_have_a_hook_of_more_than_a_second(tmp_path, monkeypatch):
     clock = iter(np.arange(0, 10_000, 0.5))  # half a second a call
     monkeypatch.setattr(hooks, "perf_counter", lambda: next(clock))
-    hook = hooks.Hook(lambda row: None, lambda *said: pytest.fail(str(said)))
+    hook = hooks.Hook(lambda row: None)
     hook.began = -1000.0
     for _ in range(20):
-        hook({"epoch": 0})
+        hook({"epoch": 0}, lambda *said: pytest.fail(str(said)))
+
+
+def test_a_run_leaves_nothing_to_the_garbage_collector(tmp_path):
+    """Or the memory of many runs, a GPU's too, would wait for it, which counts objects and not bytes."""
+    fit(tmp_path / "first", print)
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        run = fit(tmp_path / "second", lambda row: None)
+        assert run.model is not None
+        del run
+        gc.collect()
+        left = [type(x) for x in gc.garbage]
+        left = [
+            kind.__name__ for kind in left if kind.__module__.startswith(("fastaae", "torch")) or kind is np.ndarray
+        ]
+        assert not left
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
 
 
 def test_tensorboard_shows_the_history(tmp_path):

@@ -21,12 +21,12 @@ class Hook:
         ended: whether it has asked for the end of training, or patience has.
     """
 
-    def __init__(self, on_log: OnLog | None, warn: Callable[[str, int], None]):
-        self.on_log, self.warn, self.ended, self.told = on_log, warn, False, False
+    def __init__(self, on_log: OnLog | None):
+        self.on_log, self.ended, self.told = on_log, False, False
         self.began, self.seconds = perf_counter(), 0.0
 
-    def __call__(self, row: dict[str, Any]) -> None:
-        """Give it a copy of a row that has been written."""
+    def __call__(self, row: dict[str, Any], warn: Callable[[str, int], None]) -> None:
+        """Give it a copy of a row that has been written. warn is not kept: the run whose method it is keeps this."""
         if self.on_log is None:
             return
         called = perf_counter()
@@ -34,12 +34,12 @@ class Hook:
             self.ended = self.on_log(copy.deepcopy(row)) is True or self.ended
         except Exception as error:
             self.on_log = None
-            self.warn(f"on_log raised {type(error).__name__} ({error}): it is called no more", row["epoch"])
+            warn(f"on_log raised {type(error).__name__} ({error}): it is called no more", row["epoch"])
         now = perf_counter()
         self.seconds += now - called
         if not self.told and self.seconds > max(1.0, SLOW * (now - self.began)):
             self.told = True
-            self.warn(f"on_log took {self.seconds:.1f} of {now - self.began:.1f} s: raise log_every", row["epoch"])
+            warn(f"on_log took {self.seconds:.1f} of {now - self.began:.1f} s: raise log_every", row["epoch"])
 
 
 def tensorboard(directory: str | Path) -> OnLog:

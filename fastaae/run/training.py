@@ -109,7 +109,7 @@ class Training:
         self, checkpoints: Checkpoints, signals: Signals, bar: Progress, prior: priors.Custom | None,
         heartbeat: Heartbeat | None, on_log: OnLog | None = None,
     ):  # fmt: skip
-        self.hook = Hook(on_log, self.warn)
+        self.hook = Hook(on_log)
         self.hook.ended = checkpoints.keep.over
         self.checkpoints, self.signals, self.progress, self.heartbeat = checkpoints, signals, bar, heartbeat
         step, networks = checkpoints.step, checkpoints.step.networks
@@ -234,7 +234,7 @@ class Training:
     def write(self, row: dict[str, Any]) -> None:
         """A line of metrics.jsonl, which the caller's hook gets as well."""
         self.directory.append(row)
-        self.hook(row)
+        self.hook(row, self.warn)
 
     def pause(self, epoch: int) -> bool:
         """Between steps: save and stop where a signal says so, or another rank has failed. Or end: returns whether the

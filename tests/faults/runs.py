@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import gc
 import hashlib
 import json
 import os
@@ -265,7 +264,6 @@ def use_and_measure() -> int:
         run = fastaae.train(dataclasses.replace(cfg, seed=k, epochs=4, out_dir=f"runs/{k}"), progress=False)
         for j in range(10):
             save(run.directory, j, 100_000)
-        gc.collect()  # what waits for that, in cycles, is no leak
         if k in (4, 20):
             marks.append(resources())
     Path("marks.json").write_text(json.dumps(marks))
