@@ -575,20 +575,32 @@ class Export(OnRun):
 
 @dataclasses.dataclass
 class Figures(OnData):
-    """Draw the paper's pictures that fit the run's task, of its test set, and say what each file shows."""
+    """Draw the paper's pictures that fit the run's task, of its test set, and the curves of its training, and say what
+    each file shows."""
 
     seed: int = 0
     """Of the samples, and of the images beside cluster heads."""
     out: str | None = None
     """Folder; default: the run directory."""
+    format: tuple[str, ...] = ("png",)
+    """Of each picture: png, pdf, svg, or another that matplotlib writes; several, too."""
+    data: bool = False
+    """Write the numbers behind each picture, too, as NAME.npz."""
 
     def __call__(self, directory: str) -> None:
         import matplotlib.image  # noqa: F401  # as above
 
         from . import figures
+        from .directory import RunDirectory
 
         (model,), data = self.models_and_data(directory, self.replica or 0)
-        for path, shows in figures.draw(model, data, self.out or directory, self.seed).items():
+        history = None
+        try:
+            history = RunDirectory(directory).history()
+        except ValueError as error:
+            _say(f"warning: no curves: {error}")
+        drawn = figures.draw(model, data, self.out or directory, self.seed, self.format, self.data, history)
+        for path, shows in drawn.items():
             _print(f"{path}: {shows}")
 
 

@@ -172,7 +172,7 @@ RUN, DATA = ["replica", "averaged"], ["data-dir", "dataset"]
         ("encode", [*RUN, "out"]),
         ("predict", [*RUN, "out"]),
         ("reconstruct", [*RUN, "out"]),
-        ("figures", [*RUN, *DATA, "seed", "out"]),
+        ("figures", [*RUN, *DATA, "seed", "out", "format", "data"]),
     ],
 )
 def test_help_of_a_command_lists_its_flags(capsys, command, flags):
@@ -479,9 +479,9 @@ def test_figures_are_drawn_in_the_run_directory_and_described(tmp_path, capsys, 
     assert status("figures", run) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(": ")[0] for line in lines] == [
-        str(run / f"{name}.png") for name in ("neighbours", "reconstructions", "style_content")
+        str(run / f"{name}.png") for name in ("neighbours", "reconstructions", "codes", "style_content", "curves")
     ]
-    assert lines[2].endswith(": styles of test images, one a row, decoded with every label, one a column")
+    assert lines[3].endswith(": styles of test images, one a row, decoded with every label, one a column")
     assert all(png_size(path) > (100, 100) for path in run.glob("*.png"))
 
 
@@ -498,6 +498,31 @@ def test_figures_depend_on_replica_and_seed_and_go_to_the_folder_given(tmp_path,
     assert all(first == again != other for first, again, _, other in read.values())
     assert read["style_content"][0] == read["style_content"][2]
     assert sorted(trained.iterdir()) == before
+
+
+def test_figures_in_other_formats_with_their_numbers(tmp_path, capsys, trained):
+    assert status("figures", trained, "--out", tmp_path / "new", "--format", "pdf", "svg", "--data") == 0
+    lines, names = (
+        capsys.readouterr().out.splitlines(),
+        ("neighbours", "reconstructions", "codes", "style_content", "curves"),
+    )
+    expected = [str(tmp_path / "new" / f"{name}.{end}") for name in names for end in ("pdf", "svg", "npz")]
+    assert [line.partition(": ")[0] for line in lines] == expected
+    assert sorted(map(str, (tmp_path / "new").iterdir())) == sorted(expected)
+    assert lines[2].endswith(": the numbers behind it: samples, nearest")
+
+
+def test_a_damaged_history_costs_the_curves_alone(tmp_path, capsys, trained):
+    run = shutil.copytree(trained, tmp_path / "run")
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write("{}\n")
+    assert status("figures", run, "--out", "new") == 0
+    out, err = capsys.readouterr()
+    assert "curves" not in out and out.count("\n") == 4
+    assert re.fullmatch(r"fastaae: warning: no curves: .*metrics.jsonl: .*\n", err)
+    (run / "metrics.jsonl").unlink()
+    assert status("figures", run, "--out", "new") == 0
+    assert capsys.readouterr() == (out, "")
 
 
 def test_ctrl_c_in_a_real_process(tmp_path):
@@ -723,7 +748,7 @@ def test_what_is_printed_is_printable_and_fits_the_stream(tmp_path, monkeypatch,
             assert code == (0 if command[1:2] == (run,) and command[0] != "predict" else 2), err
             assert printable(out) and printable(err) and (out or err), command
             if code == 0 and command[0] != "evaluate":
-                assert out.count("\n") == {"sample": 1, "encode": 1, "figures": 3}.get(command[0], out.count("\n"))
+                assert out.count("\n") == {"sample": 1, "encode": 1, "figures": 5}.get(command[0], out.count("\n"))
                 assert out.count("\\x1b[2J\\r\\x9b\\u202e") and "\\n\\udcff" in out
 
 
@@ -819,6 +844,11 @@ ERRORS = [
     ),
     ("figures run --seed -1 --out new", "fastaae: seed=-1: expected an integer, at least 0"),
     ("figures run --out file", "fastaae: file: File exists"),
+    (
+        "figures run --format pgn --out new",
+        r"fastaae: formats=\['pgn'\]: expected some of .*eps, .*png, .*; did you mean 'png'[?]",
+    ),
+    ("figures run --format --out new", r"fastaae: formats=\[\]: expected some of .*eps, .*png, .*"),
     ("figures run --many 9", "fastaae: '--many': expected a flag of fastaae figures DIR"),
     ("parzen run --sigma 0", "fastaae: bandwidth 0.0: expected positive numbers"),
     ("parzen run --samples 0", "fastaae: n_samples=0: expected an integer, at least 1"),

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import fastaae
-from fastaae import checkpoint, cli, figures
+from fastaae import checkpoint, cli, figures, plots
 from fastaae import data as datasets
 from fastaae.config import Config
 from fastaae.engine import priors
@@ -31,16 +31,26 @@ def images(n, *shape):
     return RNG.random((n, *shape)).astype(np.float32)
 
 
-def read(path, rows, columns, height, width, dividers=()):
-    """The picture's values, one for each value of a mosaic of such tiles, checked to be uniform squares; without its
-    white bars, checked to be there."""
+def framed(path):
+    """The pixels of a mosaic: what lies within the longest grey lines of a picture, and these."""
     pixels = imread(path)[..., :3]
-    gap = figures.GAP
-    tile = (pixels.shape[1] - 4 * gap * len(dividers)) // columns
+    grey = (np.abs(pixels - 128 / 255) < 1e-3).all(-1)
+    down = np.flatnonzero(grey.sum(1) >= 0.95 * grey.sum(1).max())  # pixels of letters may be as grey
+    across = np.flatnonzero(grey[down[0] : down[-1] + 1].all(0))
+    return pixels[down[0] : down[-1] + 1, across[0] : across[-1] + 1]
+
+
+def read(path, rows, columns, height, width, dividers=()):
+    """The values of a picture's mosaic, one for each value of such tiles, checked to be uniform squares; without the
+    lines between and around them and the white bars, checked to be there."""
+    pixels, gap = framed(path), plots.GAP
+    tile = (pixels.shape[1] - gap - 5 * gap * len(dividers)) // columns
     for k in dividers:
-        bar = tile * k + np.arange(4 * gap)  # those before it are gone already
-        assert (pixels[:, bar] == 1).all()
+        bar = gap + tile * k + np.arange(5 * gap)  # those before it are gone already
+        assert (pixels[:, bar[: 4 * gap]] == 1).all() and np.ptp(pixels[:, bar[4 * gap :]]) == 0
         pixels = np.delete(pixels, bar, 1)
+    assert np.ptp(pixels[:gap]) == 0 and np.ptp(pixels[:, :gap]) == 0
+    pixels = pixels[gap:, gap:]
     tiles = pixels.reshape(rows, pixels.shape[0] // rows, columns, pixels.shape[1] // columns, 3)
     assert np.ptp(tiles[:, -gap:]) == 0 and np.ptp(tiles[:, :, :, -gap:]) == 0
     tiles = tiles[:, :-gap, :, :-gap]
@@ -77,6 +87,7 @@ def test_grid_shows_every_value_of_every_image_in_its_place(tmp_path, shape, col
     (rows, columns), (height, width) = rows_and_columns, size
     values, scale = read(tmp_path / "grid.png", rows, columns, height, width)
     assert scale == max(1, 75 // max(size))
+    assert np.array_equal(framed(tmp_path / "grid.png"), imread(tmp_path / "grid.png")[..., :3])  # nothing around it
     x = x.reshape(shape[0], height, width, -1)  # grey values are the same in all three channels
     for k in range(rows * columns):
         i, j = divmod(k, columns)
@@ -101,7 +112,7 @@ def test_grid_leaves_its_images_alone(tmp_path):
     assert np.array_equal(x, before)
 
 
-@pytest.mark.parametrize("dividers", [(1,), (2,), (3,), (1, 2)], ids=str)
+@pytest.mark.parametrize("dividers", [(1,), (2,), (3,), (0,), (1, 2)], ids=str)
 def test_white_bars_divide_the_columns(tmp_path, dividers):
     x = images(6, 4, 5, 3)
     figures.grid(x, tmp_path / "plain.png", 3)
@@ -131,14 +142,20 @@ def rgb(pixels, colour):
     return (np.abs(pixels[..., :3] - colour[:3]) < 2 / 255).all(-1)
 
 
+def plot_and_legend(path):
+    """The pixels on both sides of the right edge of the axes."""
+    pixels = imread(path)
+    edge = np.flatnonzero((pixels[..., :3] < 0.5).all(-1).sum(0) > 0.6 * len(pixels)).max()
+    return pixels[:, :edge], pixels[:, edge + 3 :]
+
+
 def test_codes_are_dots_in_the_colour_of_their_label(tmp_path):
     from matplotlib import colormaps
 
     z = np.repeat([[-9.0, -9.0], [9.0, 9.0]], 30, 0) + RNG.normal(0, 0.8, (60, 2))
     figures.codes(z, np.repeat([0, 3], 30), tmp_path / "z.png")
-    pixels = imread(tmp_path / "z.png")
-    assert pixels.shape == (810, 900, 4)
-    plot = pixels[:, :800]  # without the legend
+    assert imread(tmp_path / "z.png").shape == (900, 990, 4)  # a column of 3.3 inches
+    plot, _ = plot_and_legend(tmp_path / "z.png")
     rows = [np.argwhere(rgb(plot, colormaps["tab10"](label)))[:, 0] for label in (0, 3)]
     assert len(rows[0]) > 30 and len(rows[1]) > 30
     assert rows[0].min() > rows[1].max()  # z = (-9, -9) is at the bottom
@@ -154,8 +171,7 @@ def test_codes_without_labels_have_one_colour_and_no_legend(tmp_path):
     assert blue.sum() > 500
     coloured = pixels[(np.ptp(pixels, axis=-1) > 0.02) & ~blue]  # edges of dots
     assert (np.argsort(coloured, 1) == [0, 1, 2]).all()
-    frame = (pixels < 0.5).all(-1).sum(0) > 500
-    assert np.flatnonzero(frame).max() > 870  # the plot takes the legend's place
+    assert plot_and_legend(tmp_path / "z.png")[0].shape[1] > 960  # the plot takes the legend's place
 
 
 @pytest.mark.parametrize("names", [[0], [7, 2], range(10), range(20), range(3, 33), [-1, 40]], ids=str)
@@ -167,8 +183,7 @@ def test_the_legend_has_every_label_in_the_colour_of_its_dots(tmp_path, names):
     pixels = imread(tmp_path / "z.png")
     ink = (pixels[..., :3] < 0.98).any(-1)
     assert not ink[:, [0, 1, -2, -1]].any() and not ink[[0, 1, -2, -1]].any(), "something is cut off"
-    split = 780 if len(names) <= 20 else 668  # there are two columns of names then
-    plot, legend = pixels[:, :split], pixels[:, split:]
+    plot, legend = plot_and_legend(tmp_path / "z.png")
     for k, name in enumerate(sorted(names)):
         if len(names) > 20:
             colour = colormaps["turbo"](k / (len(names) - 1))
@@ -190,7 +205,7 @@ def test_the_axes_have_equal_scales(tmp_path):
 
     z = np.array([[-30.0, 0.0], [30.0, 0.0], [0.0, -10.0], [0.0, 10.0]])  # three times as wide as high
     figures.codes(z, range(4), tmp_path / "z.png")
-    plot = imread(tmp_path / "z.png")[:, :780]
+    plot, _ = plot_and_legend(tmp_path / "z.png")
     left, right, below, above = (np.argwhere(rgb(plot, colormaps["tab10"](k))).mean(0) for k in range(4))
     assert right[1] - left[1] == pytest.approx(3 * (below[0] - above[0]), rel=0.01) and right[1] - left[1] > 400
 
@@ -201,7 +216,7 @@ def test_curves_are_drawn_over_the_codes(tmp_path):
     dark = []
     for curves in ([], [0.5 * square, 0.7 * square]):
         figures.codes(z, np.zeros(3000, int), tmp_path / "z.png", curves)
-        dark.append((imread(tmp_path / "z.png")[200:600, 200:650, :3].max(-1) < 0.5).sum())
+        dark.append((imread(tmp_path / "z.png")[100:600, 250:750, :3].max(-1) < 0.5).sum())
     assert dark[0] == 0 and dark[1] > 500
 
 
@@ -227,7 +242,7 @@ def drawn(cfg, n=20_000):
 
 def test_the_outlines_are_those_of_the_prior():
     curves, title = figures.outlines(prior("gaussian"))
-    assert title == "dashed: 1, 2 and 3 standard deviations of the prior"
+    assert title == "1, 2 and 3 standard deviations of the prior"
     inside = [(np.linalg.norm(drawn(prior("gaussian"))[0], axis=1) < np.linalg.norm(c, axis=1).max()) for c in curves]
     np.testing.assert_allclose([i.mean() for i in inside], 1 - np.exp([-0.5, -2, -4.5]), atol=0.01)
 
@@ -279,7 +294,7 @@ def test_a_prior_is_spread_as_its_mass_is():
 @pytest.mark.parametrize("labels", [[4], np.array([4])], ids=["list", "array"])
 def test_one_code_can_be_shown(tmp_path, labels):
     figures.codes(np.zeros((1, 2)), labels, str(tmp_path / "z.png"))
-    assert imread(tmp_path / "z.png").shape == (810, 900, 4)
+    assert imread(tmp_path / "z.png").shape == (900, 990, 4)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -562,7 +577,8 @@ REFUSED = [
     (lambda path: figures.reconstructions(BINARY[:12], BINARY[:12], path), "cannot reshape"),
     (lambda path: figures.reconstructions(BINARY[:5], BINARY[:4], path), "shape"),
     (lambda path: figures.reconstructions(BINARY[:0], BINARY[:0], path), "shape"),
-    (lambda path: figures.codes(np.zeros((5, 3)), None, path), r"codes of shape \(5, 3\): expected \[N, 2\]"),
+    (lambda path: figures.codes(np.zeros((5, 1)), None, path), r"codes of shape \(5, 1\): expected \[N, 2\], or more"),
+    (lambda path: figures.codes(np.zeros((5, 2, 2)), None, path), r"codes of shape \(5, 2, 2\): expected \[N, 2\]"),
     (lambda path: figures.codes(np.zeros((0, 2)), None, path), r"shape \(0, 2\): expected"),
     (lambda path: figures.codes(SEVEN, range(6), path), "expected one for each of 7 codes"),
     (lambda path: figures.codes(SEVEN, np.ma.masked_equal(range(7), 0), path), "labels is a masked array"),
@@ -601,10 +617,10 @@ def test_labels_of_any_type_colour_the_codes_they_are_of(kind, tmp_path):
     z = np.array([[-9.0, -9.0], [-9.0, 9.0], [9.0, -9.0], [9.0, 9.0]])
     figures.codes(z, LABELS[kind], tmp_path / "z.png")
     count = 2 if kind == "booleans" else 4
-    pixels = imread(tmp_path / "z.png")
+    plot, legend = plot_and_legend(tmp_path / "z.png")
     for k in range(count):
-        place = np.argwhere(rgb(pixels[:, :770], colormaps["tab10"](k)))
-        assert len(place) and rgb(pixels[:, 770:], colormaps["tab10"](k)).any(), f"colour {k}"
+        place = np.argwhere(rgb(plot, colormaps["tab10"](k)))
+        assert len(place) and rgb(legend, colormaps["tab10"](k)).any(), f"colour {k}"
         assert count == 2 or np.ptp(place, 0).max() < 20  # one dot
 
 
@@ -620,9 +636,10 @@ def test_numbers_of_a_config_alone_do_not_make_pictures_large(tmp_path):
     encoder[1, 0] = 1.0  # all are of cluster 0
     m = model([[0.1] + [0.5] * most] * 4, [0.0] * 4, classes=most, encoder=encoder.tolist())
     figures.cluster_heads(m, BINARY, tmp_path / "c.png", n=2)
-    assert imread(tmp_path / "c.png").shape[0] == 100 * (74 + figures.GAP)
+    heads = tiles(read(tmp_path / "c.png", 100, 3, 2, 2, (1,))[0], 100, 3)
+    assert (np.round(255 * heads[1:, 1:]) == 128).all() and not (np.round(255 * heads[0, 1:]) == 128).all()
     figures.style_content(m, [[0.0], [1.0]], tmp_path / "s.png")
-    assert imread(tmp_path / "s.png").shape[1] == 100 * (74 + figures.GAP)
+    assert read(tmp_path / "s.png", 2, 100, 2, 2)[0].shape == (4, 200, 3)
 
 
 @pytest.mark.parametrize("prior", ["mixture", "swiss_roll"])
@@ -738,51 +755,127 @@ def check_cluster_heads(m, digits, path):
 PICTURES = [
     ("digits", {}, "reconstructions codes manifold"),
     ("digits", {"prior": "uniform", "output": "linear"}, "reconstructions codes"),
+    ("digits", {"prior": "uniform", "style_dim": 3}, "reconstructions codes"),
+    ("digits", {"style_dim": 1}, "reconstructions"),
     ("mnist-vae-2d", {}, "reconstructions codes manifold"),
     ("mnist-2d-mixture", {}, "reconstructions codes manifold"),
     ("mnist-2d-labels", {"n_labeled": 100}, "reconstructions codes manifold"),
     ("mnist-2d-swiss-roll", {"n_labeled": 100}, "reconstructions codes manifold"),
-    ("mnist-likelihood", {"prior_std": 1.0}, "reconstructions"),
+    ("mnist-likelihood", {"prior_std": 1.0}, "reconstructions codes"),
     ("mnist-gan", {}, ""),
     ("mnist-gan", {"style_dim": 2, "prior": "gaussian"}, "manifold"),
-    ("mnist-style", {}, "style_content"),
+    ("mnist-style", {}, "style_content codes"),
     ("mnist-style", {"style_dim": 2}, "style_content codes"),
-    ("mnist-100", {}, "reconstructions style_content"),
-    ("mnist-clusters-16", {}, "reconstructions cluster_heads"),
+    ("mnist-100", {}, "reconstructions style_content codes"),
+    ("mnist-100", {"style_dim": 2}, "reconstructions style_content codes"),
+    ("mnist-clusters-16", {}, "reconstructions cluster_heads codes"),
     ("mnist-embedding-2d-100", {}, "reconstructions representations"),
     ("mnist-embedding-2d-unsupervised", {}, "reconstructions representations cluster_heads"),
     ("mnist-embedding-10d-100", {}, "reconstructions representations"),
-    ("mnist-embedding-10d-100", {"style_dim": 4, "fixed_heads": None}, "reconstructions"),
+    ("mnist-embedding-10d-100", {"style_dim": 4, "fixed_heads": None}, "reconstructions representations"),
 ]
+DIGITS = [*map(str, range(10))]
+NAMES = {  # what is written around mosaics, but for the sizes of clusters
+    "neighbours": ["nearest training image", "samples"],
+    "reconstructions": [*["original", "reconstruction"] * 4],
+    "style_content": [*DIGITS, "label", "style"],
+    "cluster_heads": ["assigned images", "cluster (images)", "head"],
+    "manifold gaussian": ["z₁", "z₂"],
+    "manifold mixture": ["component 0", "component 1", "component 2"],
+    "manifold swiss_roll": [*DIGITS, "label"],
+}
+
+
+@pytest.fixture
+def figures_made(monkeypatch):
+    """The figures behind pictures, by their names."""
+    made, write = {}, plots.write
+
+    def keep(path, figure):
+        def drawn():
+            made[os.path.basename(path).partition(".")[0]] = found = figure()
+            return found
+
+        write(path, drawn)
+
+    monkeypatch.setattr(plots, "write", keep)
+    return made
+
+
+def words(figure):
+    """Pieces of text beside mosaics and axes, and in legends, checked to lie in the figure, apart from each other."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    texts = [*figure.texts, *(text for axes in figure.axes for text in (axes.xaxis.label, axes.yaxis.label))]
+    for legend in figure.legends:
+        texts += [legend.get_title(), *legend.get_texts()]
+    texts = [text for text in texts if text.get_text().strip()]
+    boxes = [text.get_window_extent(renderer) for text in texts]
+    for k, box in enumerate(boxes):
+        assert box.x0 >= 0 and box.y0 >= 0, texts[k]
+        assert box.x1 <= figure.bbox.width and box.y1 <= figure.bbox.height, texts[k]
+        for j in range(k):
+            overlap = [min(box.max[i], boxes[j].max[i]) - max(box.min[i], boxes[j].min[i]) for i in (0, 1)]
+            assert min(overlap) < 2, (texts[j], texts[k])  # pixels
+    return sorted(text.get_text() for text in texts)
+
+
+def check_scatter(figure, m, digits, numbers):
+    """Where dots are, and what is written around them. Returns: the curves' meaning and the axes' names."""
+    cfg, z = m.config, m.encode(digits.x_test).numpy()
+    if cfg.fixed_heads:
+        z = z @ figures.circle_map(10 * np.eye(10))
+    np.testing.assert_allclose(numbers["codes"], z, rtol=1e-6, atol=1e-6)
+    assert np.array_equal(numbers["labels"], digits.y_test)
+    (axes,) = figure.axes
+    np.testing.assert_allclose(axes.collections[0].get_offsets(), z @ numbers["axes"], atol=1e-4)
+    if z.shape[1] == 2:
+        np.testing.assert_array_equal(numbers["axes"], np.eye(2))
+    labels, *others = figure.legends
+    assert [text.get_text() for text in labels.get_texts()] == DIGITS and labels.get_title().get_text() == "label"
+    curves = [line.get_xydata() for line in axes.lines]
+    outline = [text.get_text() for legend in others for text in legend.get_texts()]
+    assert len(outline) == bool(curves)
+    return curves, "".join(outline), [axes.get_xlabel(), axes.get_ylabel()]
 
 
 @pytest.mark.parametrize(("preset", "changes", "names"), PICTURES)
-def test_the_pictures_that_fit_are_drawn(preset, changes, names, tmp_path, monkeypatch):
+def test_the_pictures_that_fit_are_drawn(preset, changes, names, tmp_path, figures_made):
     m, digits = trained(tmp_path, preset, **changes)
-    scatter, scattered = figures.codes, []
-
-    def codes(z, labels, path, *rest):
-        scattered.append((path.stem, z, labels, *rest))
-        scatter(z, labels, path, *rest)
-
-    monkeypatch.setattr(figures, "codes", codes)
-    shown = figures.draw(m, digits, tmp_path / "some" / "where", seed=1)
-    assert sorted(path.stem for path in shown) == sorted(["neighbours", *names.split()])
-    assert sorted((tmp_path / "some" / "where").iterdir()) == sorted(shown)
+    cfg, folder = m.config, tmp_path / "some" / "where"
+    shown = figures.draw(m, digits, folder, seed=1, arrays=True)
+    assert sorted({path.stem for path in shown}) == sorted(["neighbours", *names.split()])
+    assert sorted(folder.iterdir()) == sorted(shown)
     for path, text in shown.items():
+        if path.suffix == ".npz":
+            with np.load(path) as numbers:
+                assert text == f"the numbers behind it: {', '.join(numbers)}"
+            continue
         assert ("test images" in text) == (path.stem not in ("neighbours", "manifold"))
+        written, figure = words(figures_made[path.stem]), figures_made[path.stem]
         if path.stem not in ("codes", "representations"):
             globals()[f"check_{path.stem}"](m, digits, path)
+            name = f"{path.stem} {cfg.prior}" if path.stem == "manifold" else path.stem
+            expected = NAMES[name]
+            if cfg.label_prior and cfg.prior == "mixture" and path.stem == "manifold":
+                expected = [name.replace("component", "label") for name in expected]
+            if path.stem == "cluster_heads":
+                sizes = np.bincount(m.predict(digits.x_test), minlength=cfg.n_clusters)
+                expected = [*expected, *(f"{k} ({n})" for k, n in enumerate(sizes))]
+            assert written == sorted(expected)
             continue
-        ((stem, z, labels, *rest),) = scattered
-        assert stem == path.stem and labels is digits.y_test and "coloured by label" in text
-        expected = m.encode(digits.x_test).numpy()
-        if m.config.fixed_heads:
-            expected = expected @ figures.circle_map(10 * np.eye(10))
-        np.testing.assert_allclose(z, expected, rtol=1e-6, atol=1e-6)
-        mapped = "mapped so that heads lie on a circle" if m.config.fixed_heads else ""
-        np.testing.assert_equal(tuple(rest), figures.outlines(m.config) if stem == "codes" else ((), mapped))
-        assert text.endswith(rest[1])
+        with np.load(path.with_suffix(".npz")) as numbers:
+            curves, outline, axes = check_scatter(figure, m, digits, numbers)
+        known = path.stem == "codes" and (cfg.style_dim == 2 or cfg.prior == "gaussian")
+        np.testing.assert_equal((curves, outline), figures.outlines(cfg) if known else ([], ""))
+        assert "coloured by label" in text and (not outline or text.endswith(f"; dashed: {outline}"))
+        mapped = (
+            "mapped axis 1" if cfg.fixed_heads else "z₁" if cfg.style_dim == 2 else r"principal axis 1 \(\d+ % .*\)"
+        )
+        assert re.fullmatch(mapped, axes[0])
+        assert ("mapped so that heads lie on a circle" in text) == bool(cfg.fixed_heads)
+        assert ("two principal axes" in text) == (axes[0][0] == "p")
 
 
 def test_a_custom_prior_is_sampled_where_it_is_known(tmp_path):
@@ -852,3 +945,288 @@ def test_nothing_is_written_for_a_wrong_seed(tmp_path):
     with pytest.raises(ValueError, match="seed=-1: expected an integer, at least 0"):
         figures.draw(m, digits, tmp_path / "new", seed=-1)
     assert not (tmp_path / "new").exists()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# How they look: words, formats, curves, tables
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_white_bars_have_grey_lines_on_both_sides_and_borders_are_even(tmp_path):
+    figures.grid(np.ones((2, 3, 3)), tmp_path / "a.png", 2, dividers=(1,))
+    row = np.round(255 * imread(tmp_path / "a.png")[10, :, 0]).astype(int)
+    gap, edges = plots.GAP, np.flatnonzero(np.diff(row))
+    assert [len(part) for part in np.split(row, edges + 1)] == [gap, 75, gap, 4 * gap, gap, 75, gap]
+    assert [part[0] for part in np.split(row, edges + 1)] == [128, 255, 128, 255, 128, 255, 128]
+    column = np.round(255 * imread(tmp_path / "a.png")[:, 10, 0]).astype(int)
+    assert column.tolist() == [128] * gap + [255] * 75 + [128] * gap
+
+
+def made(images, columns, dividers=(), **around):
+    """A figure of images with words around it."""
+    from matplotlib import style
+
+    with style.context(["default", plots.STYLE]):
+        figure = plots.image_grid(images, columns, dividers, plots.Words(**around))
+        words(figure)
+        return figure
+
+
+SHAPES = [(2, 2), (28, 28), (3, 100), (100, 3), (1, 7), (8, 8, 3), (120, 80)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("rows", "columns", "dividers"), [(1, 1, ()), (3, 2, (1,)), (4, 17, (1,)), (1, 100, (50,))])
+def test_words_around_images_have_room_and_pixels_are_whole(shape, rows, columns, dividers, tmp_path):
+    x, names = images(rows * columns, *shape), [f"a name of {k}" for k in range(100)]
+    figure = made(
+        x, columns, dividers, over=names[:columns], beside=[*"$x$ "][:rows], panels=["nearest of all", "the second"],
+        left="what rows are", below="z₁",
+    )  # fmt: skip
+    assert figure.get_figwidth() < (plots.COLUMN if columns <= 20 else plots.PAGE) + 1.2  # where names are wider
+    assert figure.dpi >= plots.DPI
+    plots.write(tmp_path / "a.png", lambda: figure)
+    values, _ = read(tmp_path / "a.png", rows, columns, *shape[:2], dividers)
+    first = x[0].reshape(*shape[:2], -1)
+    assert np.abs(values[: shape[0], : shape[1]] - first).max() <= 0.501 / 255
+    shown = [text.get_text() for text in figure.texts]
+    assert {"nearest of all", "what rows are", "z₁", r"\$"} <= {*shown} and names[0] in shown
+
+
+@pytest.mark.parametrize(("columns", "expected"), [(10, 3.3), (17, 3.3), (20, 3.3), (30, 6.9)])
+def test_pictures_are_as_wide_as_a_column_or_a_page(columns, expected):
+    figure = made(images(2 * columns, 28, 28), columns, over=[*map(str, range(columns))], left="style")
+    assert figure.get_figwidth() == pytest.approx(expected, abs=0.02)
+    assert {text.get_fontsize() for text in figure.texts} == {8}
+
+
+def test_names_are_short_plain_and_on_one_line():
+    long, odd = "a" * 24, "a\n\x1b[2J" + "b" * 30
+    assert plots.short(long) == long and plots.short(3) == "3" and plots.short("$x$") == r"\$x\$"
+    assert len(plots.short(odd)) == 24 and plots.short(odd).startswith(r"a\n\x1b[2Jbb") and plots.short(odd)[-1] == "…"
+
+
+@pytest.mark.parametrize("count", [3, 10, 33, 100])
+def test_classes_of_any_number_and_length_have_room(count, tmp_path, figures_made):
+    names = [f"{k} is a class with quite a name" for k in range(count)]
+    z, y = RNG.normal(size=(4 * count, 2)), np.arange(4 * count) % count
+    figures.codes(z, y, tmp_path / "a.png", *figures.outlines(prior("gaussian")), classes=names)
+    written = words(figures_made["a"])
+    assert sum("is a class" in text for text in written) == count and plots.short(names[2]) in written
+    figures.style_content(model([[0.1, *[0.5] * count]] * 4, [0.0] * 4, classes=count), [[0.0]], tmp_path / "b.png")
+    written = words(figures_made["b"])
+    assert len(written) == {3: 5, 10: 12, 33: 35, 100: 52}[count]  # of a hundred every other
+
+
+def test_codes_without_a_label_are_grey_and_called_so(tmp_path, figures_made):
+    figures.codes(SEVEN, [0, -1, 2, 2, -1, 0, 0], tmp_path / "a.png", classes=["cat", "$", "dog"])
+    (legend,) = figures_made["a"].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["none", "cat", "dog"]
+    colours = [handle.get_color() for handle in legend.legend_handles]
+    np.testing.assert_allclose(colours[0], [0.8, 0.8, 0.8, 1])
+    from matplotlib import colormaps
+
+    np.testing.assert_allclose(colours[1:], colormaps["tab10"]([0, 2]))
+
+
+@pytest.mark.parametrize("d", [3, 10, 200])
+def test_principal_axes_are_those_of_the_covariance(d, tmp_path, figures_made):
+    z = RNG.normal(size=(100, d)) * np.linspace(3, 1, d) + RNG.normal(size=d)
+    axes, shares = figures.principal_axes(z)
+    _, s, v = np.linalg.svd(z - z.mean(0), full_matrices=False)
+    np.testing.assert_allclose(np.abs((axes * v[:2].T).sum(0)), 1, rtol=1e-9)
+    np.testing.assert_allclose(shares, (s**2 / (s**2).sum())[:2], rtol=1e-9)
+    assert (axes[np.abs(axes).argmax(0), [0, 1]] > 0).all()
+    figures.codes(z, None, tmp_path / "a.png")
+    (panel,) = figures_made["a"].axes
+    assert panel.get_xlabel() == f"principal axis 1 ({100 * shares[0]:.0f} % of variance)"
+    np.testing.assert_allclose(panel.collections[0].get_offsets(), z @ axes, atol=1e-4)
+
+
+def test_codes_that_are_all_the_same_have_axes():
+    axes, shares = figures.principal_axes(np.ones((5, 3)))
+    np.testing.assert_allclose(axes.T @ axes, np.eye(2), atol=1e-12)
+    assert shares.tolist() == [0, 0]
+
+
+HISTORY = {
+    "step": np.array([10, 20, 30]),
+    "reconstruction": np.array([[5.0, 3], [4, 2], [3, 1]]),
+    "discriminator": np.array([[0.7, 0.7], [0.6, 0.4], [0.7, 0.7]]),
+    "generator": np.array([[0.7, 0.7], [0.6, 0.4], [0.7, 0.7]]),
+    "divergence": np.array([[1.0, 1.0], [0.1, 0.1], [0.001, 0.001]]),
+    "epoch": np.array([1, 2]),
+    "valid_reconstruction": np.array([[5.0, 3], [4, 2]]),
+    "valid_error": np.array([[10.0, 30], [4, 2]]),
+    "valid_nmi": np.array([[0.1, 0.3], [0.4, 0.6]]),
+    "told_apart_z": np.array([[90.0, 80], [60, 40]]),
+    "told_apart_y": np.array([[90.0, 80], [60, 40]]),
+    "dead_units": np.array([[20.0, 10], [0, 0]]),
+    "code_mean": np.array([[0.1, 0.3], [0, 0]]),
+    "code_std": np.array([[0.1, 0.3], [1.0, 0.9]]),
+}
+EXPECTED = [  # of each panel: what its axes say, the lines in its legend
+    ("step", "reconstruction loss", []),
+    ("step", "loss, nats", ["discriminator", "generator"]),
+    ("step", "divergence", []),
+    ("epoch", "validation\nreconstruction loss", []),
+    ("epoch", "validation\nerror, %", []),
+    ("epoch", "validation\nNMI", []),
+    ("epoch", "told apart, %", ["told apart z", "told apart y"]),
+    ("epoch", "dead units, %", []),
+    ("epoch", "codes, prior's std = 1", ["code mean", "code std"]),
+]
+
+
+def test_curves_show_the_history_with_its_units(tmp_path, figures_made):
+    figures.curves(HISTORY, tmp_path / "c.png")
+    figure = figures_made["c"]
+    words(figure)
+    legends = [axes.get_legend() for axes in figure.axes]
+    lines = [[text.get_text() for text in legend.get_texts()] if legend else [] for legend in legends]
+    found = [(a.get_xlabel(), a.get_ylabel(), names) for a, names in zip(figure.axes, lines, strict=True)]
+    assert found == EXPECTED
+    levels = [line for axes in figure.axes for line in axes.lines if line.get_linestyle() == "--"]
+    assert [line.get_ydata()[0] for line in levels] == [50, 1]
+    thin, other, mean = figure.axes[0].lines
+    np.testing.assert_array_equal(thin.get_xydata(), [[10, 5], [20, 4], [30, 3]])
+    np.testing.assert_array_equal(other.get_xydata(), [[10, 3], [20, 2], [30, 1]])
+    np.testing.assert_array_equal(mean.get_xydata(), [[10, 4], [20, 3], [30, 2]])
+    assert thin.get_linewidth() == other.get_linewidth() < mean.get_linewidth()
+    assert [axes.get_yscale() for axes in figure.axes] == ["linear"] * 2 + ["log"] + ["linear"] * 6
+    for axes in figure.axes:
+        assert all(tick == round(tick) for tick in axes.get_xticks())
+
+
+def test_curves_say_nats_where_the_loss_is_a_cross_entropy(tmp_path, figures_made):
+    for loss, end in (("cross_entropy", " loss, nats"), ("squared_error", " loss")):
+        figures.curves(HISTORY, tmp_path / "c.png", Config(reconstruction=loss, output="sigmoid"))
+        assert figures_made["c"].axes[0].get_ylabel() == f"reconstruction{end}"
+        assert figures_made["c"].axes[3].get_ylabel() == f"validation\nreconstruction{end}"
+
+
+@pytest.mark.parametrize("history", [{}, {"step": np.array([]), "epoch": np.array([])}], ids=["none", "no rows"])
+def test_an_empty_history_is_refused(history, tmp_path):
+    with pytest.raises(ValueError, match="^history of .*: expected rows after steps or epochs$"):
+        figures.curves(history, tmp_path / "c.png")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_curves_of_a_run_are_drawn_with_its_pictures(epochs, tmp_path, figures_made):
+    cfg = fastaae.preset("digits", hidden=(16,), epochs=epochs, replicas=2, out_dir=str(tmp_path / "run"))
+    run = fastaae.train(cfg, progress=False)
+    shown = figures.draw(run.model, datasets.load("digits"), tmp_path / "out", arrays=True, history=run.history)
+    assert shown[tmp_path / "out" / "curves.png"] == "losses, validation metrics and how the game went"
+    with np.load(tmp_path / "out" / "curves.npz") as numbers:
+        assert {*numbers} == {*run.history}
+        assert all(np.array_equal(numbers[name], run.history[name]) for name in numbers)
+    assert "told apart z, %" in words(figures_made["curves"])
+
+
+def table(tmp_path, columns=None, d=8, n=80, **changes):
+    """Model and data of a moment's training on a table, which has columns of such names."""
+    import pandas as pd
+
+    x = RNG.normal(size=(n, d)) * np.arange(1, d + 1)
+    x = x if columns is None else pd.DataFrame(x, columns=columns)
+    small = {"hidden": (8,), "epochs": 1, "batch_size": 10, "scale": "standard", "out_dir": str(tmp_path / "run")}
+    return fastaae.train(Config(**small | changes), x, progress=False), x
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_table_has_marginals_codes_and_curves(named, tmp_path, figures_made):
+    names = [f"column {k}" for k in range(8)] if named else None
+    run, x = table(tmp_path, names, style_dim=3)
+    shown = figures.draw(run.model, x, tmp_path / "out", seed=2, arrays=True, history=run.history)
+    assert [path.name for path in shown if path.suffix == ".png"] == ["marginals.png", "codes.png", "curves.png"]
+    rows = datasets.from_arrays(x, scale="standard").x_valid.numpy()
+    assert shown[tmp_path / "out" / "marginals.png"] == "the first features of validation rows, and of as many samples"
+    with np.load(tmp_path / "out" / "marginals.npz") as numbers:
+        np.testing.assert_allclose(numbers["data"], rows[:, :6])
+        np.testing.assert_allclose(numbers["samples"], run.model.sample(len(rows), 2)[:, :6], rtol=1e-6)
+    figure, names = figures_made["marginals"], names or [f"feature {k}" for k in range(8)]
+    words(figure)
+    assert [axes.get_xlabel() for axes in figure.axes] == names[:6]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["validation", "samples"]
+    for axes in figure.axes:
+        heights = [sum(bar.get_height() for bar in bars) for bars in axes.containers]
+        assert heights == [len(rows), len(rows)]
+        data, samples = ([bar.get_x() for bar in bars] for bars in axes.containers)
+        assert all(a < b for a, b in zip(data, samples, strict=True))  # side by side
+
+
+@pytest.mark.parametrize("d", [1, 2, 4])
+def test_a_table_of_few_columns_is_drawn(d, tmp_path, figures_made):
+    run, x = table(tmp_path, d=d, style_dim=2)
+    assert [path.stem for path in figures.draw(run.model, x, tmp_path / "out")] == ["marginals", "codes"]
+    assert len(figures_made["marginals"].axes) == d
+    words(figures_made["marginals"])
+
+
+def test_pictures_come_in_several_formats_and_are_the_same_each_time(tmp_path, monkeypatch):
+    import matplotlib
+
+    m, digits = trained(tmp_path, "digits")
+    first = figures.draw(m, digits, tmp_path / "a", formats=("pdf", "png", "svg", "png"), arrays=True)
+    names = ["neighbours", "reconstructions", "codes", "manifold"]
+    assert [path.name for path in first] == [f"{n}.{end}" for n in names for end in ("pdf", "png", "svg", "npz")]
+    with matplotlib.rc_context({"figure.facecolor": "black", "font.size": 30, "savefig.dpi": 10, "image.cmap": "jet"}):
+        again = figures.draw(m, digits, tmp_path / "b", formats=["svg", "pdf"], arrays=True)
+    png = figures.draw(m, digits, tmp_path / "b", formats="png")
+    for path in (*again, *png):
+        assert path.read_bytes() == (tmp_path / "a" / path.name).read_bytes(), path.name
+    starts = {"pdf": b"%PDF", "png": b"\x89PNG", "svg": b"<?xml"}
+    assert all(path.read_bytes().startswith(starts.get(path.suffix[1:], b"PK")) for path in first)
+    assert b"nearest training image" in (tmp_path / "a" / "neighbours.svg").read_bytes()  # in a comment on its letters
+    assert b"/Subtype /Type3" not in (tmp_path / "a" / "codes.pdf").read_bytes()
+
+
+def test_a_vector_picture_holds_the_pixels_of_the_other(tmp_path):
+    import base64
+    import io
+
+    x = images(6, 8, 8)
+    for end in ("svg", "png"):
+        figures.reconstructions(x, x, tmp_path / f"a.{end}")
+    (image,) = re.findall(r"data:image/png;base64,\s*([^\"]+)", (tmp_path / "a.svg").read_text())
+    pixels = imread(io.BytesIO(base64.b64decode(image)))[..., :3]
+    assert np.array_equal(pixels, framed(tmp_path / "a.png"))
+
+
+@pytest.mark.parametrize("formats", ["jpgg", (), ["png", "x"], [3], "", [".png"]], ids=str)
+def test_a_format_that_matplotlib_does_not_write_is_refused_before_anything_is_drawn(formats, tmp_path):
+    m, digits = trained(tmp_path, "digits")
+    with pytest.raises(ValueError, match=r"^formats=.*: expected some of .*, pdf, .*png.*svg"):
+        figures.draw(m, digits, tmp_path / "new", formats=formats)
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_numbers_behind_pictures_are_those_shown(tmp_path):
+    m, digits = trained(tmp_path, "mnist-clusters-16", n_clusters=4)
+    figures.draw(m, digits, tmp_path / "out", seed=3, arrays=True)
+    with np.load(tmp_path / "out" / "neighbours.npz") as numbers:
+        np.testing.assert_allclose(numbers["samples"], m.sample(90, 3).clip(0, 1))
+        found = figures.nearest(numbers["samples"][8::9], digits.x_train)
+        np.testing.assert_array_equal(numbers["nearest"].reshape(10, 64), digits.x_train[found])
+    with np.load(tmp_path / "out" / "cluster_heads.npz") as numbers:
+        shown = seen(tmp_path / "out" / "cluster_heads.png", 4, 17, (1,))
+        same(shown[:, 0], numbers["heads"])
+        same(shown[:, 1:], numbers["images"])
+        assert numbers["sizes"].tolist() == np.bincount(m.predict(digits.x_test), minlength=4).tolist()
+    with np.load(tmp_path / "out" / "reconstructions.npz") as numbers:
+        np.testing.assert_array_equal(numbers["images"].reshape(40, 64), digits.x_test[:40])
+        np.testing.assert_allclose(numbers["reconstructions"], m.reconstruct(digits.x_test[:40]), rtol=1e-6)
+    m, digits = trained(tmp_path / "2", "digits", prior="mixture", components=2)
+    figures.draw(m, digits, tmp_path / "out", arrays=True)
+    with np.load(tmp_path / "out" / "manifold.npz") as numbers:
+        np.testing.assert_allclose(numbers["codes"], figures.spread(m.config)[0], rtol=1e-6)
+        images = numbers["images"]
+        assert images.shape == (2, 10, 10, 8, 8)
+        np.testing.assert_allclose(images[1, 3, 4:6], m.decode(numbers["codes"][1, 3, 4:6]), rtol=1e-5, atol=1e-6)
+    m, digits = trained(tmp_path / "3", "mnist-style")
+    figures.draw(m, digits, tmp_path / "out", arrays=True)
+    with np.load(tmp_path / "out" / "style_content.npz") as numbers:
+        np.testing.assert_allclose(numbers["styles"], m.encode(digits.x_test[:10]), rtol=1e-6)
+        assert numbers["images"].shape == (10, 10, 8, 8) and numbers["labels"].tolist() == DIGITS
+        same(seen(tmp_path / "out" / "style_content.png", 10, 10), numbers["images"])
