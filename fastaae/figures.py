@@ -21,7 +21,7 @@ from .directory import AFTER_EPOCHS
 from .engine import priors
 from .files import brief, expanded, suggestion, warn_caller
 from .model import Model
-from .plots import SHOWN, Panel, Words
+from .plots import BARE, SHOWN, Panel, Words
 from .scalars import integer
 
 if TYPE_CHECKING:
@@ -104,10 +104,8 @@ def _pictures(
 
     def scatter(name: str, mapped: str = "", map_of: Callable[[], np.ndarray] | None = None):
         curves, outline = ([], "") if model.heads or (cfg.style_dim > 2 and cfg.prior != "gaussian") else outlines(cfg)
-        words = [
-            f"{name} of {split} {'rows' if model.table else 'images'}" + ("" if y is None else ", coloured by label")
-        ]
-        words += [mapped] * bool(mapped) + [f"dashed: {outline}"] * bool(outline)
+        what = f"{name} of {split} {'rows' if model.table else 'images'}" + ("" if y is None else ", coloured by label")
+        words = [what, *[mapped] * bool(mapped), *[f"dashed: {outline}"] * bool(outline)]
 
         def make() -> Made:
             z = model.encode(x)
@@ -360,7 +358,7 @@ def manifold(model: Model, panels: ArrayLike, path: str | Path) -> None:
     plots.write(path, _manifold(model, panels)[1])
 
 
-def _manifold(model: Model, panels: ArrayLike, words: Words = Words()) -> Made:  # noqa: B008
+def _manifold(model: Model, panels: ArrayLike, words: Words = BARE) -> Made:
     panels = _floats(panels)
     if panels.ndim != 4:
         raise ValueError(f"panels of shape {panels.shape}: expected [panels, rows, columns, 2]")

@@ -117,7 +117,10 @@ class Words(NamedTuple):
     below: str = ""  # of all columns
 
 
-def image_grid(images: np.ndarray, columns: int, dividers: Sequence[int] = (), words: Words = Words()) -> Figure:  # noqa: B008
+BARE = Words()
+
+
+def image_grid(images: np.ndarray, columns: int, dividers: Sequence[int] = (), words: Words = BARE) -> Figure:
     """A figure of images as of mosaic(), as wide as a paper's column or its page, or less, with words around it. Pixels
     of the mosaic are those of the figure. Words that would overlap are left out. Raises as tiles()."""
     from matplotlib.figure import Figure
@@ -231,6 +234,8 @@ def lines(panels: Sequence[Panel]) -> Figure:
         values = np.concatenate([v.ravel() for v in panel.lines.values()])
         values = values[np.isfinite(values)]
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+        if len(panel.x) == 1:
+            axes.set_xticks(panel.x)
         if panel.level is None and len(values) and 0 < values.min() < values.max() / 30:
             axes.set_yscale("log")
         if panel.level is not None:

@@ -1094,7 +1094,9 @@ def test_curves_show_the_history_with_its_units(tmp_path, figures_made):
     np.testing.assert_array_equal(mean.get_xydata(), [[10, 4], [20, 3], [30, 2]])
     assert thin.get_linewidth() == other.get_linewidth() < mean.get_linewidth()
     assert [axes.get_yscale() for axes in figure.axes] == ["linear"] * 2 + ["log"] + ["linear"] * 6
-    for axes in figure.axes:
+    one = {name: values[:1] for name, values in HISTORY.items()}
+    figures.curves(one, tmp_path / "one.png")
+    for axes in (*figure.axes, *figures_made["one"].axes):
         assert all(tick == round(tick) for tick in axes.get_xticks())
 
 
