@@ -64,6 +64,7 @@ setup(
         "numpy",
         "safetensors>=0.7",
         "nvtx; platform_system != 'Darwin'",  # which has no wheels there
+        "filelock; platform_system == 'Windows'",  # locks a run's directory; PyTorch requires it everywhere
         "tqdm",
     ],
     extras_require={

@@ -23,6 +23,7 @@ except ImportError:  # Windows
     fcntl = None
 
 NEWEST, PREVIOUS, LOCK = "checkpoint.safetensors", "checkpoint.previous.safetensors", ".lock"
+LOCKED = ".locked"  # beside LOCK on Windows, where nobody can read what is locked
 CONFIG, METRICS, SUMMARY, TRACE, SWEEP = "config.json", "metrics.jsonl", "summary.json", "trace.json", "sweep.json"
 MAX_METRICS, MAX_ROW = 2**30, 2**21  # bytes of metrics.jsonl, and of a row, which 20,000 replicas fill
 AFTER_EPOCHS = ("valid_", "told_apart_", "code_", "dead_", "label_")  # how names begin of what rows after epochs hold
@@ -55,7 +56,7 @@ class RunDirectory:
 
     def check_empty(self) -> None:
         """Raise ValueError where there is anything but a lock."""
-        if self.path.exists() and (not self.path.is_dir() or any(p.name != LOCK for p in self.path.iterdir())):
+        if self.path.exists() and (not self.path.is_dir() or {p.name for p in self.path.iterdir()} - {LOCK, LOCKED}):
             hint = ", this one holds no checkpoint to resume: delete it to start again"
             hint = "; to go on with the run in it use resume" if self.newest.exists() else hint
             raise ValueError(f"out_dir={str(self.path)!r}: expected a new or empty directory{hint}")
@@ -63,12 +64,17 @@ class RunDirectory:
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Keep other processes from training here, and remove what killed ones had half written. However a process
-        ends, the system lets go for it. (Windows has no such locks: there nothing is kept from anyone.) Raises
-        ValueError: another process holds it; the message says which. OSError: the directory cannot be written to."""
-        with open(_open(self.path / LOCK, os.O_RDWR | os.O_CREAT), "r+b", buffering=0) as file:
+        ends, the system lets go for it. Raises ValueError: another process holds it; the message says which. OSError:
+        the directory cannot be written to."""
+        with (
+            open(_open(self.path / LOCK, os.O_RDWR | os.O_CREAT), "r+b", buffering=0) as file,
+            contextlib.ExitStack() as locked,
+        ):
             try:
                 if fcntl is not None:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                else:
+                    locked.enter_context(_locked(self.path / LOCKED))
             except BlockingIOError:
                 holder = file.read(200).decode(errors="replace")
                 raise ValueError(f"{self.path}: process {holder} trains there: wait for it, or stop it") from None
@@ -80,7 +86,7 @@ class RunDirectory:
                 file.write(f"{os.getpid()} on {platform.node()}".encode())
             for path in (self.newest, self.config, self.metrics, self.summary, self.trace, self.sweep):
                 checkpoint.remove_unfinished(path)
-            self.lock = file if fcntl else None
+            self.lock = file if fcntl else None  # Windows lets nobody remove a directory with an open file
             try:
                 yield
             finally:
@@ -243,6 +249,16 @@ def _open(path: str | Path, flags: int) -> int:
         os.close(handle)
     kind = f"{os.path.basename(path)} is {stat.filemode(found.st_mode)} with {found.st_nlink} names"
     raise OSError(f"{kind}, expected a plain file with one: delete it")
+
+
+def _locked(path: Path) -> contextlib.AbstractContextManager[Any]:
+    """What holds a file where there is no flock. Raises BlockingIOError: another process does."""
+    import filelock
+
+    try:
+        return filelock.FileLock(path).acquire(timeout=0)
+    except filelock.Timeout:
+        raise BlockingIOError(f"{path}: locked") from None
 
 
 _held: set[io.FileIO] = set()
