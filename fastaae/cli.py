@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 USAGE = """usage: fastaae COMMAND ...
 
+look
+  demo                         train two small models in a minute, draw and score them; needs no data
+
 train
   presets                      the experiments there are
   train NAME [--FIELD VALUE]   train a preset, any field of Config changed
@@ -192,6 +195,22 @@ def chosen(arguments: list[str], default: str, **changes: Any) -> Config:
         return _parsed(Config, flags, default=preset(name, **changes))
     except ValueError as error:
         sys.exit(f"fastaae: {error}")
+
+
+@dataclasses.dataclass
+class Demo:
+    """Train on a table and on images of digits, draw and score, in a minute, without data and without a network."""
+
+    out_dir: str | None = None
+    """Folder for all that is written; default: runs/demo-DATE-TIME."""
+
+
+def _demo(arguments: list[str]) -> None:
+    chosen = _parsed(Demo, arguments, prog="fastaae demo")
+    from .demo import demo
+
+    for line in demo(chosen.out_dir):
+        _print(line)
 
 
 def _base(command: str, arguments: list[str]) -> tuple[Config, list[str], str, str | None]:
@@ -604,7 +623,7 @@ class Figures(OnData):
             _print(f"{path}: {shows}")
 
 
-COMMANDS = {"presets": _presets, "train": _train, "resume": _resume, "list": _list, "sweep": _sweep}
+COMMANDS = {"demo": _demo, "presets": _presets, "train": _train, "resume": _resume, "list": _list, "sweep": _sweep}
 ON_RUNS: dict[str, type] = {"evaluate": Evaluate, "parzen": Parzen, "figures": Figures}
 ON_RUNS |= {"sample": Sample, "export": Export}
 ON_EXAMPLES = {  # which are methods of Model

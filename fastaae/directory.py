@@ -258,7 +258,7 @@ def _locked(path: Path) -> contextlib.AbstractContextManager[Any]:
     try:
         return filelock.FileLock(path).acquire(timeout=0)
     except filelock.Timeout:
-        raise BlockingIOError(f"{path}: locked") from None
+        raise BlockingIOError from None
 
 
 _held: set[io.FileIO] = set()

@@ -104,7 +104,7 @@ def test_help_names_every_command(capsys, arguments):
     assert status(*arguments) == 0
     printed = capsys.readouterr()
     assert re.findall(r"^  ([a-z]+) ", printed.out, re.MULTILINE) == [
-        *("presets", "train", "train", "train", "resume", "list", "sweep"),
+        *("demo", "presets", "train", "train", "train", "resume", "list", "sweep"),
         *("encode", "predict", "reconstruct", "sample", "export"),
         *("evaluate", "parzen", "parzen", "figures")]  # fmt: skip
     assert printed.err == ""
@@ -113,6 +113,51 @@ def test_help_names_every_command(capsys, arguments):
 def test_version(capsys):
     assert status("--version") == 0
     assert capsys.readouterr().out == f"{fastaae.__version__}\n"
+
+
+# The demo
+
+
+def test_demo_in_a_real_process(tmp_path):
+    process = start("demo", "--out-dir", "a demo", cwd=tmp_path)
+    out, err = process.communicate(timeout=400)
+    assert (process.returncode, err) == (0, "")
+    first, *_ = lines = out.splitlines()
+    assert first == "What follows is written to a demo"
+    named = dict(re.findall(r"^  (\S+\.png): (.+)$", out, re.MULTILINE))
+    assert {*named} == {p.relative_to("a demo").as_posix() for p in Path("a demo").rglob("*.png")}
+    assert {*named} >= {"waves/plane.png", *(f"digits/{k}.png" for k in ("neighbours", "reconstructions", "codes"))}
+    found = re.search(r"of (\d+) test images under 10,000 samples: (\S+) \+- \S+ nats, each exact to (\S+)$", out, re.M)
+    count, value, exact = map(float, found.groups())
+    assert count == 297 and 5 < value < 30 and 0 < exact < 1e-6
+    with np.load("a demo/waves.npz", allow_pickle=False) as table:
+        x, y = table["x_test"], table["y_test"]
+    model = fastaae.load("a demo/waves")
+    assert np.square(model.reconstruct(x, y) - x).sum(1).mean() < 0.05  # of variance 3
+    z = model.encode(x)  # uniform, of standard deviation 5
+    assert abs(z.mean()) < 1.5 and 4 < z.std() < 6
+    following = [line.split("  fastaae ")[1] for line in lines[lines.index("What to do next:") + 1 :]]
+    assert [shlex.split(line)[0] for line in following] == ["sample", "parzen", "resume", "train"]
+    for line in following:
+        short = line.replace("--samples 100000", "--samples 1000").replace("--epochs 400", "--epochs 201")
+        assert status(*shlex.split(short), *["--epochs", "1"] * short.startswith("train")) == 0, short
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "sklearn"])
+def test_demo_without_its_extra_says_which_before_it_trains(tmp_path, package):
+    hidden = f"import sys; sys.modules['{package}'] = None; from fastaae.cli import main; sys.exit(main(['demo']))"
+    done = subprocess.run([sys.executable, "-c", hidden], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "") and [*tmp_path.iterdir()] == []
+    assert re.fullmatch(rf"fastaae: .*{package}.*: pip install 'fastaae\[demo\]'\n", done.stderr)
+
+
+def test_demo_needs_a_new_folder(tmp_path, capsys):
+    (tmp_path / "mine.txt").touch()
+    assert status("demo", "--out-dir", tmp_path) == 2 and os.listdir(tmp_path) == ["mine.txt"]
+    assert re.fullmatch(r"fastaae: out_dir=.*: expected a new or empty directory.*\n", capsys.readouterr().err)
+
+
+# The help
 
 
 FLAG = re.compile(r"^  --([a-z-]+)(?:,| |$)", re.MULTILINE)
