@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "bench"))
 TRITON = find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-VALUES = pytest.mark.skipif(not (TRITON and INTERPRETED), reason="runs in the interpreter's own pytest")
+VALUES = pytest.mark.skipif(not (TRITON and INTERPRETED), reason="Triton runs in its interpreter's own pytest")
 SCHEDULES = pytest.mark.skipif(INTERPRETED or not TRITON, reason="needs Triton, and no values")
 if TRITON:
     from experiments import launches as ls

@@ -23,7 +23,7 @@ TRITON = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not i
 OUTSIDE = pytest.mark.skipif(INTERPRETED, reason="has been started by this test")
 RUNS = find_spec("triton") is not None and (INTERPRETED or torch.cuda.is_available())
 OVERFLOW = pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")  # of NumPy
-VALUES = pytest.mark.skipif(not RUNS, reason="runs in the interpreter's own pytest, or on a CUDA device")
+VALUES = pytest.mark.skipif(not RUNS, reason="Triton runs in its interpreter's own pytest, or on a CUDA device")
 if RUNS:
     from fastaae import parzen_log_likelihood
     from fastaae.kernels import reference

@@ -27,7 +27,7 @@ from fastaae.kernels import reference
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 RUNS = find_spec("triton") is not None and (INTERPRETED or torch.cuda.is_available())
-VALUES = pytest.mark.skipif(not RUNS, reason="runs in the interpreter's own pytest, or on a CUDA device")
+VALUES = pytest.mark.skipif(not RUNS, reason="Triton runs in its interpreter's own pytest, or on a CUDA device")
 if RUNS:
     import triton
     import triton.language as tl
