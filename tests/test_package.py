@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+import archives
 import pytest
 from typecheck import build
 
@@ -107,6 +108,26 @@ def test_an_installation_holds_every_module(tmp_path):
     assert found == {path if path.startswith("fastaae/") else f"fastaae/{path}" for path in here} | {"fastaae/py.typed"}
     for folder in ("engine", "run", "data", "kernels", "kernels/step", "kernels/parzen"):
         assert f"fastaae/{folder}/__init__.py" in found
+
+
+def test_what_archives_lack_or_hold_besides_is_seen(tmp_path):
+    (tmp_path / ".gitignore").write_text("# comment\nruns/\n*.lock\n")
+    for name in ("setup.py", "fastaae/a.py", "kernels/b.py", "tests/c.json", "runs/d.py", "tests/e.lock", ".git/f"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "fastaae" / "kernels").symlink_to(tmp_path / "kernels")
+    files = archives.checkout(tmp_path)
+    assert files == {".gitignore", "setup.py", "fastaae/a.py", "kernels/b.py", "tests/c.json"}
+    sdist, wheel = files | {"PKG-INFO", "x.egg-info/y"}, {"fastaae/a.py", "fastaae/kernels/b.py", "x.dist-info/y"}
+    assert archives.differences(files, sdist, wheel) == []
+    found = archives.differences(files, sdist - {"tests/c.json"} | {"runs/d.py"}, wheel - {"fastaae/kernels/b.py"})
+    lacks = ["sdist: tests/c.json is missing", "sdist: runs/d.py does not belong there"]
+    assert found == [*lacks, "wheel: fastaae/kernels/b.py is missing"]
+
+
+def test_the_citation_is_of_this_version():
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {fastaae.__version__}\n" in text and "arXiv:1511.05644" in text
 
 
 # ---------------------------------------------------------------------------------------------------------------------
