@@ -22,7 +22,10 @@ environment() { # of a name, with packages
 }
 
 environment build build
-build/bin/python -m build --outdir dist "$root" >log 2>&1 || { cat log; exit 1; }
+mkdir source # a copy: what an earlier build left in the checkout would hide what is missing from MANIFEST.in
+sed 's:/$::' "$root/.gitignore" >ignored
+tar -C "$root" -X ignored --exclude .git -cf - . | tar -C source -xf -
+build/bin/python -m build --outdir dist source >log 2>&1 || { cat log; exit 1; }
 say "built; are all files there, and all wheels of other systems?"
 build/bin/python "$root/tests/archives.py" dist
 
