@@ -823,7 +823,7 @@ def test_pictures_without_matplotlib(tmp_path, monkeypatch, capsys, trained, com
 
 ERRORS = [
     ("trian", "fastaae: unknown command 'trian': expected one of .*; did you mean 'train'[?]"),
-    ("learn", "fastaae: unknown command 'learn': expected one of presets, train, resume, .*"),
+    ("learn", "fastaae: unknown command 'learn': expected one of demo, presets, train, resume, .*"),
     ("parzen run --validation -5", "fastaae: --validation -5: expected at least 1 validation example, or .*"),
     ("train --config null.json", "fastaae: null.json: config: got NoneType, expected an object of Config's fields"),
     ("resume started", "fastaae: started/checkpoint.safetensors: none was saved before the run ended; start it again"),
