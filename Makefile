@@ -1,5 +1,5 @@
 # make demo: trains a small model and draws its pictures.   make check: lints, types, quick tests.   make test: all tests.
-# make docs: the site.   make package: what is published, built and tried.
+# make docs: the site.   make notebooks: those of the site, run.   make package: what is published, built and tried.
 # They need only python3 >= 3.10 and a package index; everything is installed into .venv, for make package elsewhere.
 # pip's own variables are honoured, e.g. PIP_INDEX_URL, PIP_EXTRA_INDEX_URL.
 
@@ -14,15 +14,16 @@ WORKERS := -n auto --maxprocesses 4 --dist worksteal
 # What most changes break, in seconds: tests/test_*.py of these names.
 QUICK := checkpoint config data digests errors evaluation kernels model networks package priors types
 
-.PHONY: help demo check test docs package clean
+.PHONY: help demo check test docs notebooks package clean
 
 help:
-	@echo 'make demo     trains a small model and draws its pictures'
-	@echo 'make check    lints, types and quick tests: before every commit'
-	@echo 'make test     every test; PYTEST_ARGS="-k name" picks some, CHECKED=yes leaves out those of make check'
-	@echo 'make docs     the site, from docs/ into site/; python3 -m http.server -d site shows it'
-	@echo 'make package  builds sdist and wheel, and tries both in new environments'
-	@echo 'make clean    removes what these write'
+	@echo 'make demo       trains a small model and draws its pictures'
+	@echo 'make check      lints, types and quick tests: before every commit'
+	@echo 'make test       every test; PYTEST_ARGS="-k name" picks some, CHECKED=yes leaves out those of make check'
+	@echo 'make docs       the site, from docs/ into site/; python3 -m http.server -d site shows it'
+	@echo 'make notebooks  runs docs/notebooks/'
+	@echo 'make package    builds sdist and wheel, and tries both in new environments'
+	@echo 'make clean      removes what these write'
 	@echo 'PYTHON=python3.12 picks an interpreter'
 
 demo: $(VENV)/.installed-demo
@@ -39,6 +40,9 @@ test: $(VENV)/.installed-test
 
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+
+notebooks: $(VENV)/.installed-demo $(VENV)/.installed-docs
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -p no:cacheprovider -c /dev/null --rootdir=docs/notebooks --nbmake docs/notebooks
 
 package:
 	tests/package.sh $(PYTHON)

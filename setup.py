@@ -27,7 +27,7 @@ BOARD = ["tensorboard"]
 ONNX = ["onnx", "onnxscript", "onnxruntime"]
 HUB = ["huggingface_hub"]
 DEMO = ["scikit-learn", "matplotlib", *IMAGES]
-DOCS = ["mkdocs", "mkdocs-material", "mkdocstrings[python]", "ruff"]  # the last breaks signatures into lines
+DOCS = ["mkdocs", "mkdocs-material", "mkdocstrings[python]", "ruff", "nbmake", "ipykernel"]  # ruff breaks signatures
 TEST = [
     *GPU,
     *DEMO,

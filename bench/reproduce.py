@@ -3,13 +3,15 @@
     python bench/reproduce.py mnist-100 mnist-1000 --epochs 50 --replicas 2 --budget 90m
     python bench/reproduce.py --device cuda --precision bf16 --replicas 4 --budget 9m
     python bench/reproduce.py --table
+    python bench/reproduce.py --figures --precision bf16
 
 Presets run in the given order, all of them by default, each in its own directory under --out. When the budget is spent
 the run at hand stops at a step with a checkpoint, and the same command goes on from there; what is done is not done
 again. A finished run becomes an entry of bench/results/reproduce-<machine>.json: metrics as mean and standard deviation
 over replicas, epochs, seconds of training, seeds, commit, versions. Models of table 1 are scored by the Parzen-window
 log-likelihood of the test images under --samples samples of each replica, the bandwidth chosen on 1,000 validation
-images. Then the tables in README.md and docs/ between their marks are written anew from all of these files.
+images. Then the tables of docs/ between their marks are written anew from all of these files. --figures trains what
+the pictures of docs/ are of, for fewer epochs, and draws them: see gallery.py.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import threading
 import time
 from pathlib import Path
 
+import gallery
 import tables
 
 import fastaae
@@ -87,6 +90,11 @@ def seconds(text: str) -> float:
     return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
 
 
+def name_of(cfg: fastaae.Config) -> str:
+    """Of a run, and of its directory."""
+    return f"{cfg.name}-{cfg.epochs}-{cfg.replicas}-{cfg.seed}-{cfg.precision}"
+
+
 def train(cfg: fastaae.Config, directory: Path, until: float) -> tuple[fastaae.Run | None, float]:
     """The finished run, or None if the time is up; and the seconds that training has taken in all."""
     clock = directory.with_suffix(".seconds")
@@ -112,10 +120,11 @@ def train(cfg: fastaae.Config, directory: Path, until: float) -> tuple[fastaae.R
 
 
 def likelihoods(run: fastaae.Run, images: data.Data, samples: list[int]) -> dict[str, dict]:
-    """Log-likelihoods of the test images, by number of samples, over replicas; each with its error bound."""
-    found = {}
+    """Log-likelihoods of the test images, by number of samples, over replicas, of averaged weights where a preset asks
+    for these; each with its error bound."""
+    found, models = {}, run.averaged or run.models
     for n in samples:
-        results = [m.log_likelihood(images.x_test, n, validation=images.x_valid[:1000]) for m in run.models]
+        results = [m.log_likelihood(images.x_test, n, validation=images.x_valid[:1000]) for m in models]
         found[f"log_likelihood_{n}"] = evaluation.summarize([r.mean for r in results]) | {
             "sem": [r.sem for r in results],
             "sigma": [r.sigma for r in results],
@@ -188,16 +197,6 @@ def origin(row: dict) -> list[str]:
     return [about, row["hardware"]["name"], row["git"].get("commit", "")[:7] + changed]
 
 
-def table(rows: list[dict]) -> str:
-    """README's table."""
-    heads = ["preset", "", "ours", "the paper", "replicas", "epochs", "precision", "seconds", "data", "on", "commit"]
-    lines = []
-    for row in rows:
-        how = [row["replicas"], row["epochs"], row["precision"], f"{row['seconds']:.0f}"]
-        lines += [[f"`{row['preset']}`", *score, *how, *origin(row)] for score in scores(row)]
-    return tables.grid(heads, lines)
-
-
 def family(rows: list[dict], presets: list[str]) -> str:
     """A table of docs/: the epochs come first, of a run that saw fewer than its preset has with those; in the end the
     presets without a result."""
@@ -213,14 +212,14 @@ def family(rows: list[dict], presets: list[str]) -> str:
             lines += [[seen, f"`{name}`", *score, row["replicas"], about, how] for score in scores(row)]
         if not entries:
             metric, published = next(iter(PAPER[name].items()))
-            missing = [NAMES[metric], tables.UNKNOWN, published]
+            missing = [NAMES.get(metric, metric), tables.UNKNOWN, published]
             lines.append([f"**none** of {fastaae.preset(name).epochs:,}", f"`{name}`", *missing, "-", "-", "-"])
     return tables.grid(heads, lines)
 
 
 def made(rows: list[dict]) -> dict[str, str]:
     """All tables, by the names in their marks."""
-    return {"reproduce": table(rows)} | {f"reproduce-{name}": family(rows, of) for name, of in FAMILIES.items()}
+    return {f"reproduce-{name}": family(rows, of) for name, of in FAMILIES.items()} | gallery.made()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -237,6 +236,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results")
     parser.add_argument("--pages", type=Path, nargs="+", default=tables.PAGES, help="whose tables are written")
     parser.add_argument("--table", action="store_true", help="only write the tables")
+    parser.add_argument("--figures", action="store_true", help="train and draw the pictures of docs/ instead")
     options = parser.parse_args(arguments)
     until = time.monotonic() + options.budget
     code = provenance.git()  # as it is now: results and tables of the first runs change it
@@ -244,10 +244,12 @@ def main(arguments: list[str] | None = None) -> int:
     path, unfinished = options.results / f"reproduce-{machine}.json", []
     if unknown := sorted({*options.presets} - {*fastaae.presets()}):
         parser.error(f"{unknown[0]}: expected presets, {', '.join(PAPER)}")
-    for name in [] if options.table else options.presets or PAPER:
-        fields = {f: getattr(options, f) for f in ("replicas", "seed", "device", "precision")}
+    fields = {f: getattr(options, f) for f in ("replicas", "seed", "device", "precision")}
+    if options.figures and not gallery.draw(lambda cfg: train(cfg, options.out / name_of(cfg), until)[0], fields):
+        unfinished.append("--figures")
+    for name in [] if options.table or options.figures else options.presets or PAPER:
         cfg = fastaae.preset(name, **fields, **({} if options.epochs is None else {"epochs": options.epochs}))
-        stem = f"{name}-{cfg.epochs}-{cfg.replicas}-{cfg.seed}-{cfg.precision}"
+        stem = name_of(cfg)
         directory = options.out / stem
         wanted = {f"log_likelihood_{n}" for n in options.samples} if has_likelihood(name) else set()
         if any(row["run"] == stem and wanted <= row["metrics"].keys() for row in kept(path)):

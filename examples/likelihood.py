@@ -25,7 +25,7 @@ def main() -> int:
     scores = [model.log_likelihood(digits.x_test, validation=digits.x_valid[:1000]) for model in run.models]
     for r in scores:
         print(f"{r.mean:.1f} +- {r.sem:.1f} nats under 10,000 samples, sigma {r.sigma:.3f}")
-    for path, shows in figures.draw(run.model, digits, run.directory).items():
+    for path, shows in figures.draw(run.model, digits, run.directory, history=run.history).items():
         print(f"{path}: {shows}")
     sizes, steps = ([10_000], 50) if quick else ([10_000, 100_000, 1_000_000, 10_000_000], 1000)
     x, path = digits.x_test[: 10 if quick else 100], run.directory / "bracket.png"

@@ -27,7 +27,7 @@ def main() -> int:
         if name.startswith("test_"):
             print(f"{name:22} {values['mean']:.2f} +- {values['std']:.2f}")
     images = data.load(cfg.dataset, cfg.data_dir, cfg.n_validation)
-    for path, content in figures.draw(run.model, images, run.directory).items():
+    for path, content in figures.draw(run.model, images, run.directory, history=run.history).items():
         print(f"{path}: {content}")
     return 0
 

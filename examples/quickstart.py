@@ -39,7 +39,7 @@ def main() -> int:
         f"test reconstruction error {error:.2f} (0.5 * squared error per image; the mean image scores {baseline:.2f})"
     )
 
-    for path, shows in figures.draw(run.model, digits, out).items():
+    for path, shows in figures.draw(run.model, digits, out, history=run.history).items():
         print(f"{path}: {shows}")
     run.model.save(out / "model.safetensors")
     print(f"{out}/model.safetensors: the model, for fastaae.load")

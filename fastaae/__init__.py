@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # for checkers, to whom only a name imported "as" itself is p
     from .sweeping import sweep as sweep
     from .window import ParzenWindow as ParzenWindow
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "Config": "config",

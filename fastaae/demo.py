@@ -71,7 +71,9 @@ def _table(folder: Path) -> Iterator[str]:
     path, names = run.directory / "plane.png", np.repeat([*groups], [*map(len, groups.values())])
     figures.codes(np.concatenate([*groups.values()]), names, path)
     yield from _shown({path: "the points, and samples drawn with the label of each wave"})
-    yield from _shown(figures.draw(run.model, data.load(run.config.dataset, scale="standard"), run.directory))
+    yield from _shown(
+        figures.draw(run.model, data.load(run.config.dataset, scale="standard"), run.directory, history=run.history)
+    )
 
 
 def _images(folder: Path) -> Iterator[str]:
@@ -80,7 +82,7 @@ def _images(folder: Path) -> Iterator[str]:
     yield f"Images: {len(digits.x_train):,} digits of 8x8 pixels, from scikit-learn"
     run, seconds = _timed(preset("digits", out_dir=str(folder / "digits")))
     yield f"  trained {run.config.epochs} epochs in {seconds:.1f} s: digits/"
-    yield from _shown(figures.draw(run.model, digits, run.directory))
+    yield from _shown(figures.draw(run.model, digits, run.directory, history=run.history))
     start = time.perf_counter()
     found = run.model.log_likelihood(digits.x_test, SAMPLES, validation=digits.x_valid)
     value = f"{found.mean:.1f} +- {found.sem:.1f} nats, each exact to {found.error_bound:.0e}"

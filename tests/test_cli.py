@@ -374,7 +374,7 @@ def test_sample_writes_a_picture_of_n_examples(tmp_path, capsys, trained, n, col
     assert status("sample", trained, "--n", n, "--out", "s.png") == 0
     assert capsys.readouterr().out == "s.png\n"
     width, height = png_size(tmp_path / "s.png")
-    assert width / columns == height / rows >= 8  # pixels: the images are square, 8 x 8
+    assert (width - 2) / columns == (height - 2) / rows >= 8  # pixels: the images are square, 8 x 8, in lines of 2
 
 
 def test_sample_goes_to_the_run_directory_and_depends_on_seed_and_replica(tmp_path, capsys, trained):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 
 import pytest
@@ -78,12 +79,21 @@ def test_paths_named_exist():
 def test_links_lead_to_pages_and_headings():
     for name, text in PAGES.items():
         for target in re.findall(r"\]\((?!https://)([^)]+)\)", text):
+            if target.endswith((".png", ".ipynb")):
+                assert (ROOT / "docs" / target).is_file(), f"{name}: {target}"
+                continue
             page, _, anchor = target.partition("#")
             assert page.removesuffix(".md") in PAGES, f"{name}: {target}"
             heads = re.findall(r"^#+ (.+)$", PAGES[page.removesuffix(".md")], re.MULTILINE)
             slugs = {re.sub(r"[^\w]+", "-", head.lower()).strip("-") for head in heads}
             assert not anchor or anchor in slugs, f"{name}: {target}"
-        assert not re.search(r"!\[", text), f"{name}: there are no pictures yet"
+
+
+def test_every_picture_is_shown_and_has_its_origin():
+    shown = {target for text in PAGES.values() for target in re.findall(r"!\[[^\]]+\]\(pictures/([^)]+)\)", text)}
+    made = {row["file"] for row in json.loads((ROOT / "bench" / "results" / "pictures.json").read_text("utf-8"))}
+    there = {path.name for path in (ROOT / "docs" / "pictures").glob("*")}
+    assert shown == there == made | {"hero.png"}
 
 
 def test_days_of_the_log_that_are_named_have_entries():

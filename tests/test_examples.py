@@ -228,9 +228,9 @@ def test_bench_reproduce_goes_on_where_it_stopped_and_writes_the_table(tmp_path,
     monkeypatch.syspath_prepend(ROOT / "bench")
     reproduce = module(ROOT / "bench" / "reproduce.py")
     monkeypatch.setattr(reproduce, "PAPER", {"digits": {"test_reconstruction": "1.23"}})
-    monkeypatch.setattr(reproduce, "FAMILIES", {})
+    monkeypatch.setattr(reproduce, "FAMILIES", {"toys": ["digits"]})
     readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- reproduce: made by bench/ -->\nold\n<!-- reproduce: end -->\nafter\n")
+    readme.write_text("before\n<!-- reproduce-toys: made by bench/ -->\nold\n<!-- reproduce-toys: end -->\nafter\n")
     arguments = ["digits", "--epochs", "4", "--replicas", "2", "--device", "cpu", "--out", str(tmp_path / "runs")]
     arguments += ["--results", str(tmp_path), "--pages", str(readme), "--budget"]
     for budget in ("0.2", "5m", "1h"):
@@ -241,7 +241,30 @@ def test_bench_reproduce_goes_on_where_it_stopped_and_writes_the_table(tmp_path,
     lines = readme.read_text().splitlines()
     mean = row["metrics"]["test_reconstruction"]["mean"]
     assert lines[0] == "before" and lines[-1] == "after" and "old" not in lines
-    assert f"| {mean:.2f} ±" in lines[4] and "| 1.23 | 2 | 4 | fp32 |" in lines[4]
+    assert lines[4].startswith("| **only 4** of 200 | `digits` |")
+    assert f"| {mean:.2f} ±" in lines[4] and "| 1.23 | 2 |" in lines[4]
+
+
+def test_bench_reproduce_draws_the_pictures_of_the_docs(tmp_path, monkeypatch, quick):
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    reproduce = module(ROOT / "bench" / "reproduce.py")
+    gallery, page = reproduce.gallery, tmp_path / "page.md"
+    presets = {"mnist-likelihood-adam": ["neighbours"], "mnist-2d-swiss-roll": ["manifold"]}
+    some = {"toys": {name: (1, what) for name, what in presets.items()}}
+    some |= {"shapes": {"mnist-2d-labels": (1, ["codes", "curves"])}}
+    monkeypatch.setattr(gallery, "GALLERY", some)
+    monkeypatch.setattr(gallery, "PICTURES", tmp_path / "pictures")
+    monkeypatch.setattr(gallery, "LIST", tmp_path / "pictures.json")
+    monkeypatch.setattr(reproduce, "FAMILIES", {})
+    page.write_text("<!-- pictures-shapes: made by bench/ -->\n<!-- pictures-shapes: end -->\n")
+    arguments = ["--figures", "--out", str(tmp_path / "runs"), "--pages", str(page), "--device", "cpu"]
+    assert reproduce.main([*arguments, "--budget", "0s"]) == 0 and not gallery.LIST.exists()
+    assert reproduce.main(arguments) == 0
+    assert {p.name for p in (tmp_path / "pictures").iterdir()} == {
+        "hero.png", "mnist-likelihood-adam-neighbours.png", "mnist-2d-swiss-roll-manifold.png",
+        "mnist-2d-labels-codes.png", "mnist-2d-labels-curves.png",
+    }  # fmt: skip
+    assert "(pictures/mnist-2d-labels-codes.png)\n\n*`mnist-2d-labels`, seed 0, 1 of 1 epochs, fp32" in page.read_text()
 
 
 def test_tables_of_readme_and_docs_are_those_of_the_results(tmp_path, monkeypatch):

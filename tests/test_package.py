@@ -29,7 +29,7 @@ LAYERS = [
     {"parzen", "window", "ais", "modules", "export", "model", "evaluation", "clusters"},
     {"run"},
     {"plots", "figures", "estimators", "sweeping"},
-    {"cli", "__main__"},
+    {"cli", "demo", "__main__"},
 ]
 LAYER = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 
@@ -144,7 +144,7 @@ READING_PATH = [  # one batch, from its config to the updated weights
     "fastaae/run/training.py",
 ]
 PATH_LINES, PATH_FUNCTION = 1849, 60
-ALL_LINES = 12846  # 9,798 before modules, estimators, sweeps, best weights, export, figures for a paper
+ALL_LINES = 12849  # 9,798 before modules, estimators, sweeps, best weights, export, figures for a paper
 ANY_FUNCTION, PARAMETERS, DOCUMENTED = 80, 8, 0.91
 
 

@@ -17,7 +17,7 @@ BLOCKS = blocks(README)
 @pytest.mark.parametrize(
     "code",
     [text for kind, text in BLOCKS if kind == "python"],
-    ids=["quickstart", "sweep", "own-data", "estimators", "log-likelihood"],
+    ids=["use", "own-data", "log-likelihood"],
 )
 def test_python_blocks_run(code, quick):
     run_python(code, {}, where="README.md")
@@ -27,26 +27,23 @@ def test_shell_commands_run(quick):
     np.savez("mine.npz", x=np.random.default_rng(0).random((240, 4, 4), np.float32))
     inline = re.findall(r"`((?:fastaae|python|make|pip)[ ][^`]*)`", README)
     lines = [c for kind, text in BLOCKS if kind == "sh" for c in commands(text)] + inline
-    assert len(lines) > 10
-    assert sum(map(run_command, lines)) > 8
+    assert len(lines) > 8
+    assert sum(map(run_command, lines)) > 5
 
 
 def test_inline_python_runs(quick):
     calls = re.findall(r"`(fastaae\.(?:train|preset)\([^`]*\))`", README)
-    assert len(calls) == 2
+    assert len(calls) == 1
     fastaae.train(fastaae.preset("digits", out_dir="runs/digits"))
     for call in calls:
         assert eval(call, {"fastaae": fastaae})
 
 
 def test_files_named_exist():
-    tree = next(text for kind, text in BLOCKS if kind == "")
-    names = re.findall(r"\b(?:fastaae|kernels)/\w+\.py", tree) + re.findall(r"\]\((?!http|#)([^)]+)\)", README)
-    assert len(names) >= 13
+    names = re.findall(r"\]\((?!http|#)([^)]+)\)", README)
+    assert len(names) >= 15
     assert all((ROOT / name).is_file() for name in names), names
 
 
-def test_experiments_table_lists_every_preset():
-    assert set(re.findall(r"`([\w-]+)`", README.split("## Experiments")[1].split("The presets hold")[0])) == set(
-        fastaae.presets()
-    )
+def test_it_is_read_in_one_breath():
+    assert len(README.splitlines()) <= 150 and len(README.split()) <= 1200

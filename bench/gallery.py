@@ -1,0 +1,109 @@
+"""The pictures of README and docs/: trained, drawn and told of by `python bench/reproduce.py --figures`.
+
+Each is made by figures.draw from a run of its own, of one seed, for as many epochs as two cores have the time for.
+bench/results/pictures.json keeps what each is of; captions on the pages are made from it.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import fastaae
+from fastaae import data, figures
+from fastaae.files import read_json
+
+ROOT = Path(__file__).resolve().parent.parent
+PICTURES, LIST = ROOT / "docs" / "pictures", ROOT / "bench" / "results" / "pictures.json"
+GALLERY = {  # by section of docs/experiments.md: epochs of a preset, and what is shown of it
+    "likelihood": {"mnist-likelihood-adam": (20, ["neighbours"])},
+    "semi-supervised": {"mnist-100": (20, ["style_content", "curves"])},
+    "clusters": {"mnist-clusters-30-adam": (20, ["cluster_heads"])},
+    "embeddings": {"mnist-embedding-2d-1000": (15, ["representations"])},
+    "shapes": {
+        "mnist-2d-mixture": (15, ["codes", "manifold"]),
+        "mnist-2d-labels": (15, ["codes"]),
+        "mnist-2d-swiss-roll": (12, ["codes", "manifold"]),
+    },
+    "style": {"mnist-style": (15, ["style_content"])},
+}
+HERO = [("mnist-likelihood-adam", "samples"), ("mnist-2d-swiss-roll", "manifold"), ("mnist-2d-labels", "codes")]
+
+
+def pictures(run: fastaae.Run, folder: Path, wanted: list[str]) -> dict[str, str]:
+    """Draw a run into a folder, and keep of that what is wanted. Returns: what each shows, by its file's name."""
+    cfg, found = run.config, {}
+    images = data.load(cfg.dataset, cfg.data_dir, cfg.n_validation)
+    with tempfile.TemporaryDirectory() as drawn:
+        for path, shows in figures.draw(run.model, images, drawn, history=run.history).items():
+            if path.stem in wanted:
+                found[f"{cfg.name}-{path.stem}.png"] = shows
+                shrink(path, folder / f"{cfg.name}-{path.stem}.png")
+    return found
+
+
+def shrink(path: Path, into: Path) -> None:
+    """Copy a picture in 256 colours: a third of the bytes."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        image.convert("RGB").quantize(256).save(into, optimize=True)
+
+
+def hero(parts: list[tuple[str, Path]], path: Path) -> None:
+    """Pictures side by side, of one height, each with its line of text below."""
+    from matplotlib.figure import Figure
+    from matplotlib.image import imread
+
+    images = [imread(part) for _, part in parts]
+    widths = [image.shape[1] / image.shape[0] for image in images]
+    figure = Figure(figsize=(3.2 * sum(widths), 3.5), dpi=160, layout="constrained")
+    panels = figure.subplots(1, len(parts), width_ratios=widths)
+    for axes, image, (text, _) in zip(panels, images, parts, strict=True):
+        axes.imshow(image)
+        axes.set_xlabel(text, fontsize=9)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    figure.savefig(path)
+    shrink(path, path)
+
+
+def draw(train: Callable[[fastaae.Config], fastaae.Run | None], fields: dict[str, object]) -> bool:
+    """Train what the pictures are of and draw them all. Returns whether there was time for it."""
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    rows, runs = [], {}
+    for section, presets in GALLERY.items():
+        for name, (epochs, wanted) in presets.items():
+            cfg = fastaae.preset(name, **{**fields, "epochs": epochs, "replicas": 1})
+            if (run := train(cfg)) is None:
+                return False
+            runs[name] = run
+            commit = ((read_json(run.directory / "config.json").get("git") or {}).get("commit") or "")[:7]
+            about = {"preset": name, "seed": cfg.seed, "epochs": epochs, "precision": cfg.precision, "commit": commit}
+            found = pictures(run, PICTURES, wanted)
+            rows += [{"section": section, "file": file, "shows": shows, **about} for file, shows in found.items()]
+    with tempfile.TemporaryDirectory() as folder:
+        samples = Path(folder, "samples.png")
+        figures.grid(runs[HERO[0][0]].model.sample(100, seed=0), samples)
+        parts = [samples, *(PICTURES / f"{name}-{what}.png" for name, what in HERO[1:])]
+        texts = [
+            "new digits, drawn by a trained model",
+            "decoded from codes along a spiral",
+            "codes of test images, by class",
+        ]
+        hero(list(zip(texts, parts, strict=True)), PICTURES / "hero.png")
+    LIST.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return True
+
+
+def made() -> dict[str, str]:
+    """What pages show of each section, by the names in their marks."""
+    rows, found = json.loads(LIST.read_text(encoding="utf-8")) if LIST.exists() else [], {}
+    for row in rows:
+        whole = fastaae.preset(row["preset"]).epochs
+        how = f"seed {row['seed']}, {row['epochs']} of {whole:,} epochs, {row['precision']}, commit {row['commit']}"
+        text = f"![{row['shows']}](pictures/{row['file']})\n\n*`{row['preset']}`, {how}: {row['shows']}.*"
+        found.setdefault(f"pictures-{row['section']}", []).append(text)
+    return {name: "\n" + "\n\n".join(texts) + "\n" for name, texts in found.items()}
