@@ -63,7 +63,7 @@ def hero(parts: list[tuple[str, Path]], path: Path) -> None:
     panels = figure.subplots(1, len(parts), width_ratios=widths)
     for axes, image, (text, _) in zip(panels, images, parts, strict=True):
         axes.imshow(image)
-        axes.set_xlabel(text, fontsize=9)
+        axes.set_xlabel(text, fontsize=14)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
     figure.savefig(path)
@@ -88,11 +88,7 @@ def draw(train: Callable[[fastaae.Config], fastaae.Run | None], fields: dict[str
         samples = Path(folder, "samples.png")
         figures.grid(runs[HERO[0][0]].model.sample(100, seed=0), samples)
         parts = [samples, *(PICTURES / f"{name}-{what}.png" for name, what in HERO[1:])]
-        texts = [
-            "new digits, drawn by a trained model",
-            "decoded from codes along a spiral",
-            "codes of test images, by class",
-        ]
+        texts = ["new digits, from a model", "decoded from codes along a spiral", "codes of test images"]
         hero(list(zip(texts, parts, strict=True)), PICTURES / "hero.png")
     LIST.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     return True
