@@ -67,7 +67,6 @@ def hero(parts: list[tuple[str, Path]], path: Path) -> None:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
     figure.savefig(path)
-    shrink(path, path)
 
 
 def draw(train: Callable[[fastaae.Config], fastaae.Run | None], fields: dict[str, object]) -> bool:

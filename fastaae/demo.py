@@ -69,7 +69,7 @@ def _table(folder: Path) -> Iterator[str]:
     yield f"  trained {run.config.epochs} epochs in {seconds:.1f} s: waves/"
     groups = {"data": x[:1000]} | {f"samples, {k}": run.model.sample(500, 0, [k] * 500) for k in ("lower", "upper")}
     path, names = run.directory / "plane.png", np.repeat([*groups], [*map(len, groups.values())])
-    figures.codes(np.concatenate([*groups.values()]), names, path)
+    figures.codes(np.concatenate([*groups.values()]), names, path, axis="column")
     yield from _shown({path: "the points, and samples drawn with the label of each wave"})
     yield from _shown(
         figures.draw(run.model, data.load(run.config.dataset, scale="standard"), run.directory, history=run.history)

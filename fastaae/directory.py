@@ -57,7 +57,8 @@ class RunDirectory:
     def check_empty(self) -> None:
         """Raise ValueError where there is anything but a lock."""
         if self.path.exists() and (not self.path.is_dir() or {p.name for p in self.path.iterdir()} - {LOCK, LOCKED}):
-            hint = ", this one holds no checkpoint to resume: delete it to start again"
+            hint = f", this {'one holds other files' if self.path.is_dir() else 'is a file'}: name another"
+            hint = ", this run has no checkpoint to resume: delete it to start again" if self.config.exists() else hint
             hint = "; to go on with the run in it use resume" if self.newest.exists() else hint
             raise ValueError(f"out_dir={str(self.path)!r}: expected a new or empty directory{hint}")
 

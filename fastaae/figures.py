@@ -87,7 +87,9 @@ def _formats(formats: Sequence[str]) -> list[str]:
     known, found = sorted(FigureCanvasBase.filetypes), [formats] if isinstance(formats, str) else list(formats)
     odd = next((f for f in found if f not in known), None)
     if odd is not None or not found:
-        raise ValueError(f"formats={brief(formats)}: expected some of {', '.join(known)}{suggestion(odd or '', known)}")
+        raise ValueError(
+            f"formats={brief(formats)}: expected some of {', '.join(known)}{suggestion(str(odd or '').lower(), known)}"
+        )
     return list(dict.fromkeys(found))
 
 
@@ -190,7 +192,7 @@ def _reconstructions(images: ArrayLike, decoded: ArrayLike) -> Made:
 
 def codes(
     z: ArrayLike, labels: ArrayLike | None, path: str | Path, curves: Sequence[np.ndarray] = (), outline: str = "",
-    classes: Sequence[Any] | None = None,
+    classes: Sequence[Any] | None = None, axis: str = "",
 ) -> None:  # fmt: skip
     """Write a scatter plot of codes z [N, D], of more than two numbers along their first two principal axes.
 
@@ -198,11 +200,12 @@ def codes(
         labels: [N], numbers or names, which colour the dots. None: one colour.
         curves: [P, 2], as of outlines(), drawn dashed, and what they are, for the legend.
         classes: what labels 0, 1, ... are called; -1 is of codes without a label.
+        axis: what both axes are called before their number, where z is no code.
 
     Raises:
         ValueError: codes or labels of another shape. OSError: the file could not be written.
     """
-    plots.write(path, _codes(z, labels, curves, outline, classes)[1])
+    plots.write(path, _codes(z, labels, curves, outline, classes, axis)[1])
 
 
 def _codes(
@@ -429,7 +432,7 @@ def _neighbours(samples: ArrayLike, train: Any, columns: int) -> Made:
     rows = samples.reshape(-1, columns, *samples.shape[1:])
     found = _unit(train[nearest(rows[:, -1], train)]).reshape(-1, 1, *samples.shape[1:])
     images = np.concatenate([rows, found], 1).reshape(-1, *samples.shape[1:])
-    words = Words(panels=("samples", "nearest training image"))
+    words = Words(panels=("samples", "nearest"))  # of which the last has the room of one image
     figure = partial(plots.image_grid, images, columns + 1, (columns,), words)
     return {"samples": samples, "nearest": found[:, 0]}, figure
 

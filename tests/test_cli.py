@@ -849,7 +849,7 @@ ERRORS = [
     ("train digits --batch-size 1251", "fastaae: batch_size=1251: expected at most the 1250 .* digits"),
     (
         "train digits --out-dir file",
-        "fastaae: out_dir='file': expected a new or empty directory, this one holds no checkpoint .*",
+        "fastaae: out_dir='file': expected a new or empty directory, this is a file: name another",
     ),
     (
         "train digits --dataset no.npz",

@@ -776,7 +776,7 @@ PICTURES = [
 ]
 DIGITS = [*map(str, range(10))]
 NAMES = {  # what is written around mosaics, but for the sizes of clusters
-    "neighbours": ["nearest training image", "samples"],
+    "neighbours": ["nearest", "samples"],
     "reconstructions": [*["original", "reconstruction"] * 4],
     "style_content": [*DIGITS, "label", "style"],
     "cluster_heads": ["assigned images", "cluster (images)", "head"],
@@ -1180,7 +1180,7 @@ def test_pictures_come_in_several_formats_and_are_the_same_each_time(tmp_path, m
         assert path.read_bytes() == (tmp_path / "a" / path.name).read_bytes(), path.name
     starts = {"pdf": b"%PDF", "png": b"\x89PNG", "svg": b"<?xml"}
     assert all(path.read_bytes().startswith(starts.get(path.suffix[1:], b"PK")) for path in first)
-    assert b"nearest training image" in (tmp_path / "a" / "neighbours.svg").read_bytes()  # in a comment on its letters
+    assert b"nearest" in (tmp_path / "a" / "neighbours.svg").read_bytes()  # in a comment on its letters
     assert b"/Subtype /Type3" not in (tmp_path / "a" / "codes.pdf").read_bytes()
 
 

@@ -54,12 +54,27 @@ def test_words_that_mean_no_label_elsewhere_are_told(word):
     assert word in data.classes
 
 
-@pytest.mark.parametrize("word", ["", "nan", "None", "<NA>"])
+@pytest.mark.parametrize("word", ["nan", "None", "<NA>"])
 def test_missing_labels_made_words_are_none_and_told(tmp_path, word):
     y = np.where(Y == 0, word, WORDS)
     with pytest.warns(UserWarning, match=f"y has label '{word}', taken for no label: call a class otherwise"):
         run = fit(tmp_path / "run", (X, y), task="semi_supervised")
     assert run.model.classes == ["blue", "green"]
+
+
+def test_an_empty_word_is_no_label(recwarn):
+    data = from_arrays((X, np.where(Y == 0, "", WORDS)), scale="standard")
+    assert data.classes == ["blue", "green"] and not recwarn.list
+
+
+def test_an_output_directory_is_deleted_by_nobody(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    for path, why in ((tmp_path, "this one holds other files"), (tmp_path / "thesis.tex", "this is a file")):
+        with pytest.raises(ValueError, match=f"expected a new or empty directory, {why}: name another$"):
+            fit(path, (X, WORDS))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="this run has no checkpoint to resume: delete it to start again$"):
+        fit(tmp_path, (X, WORDS))
 
 
 def test_rows_of_zeros_of_a_table_are_told():

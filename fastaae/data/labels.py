@@ -12,7 +12,7 @@ from ..scalars import scalar
 from .arrays import array
 
 MAX_CLASSES = 10_000
-LOST = {"", "nan", "NaN", "None", "<NA>", "NaT"}  # what missing labels become where all are made strings
+LOST = {"nan", "NaN", "None", "<NA>", "NaT"}  # what missing labels become where all are made strings
 MISSING = {"-1", "na", "n/a", "null", "?", "unlabeled", "unlabelled"}  # words that mean no label, elsewhere
 
 
@@ -79,7 +79,7 @@ def _label(name: str, value: Any) -> Any:
     label = scalar(value.decode(errors="replace") if isinstance(value, bytes) else value)
     if isinstance(label, float):
         label = None if math.isnan(label) else int(label) if label.is_integer() else label
-    if label is None or type(label).__name__ == "NAType" or (type(label) is int and label == -1):
+    if type(label).__name__ == "NAType" or label in (None, "") or (type(label) is int and label == -1):
         return None
     if type(label) in (str, bool) or (type(label) is int and label >= 0):
         return label
