@@ -245,7 +245,11 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown := sorted({*options.presets} - {*fastaae.presets()}):
         parser.error(f"{unknown[0]}: expected presets, {', '.join(PAPER)}")
     fields = {f: getattr(options, f) for f in ("replicas", "seed", "device", "precision")}
-    if options.figures and not gallery.draw(lambda cfg: train(cfg, options.out / name_of(cfg), until)[0], fields):
+
+    def in_time(cfg: fastaae.Config) -> fastaae.Run | None:
+        return train(cfg, options.out / name_of(cfg), until)[0] if time.monotonic() < until else None
+
+    if options.figures and not gallery.draw(in_time, fields):
         unfinished.append("--figures")
     for name in [] if options.table or options.figures else options.presets or PAPER:
         cfg = fastaae.preset(name, **fields, **({} if options.epochs is None else {"epochs": options.epochs}))

@@ -39,6 +39,7 @@ def interpreted():
     """Runs a file of tests in a pytest of its own where Triton interprets."""
 
     def run(file):
+        pytest.importorskip("triton", reason="no Triton to interpret with")
         if tuple(map(int, version("triton").split(".")[:2])) < (3, 7):
             pytest.skip("the interpreter of Triton 3.6 needs an older NumPy, and warns with that")
         options = ("-q", "-p", "no:cacheprovider")
