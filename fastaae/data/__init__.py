@@ -128,7 +128,9 @@ def load(
         name, arrays, held = sources.KNOWN[dataset](data_dir)
         return _build(name, arrays, n_validation if held is None else held, scale)
     if dataset == "arrays":
-        raise DataError(f"{dataset=}: trained on arrays: pass them again, as data= or to figures.draw(model, data, folder)")
+        raise DataError(
+            f"{dataset=}: trained on arrays: pass them again, as data= or to figures.draw(model, data, folder)"
+        )
     if not expanded(dataset).exists():
         raise DataError(f"{dataset=}: expected {', '.join(map(repr, sources.KNOWN))} or the path of a file or folder")
     try:
