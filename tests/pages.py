@@ -17,9 +17,9 @@ from fastaae import cli
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = {"epochs": 1, "hidden": (8, 8), "dataset": "digits"}  # what a preset is shrunk to here
 FEW = 100  # labels, of presets with more than digits have
-ELSEWHERE = re.compile(  # run by test_examples.py, make and pip; what they name has to be there
+ELSEWHERE = re.compile(  # run by test_examples.py, test_cli.py, make and pip; what they name has to be there
     r"(?:python|torchrun --nproc-per-node 2) ((?:bench|examples)/\w+\.py)|bench/gpu.sh|make (\w+)|pip install torch"
-    r"|pip install (?:-e )?'?(?:\.|fastaae)\[(\w+)\]"
+    r"|pip install (?:-e )?'?(?:\.|fastaae)\[(\w+)\]|fastaae demo$"
 )
 WRAPPED = ("OMP_NUM_THREADS=1", "torchrun", "nsys", "ncu")  # which start a command of fastaae
 
