@@ -45,7 +45,7 @@ notebooks: $(VENV)/.installed-demo $(VENV)/.installed-docs
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -p no:cacheprovider -c /dev/null --rootdir=docs/notebooks --nbmake docs/notebooks
 
 package:
-	tests/package.sh $(PYTHON)
+	tests/package.sh $(PYTHON) $(filter-out types,$(QUICK))
 
 # One stamp per extra: the environment is touched again only when its description changes.
 $(VENV)/.installed-%: setup.py constraints.txt

@@ -11,9 +11,11 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import tables
+
 import fastaae
 from fastaae import data, figures
-from fastaae.files import read_json
+from fastaae.directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES, LIST = ROOT / "docs" / "pictures", ROOT / "bench" / "results" / "pictures.json"
@@ -29,7 +31,11 @@ GALLERY = {  # by section of docs/experiments.md: epochs of a preset, and what i
     },
     "style": {"mnist-style": (15, ["style_content"])},
 }
-HERO = [("mnist-likelihood-adam", "samples"), ("mnist-2d-swiss-roll", "manifold"), ("mnist-2d-labels", "codes")]
+SAMPLED = "mnist-likelihood-adam"  # whose samples begin the picture on top, before two of these
+HERO = {
+    "decoded from codes along a spiral": "mnist-2d-swiss-roll-manifold",
+    "codes of test images": "mnist-2d-labels-codes",
+}
 
 
 def pictures(run: fastaae.Run, folder: Path, wanted: list[str]) -> dict[str, str]:
@@ -52,16 +58,16 @@ def shrink(path: Path, into: Path) -> None:
         image.convert("RGB").quantize(256).save(into, optimize=True)
 
 
-def hero(parts: list[tuple[str, Path]], path: Path) -> None:
-    """Pictures side by side, of one height, each with its line of text below."""
+def hero(parts: dict[str, Path], path: Path) -> None:
+    """Pictures side by side, of one height, by the line of text below each."""
     from matplotlib.figure import Figure
     from matplotlib.image import imread
 
-    images = [imread(part) for _, part in parts]
+    images = [*map(imread, parts.values())]
     widths = [image.shape[1] / image.shape[0] for image in images]
     figure = Figure(figsize=(3.2 * sum(widths), 3.5), dpi=160, layout="constrained")
     panels = figure.subplots(1, len(parts), width_ratios=widths)
-    for axes, image, (text, _) in zip(panels, images, parts, strict=True):
+    for axes, image, text in zip(panels, images, parts, strict=True):
         axes.imshow(image)
         axes.set_xlabel(text, fontsize=14)
         axes.set(xticks=[], yticks=[])
@@ -79,16 +85,15 @@ def draw(train: Callable[[fastaae.Config], fastaae.Run | None], fields: dict[str
             if (run := train(cfg)) is None:
                 return False
             runs[name] = run
-            commit = ((read_json(run.directory / "config.json").get("git") or {}).get("commit") or "")[:7]
+            commit = tables.commit(RunDirectory(run.directory).recorded().get("git"))
             about = {"preset": name, "seed": cfg.seed, "epochs": epochs, "precision": cfg.precision, "commit": commit}
             found = pictures(run, PICTURES, wanted)
             rows += [{"section": section, "file": file, "shows": shows, **about} for file, shows in found.items()]
     with tempfile.TemporaryDirectory() as folder:
         samples = Path(folder, "samples.png")
-        figures.grid(runs[HERO[0][0]].model.sample(100, seed=0), samples)
-        parts = [samples, *(PICTURES / f"{name}-{what}.png" for name, what in HERO[1:])]
-        texts = ["new digits, from a model", "decoded from codes along a spiral", "codes of test images"]
-        hero(list(zip(texts, parts, strict=True)), PICTURES / "hero.png")
+        figures.grid(runs[SAMPLED].model.sample(100, seed=0), samples)
+        others = {text: PICTURES / f"{name}.png" for text, name in HERO.items()}
+        hero({"new digits, from a model": samples, **others}, PICTURES / "hero.png")
     LIST.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     return True
 

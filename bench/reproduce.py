@@ -194,7 +194,7 @@ def origin(row: dict) -> list[str]:
     """Data, hardware and commit of an entry."""
     changed = " and changes" if row["git"].get("dirty") else ""
     about = f"{row['data']['name']}, {row['data']['n_train']:,} to train"
-    return [about, row["hardware"]["name"], row["git"].get("commit", "")[:7] + changed]
+    return [about, row["hardware"]["name"], tables.commit(row["git"]) + changed]
 
 
 def family(rows: list[dict], presets: list[str]) -> str:

@@ -51,15 +51,16 @@ def slug(machine: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", machine.lower()).strip("-")
 
 
-def commit(report: dict) -> str:
-    return ((report["machine"]["git"] or {}).get("commit") or "")[:7]
+def commit(git: dict | None) -> str:
+    """What a run or a report says of its code, short."""
+    return ((git or {}).get("commit") or "")[:7]
 
 
 def steps(report: dict) -> str:
     """Microseconds a step, by replicas."""
     found, replicas = {}, sorted({row["replicas"] for row in report["rows"]})
     for row in report["rows"]:
-        key = (row["preset"], row["precision"], row["contender"], row.get("commit", commit(report)))
+        key = (row["preset"], row["precision"], row["contender"], row.get("commit", commit(report["machine"]["git"])))
         found.setdefault(key, {})[row["replicas"]] = f"{1e3 * row['ms']:.0f}"
     rows = ([f"`{preset}`", *others, *(times.get(r, UNKNOWN) for r in replicas)]
             for (preset, *others), times in found.items())  # fmt: skip
@@ -109,7 +110,7 @@ def likelihoods(report: dict) -> str:
         what += ", bytes from memory" if source.endswith(".npy") else f", from {source}" if source else ""
         what += ", decoded in TF32" if "--tf32" in words else ""
         column = f"{row['bandwidths']} bandwidths" if row["bandwidths"] > 1 else given["--method"]
-        times = found.setdefault((what, row.get("commit", commit(report))), {})
+        times = found.setdefault((what, row.get("commit", commit(report["machine"]["git"]))), {})
         times[column] = row["whole_seconds"]
         times.setdefault("drawing", row["drawing_seconds"])
     columns = ["auto", "dense", "10 bandwidths", "drawing"]

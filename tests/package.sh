@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Builds sdist and wheel and tries both where nothing else is, without git: tests/package.sh [PYTHON]. Takes no part of an
-# environment that is there; pip's own variables are honoured.
+# Builds sdist and wheel and tries both where nothing else is, without git: tests/package.sh PYTHON NAME..., where the
+# sdist runs tests/test_NAME.py. Takes no part of an environment that is there; pip's own variables are honoured.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 most=1050 # MB of an environment with PyTorch's CPU build
 tools="pytest pytest-xdist pytest-benchmark hypothesis mpmath h5py pandas"
-quick="checkpoint config data digests errors evaluation kernels model networks package priors"
-python="${1:-python3}"
+python="$1"
+quick=("${@:2}")
 unset "${!PYTHON@}" # or a PYTHONPATH would show the checkout
 export PIP_DISABLE_PIP_VERSION_CHECK=1 OMP_NUM_THREADS=1
 cd "$work"
@@ -67,5 +67,5 @@ cd fastaae-*/
 # shellcheck disable=SC2086  # these are words
 ../clean/bin/python -m pip install --quiet -c constraints.txt -e '.[demo]' $tools
 GIT_CEILING_DIRECTORIES="$work" ../clean/bin/pytest -q -n auto --maxprocesses 4 --dist worksteal \
-    $(printf 'tests/test_%s.py ' $quick)
+    $(printf 'tests/test_%s.py ' "${quick[@]}")
 say "the sdist's quick tests pass in its own folder, without git"
