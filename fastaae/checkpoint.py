@@ -98,7 +98,8 @@ def replaced(path: Path, previous: Path | None = None, size: int | None = None) 
             os.unlink(new)
         if not isinstance(error, OSError):
             raise
-        room = [] if size is None else [f"{size / 1e6:.2f} MB needed"]
+        forbidden = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        room = [] if size is None or forbidden else [f"{size / 1e6:.2f} MB needed"]
         if error.errno == errno.ENOSPC:
             room.append(f"{shutil.disk_usage(path.parent).free / 1e6:.2f} MB free")
         why = f"{error.strerror or error}" + (f" ({', '.join(room)})" if room else "")

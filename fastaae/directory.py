@@ -114,6 +114,9 @@ class RunDirectory:
             plan = self.read_json(self.sweep)
             best = "best" in plan and f": replica {plan.get('replica')} of {self.path / str(plan['best'])} is the best"
             raise checkpoint.CheckpointError(f"{self.path}: a sweep, expected the directory of a run{best or ''}")
+        if not self.newest.exists() and (runs := sorted(path.parent for path in self.path.glob(f"*/{NEWEST}"))):
+            hint = f"expected the directory of one, such as {runs[0]}"
+            raise checkpoint.CheckpointError(f"{self.path}: a folder of runs, {hint}")
         try:
             found = checkpoint.load(self.newest)
         except checkpoint.CheckpointError as error:

@@ -882,6 +882,7 @@ ERRORS = [
     ("figures --seed 1", "fastaae: figures: expected the directory of a run, got --seed"),
     ("figures no", "fastaae: figures: expected the directory of a run, got no"),
     ("figures empty", "fastaae: empty/checkpoint.safetensors: No such file or directory, expected a file"),
+    ("figures .", "fastaae: .: a folder of runs, expected the directory of one, such as [a-z]+"),
     ("figures broken", "fastaae: broken/checkpoint.safetensors: not a checkpoint, or truncated .*"),
     (
         "figures run --replica 2",
@@ -1010,13 +1011,17 @@ def test_a_damaged_checkpoint_is_said_once_and_the_one_before_used(tmp_path, cap
     assert capsys.readouterr().err == ""
 
 
-def test_a_full_disk_ends_with_status_1(capsys, monkeypatch):
-    def full(fd):
-        raise OSError(errno.ENOSPC, "No space left on device")
+@pytest.mark.parametrize(
+    ("number", "why"),
+    [(errno.ENOSPC, r"No space left on device \(\S+ MB needed, \S+ MB free\)"), (errno.EACCES, "Permission denied")],
+)
+def test_a_folder_that_cannot_be_written_to_ends_with_status_1(capsys, monkeypatch, number, why):
+    def failing(fd):
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", failing)
     assert status(*SMALL, "--out-dir", "d") == 1
-    line = r"fastaae: \S+/d/\S+: No space left on device \(\S+ MB needed, \S+ MB free\); last good checkpoint: none\n"
+    line = rf"fastaae: \S+/d/\S+: {why}; last good checkpoint: none\n"
     assert re.fullmatch(line, capsys.readouterr().err)
 
 
