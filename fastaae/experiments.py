@@ -54,7 +54,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {  # what each is, and what it 
          "epochs": 200, "lr_decay_epochs": (150,)}),
     "mnist-likelihood": ("8-D code, scored by its samples' log-likelihood: table 1", {"epochs": 1000}),
     "mnist-likelihood-adam": ("the same by Adam and cross-entropy: better in far fewer epochs",
-        {**_SHORT, "reconstruction": "cross_entropy"}),
+        {**_SHORT, "reconstruction": "cross_entropy", "lr_reconstruction": 1e-3, "lr_adversarial": 3e-4}),
     "tfd-likelihood": ("15-D code of the Toronto Face Database: the other half of table 1",
         {**_SHORT, "dataset": "tfd", "style_dim": 15, "prior_std": 10.0, "scale": "standard", "output": "linear"}),
     "mnist-gan": ("beside it in table 1: a decoder against a discriminator of images",
