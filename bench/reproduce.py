@@ -95,6 +95,12 @@ def name_of(cfg: fastaae.Config) -> str:
     return f"{cfg.name}-{cfg.epochs}-{cfg.replicas}-{cfg.seed}-{cfg.precision}"
 
 
+def recipe(cfg: fastaae.Config) -> dict:
+    """What of a preset makes its result: not how long, with what seeds and on what it was trained."""
+    rest = "name epochs replicas seed device precision products graph out_dir data_dir keep log_every checkpoint_every"
+    return json.loads(json.dumps({k: v for k, v in cfg.to_dict().items() if k not in rest.split()}))
+
+
 def train(cfg: fastaae.Config, directory: Path, until: float) -> tuple[fastaae.Run | None, float]:
     """The finished run, or None if the time is up; and the seconds that training has taken in all."""
     clock = directory.with_suffix(".seconds")
@@ -147,6 +153,7 @@ def entry(run: fastaae.Run, cfg: fastaae.Config, spent: float, samples: list[int
     fields = ("epochs", "replicas", "seed", "precision")
     return {f: getattr(cfg, f) for f in fields} | {
         "preset": cfg.name,
+        "recipe": recipe(cfg),
         "data": {"name": images.name, "n_train": len(images.x_train)},
         "seconds": spent,
         "metrics": metrics,
@@ -198,18 +205,21 @@ def origin(row: dict) -> list[str]:
 
 
 def family(rows: list[dict], presets: list[str]) -> str:
-    """A table of docs/: the epochs come first, of a run that saw fewer than its preset has with those; in the end the
-    presets without a result."""
+    """A table of docs/: the epochs come first, of a run that saw fewer than its preset has with those, and an
+    entry says what its preset has changed since; in the end the presets without a result."""
     heads = ["epochs", "preset", "measured", "fastaae", "the paper", "models", "data", "how"]
     lines = []
     for name in presets:
         entries = [row for row in rows if row["preset"] == name]
         for row in entries:
-            whole = fastaae.preset(name).epochs
-            seen = f"**only {row['epochs']:,}** of {whole:,}" if row["epochs"] < whole else f"all {row['epochs']:,}"
+            now = fastaae.preset(name)
+            n, whole = row["epochs"], now.epochs
+            seen = f"**only {n:,}** of {whole:,}" if n < whole else f"all {n:,}"
+            changed = [k for k, v in recipe(now).items() if row.get("recipe", {}).get(k, v) != v]
+            shown = f"`{name}`" + f", with another {', '.join(changed)}" * bool(changed)
             about, machine, commit = origin(row)
             how = f"{row['precision']}, {row['seconds']:,.0f} s, {machine}, {commit}"
-            lines += [[seen, f"`{name}`", *score, row["replicas"], about, how] for score in scores(row)]
+            lines += [[seen, shown, *score, row["replicas"], about, how] for score in scores(row)]
         if not entries:
             metric, published = next(iter(PAPER[name].items()))
             missing = [NAMES.get(metric, metric), tables.UNKNOWN, published]
