@@ -55,6 +55,7 @@ PAPER = {  # metric and its published value, percent or nats; "-": not published
     "mnist-clusters-30": {"test_cluster_error": "4.10 ± 1.13", "test_majority_error": "-", "test_nmi": "-"},
     "mnist-clusters-30-adam": {"test_cluster_error": "4.10 ± 1.13", "test_majority_error": "-", "test_nmi": "-"},
     "mnist-embedding-2d-1000": {"test_error": "4.20 (unverified)"},
+    "mnist-embedding-2d-1000-short": {"test_error": "4.20 (unverified)"},
     "mnist-embedding-2d-100": {"test_error": "6.08"},
     "mnist-embedding-2d-unsupervised": {"test_cluster_error": "13.50", "test_majority_error": "-"},
     "mnist-embedding-10d-100": {"test_error": "3.90"},
