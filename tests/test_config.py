@@ -78,7 +78,7 @@ def test_presets_of_shaped_priors_are_the_papers(name, prior, labels):
 def test_the_adam_recipe_of_the_likelihood():
     c = preset("mnist-likelihood-adam")
     assert (c.task, c.hidden, c.style_dim, c.prior, c.prior_std) == ("unsupervised", (1000, 1000), 8, "gaussian", 5.0)
-    assert (c.optimizer, c.lr_reconstruction, c.lr_adversarial, c.lr_decay_epochs) == ("adam", 1e-3, 3e-4, (55,))
+    assert (c.optimizer, c.lr_reconstruction, c.lr_adversarial, c.lr_decay_epochs) == ("adam", 2e-4, 1e-4, (55,))
     assert (c.reconstruction, c.output, c.dropout, c.input_dropout) == ("cross_entropy", "sigmoid", 0.2, 0.0)
     assert (c.batch_size, c.input_noise, c.n_validation) == (100, 0.0, None)
 
