@@ -107,16 +107,8 @@ class RunDirectory:
     def load(self, mend: bool = False, warn: bool = True) -> checkpoint.Checkpoint:
         """The newest checkpoint; where that one is damaged, with a warning, the one before it, which with mend, for who
         holds the directory, becomes the newest. Raises CheckpointError, about the newest: neither can be loaded."""
-        if not self.newest.exists() and self.of_rank(0).exists():
-            hint = "resume it under torchrun, or name the directory of one rank, such as rank-0"
-            raise checkpoint.CheckpointError(f"{self.path}: trained by several ranks: {hint}")
-        if not self.newest.exists() and self.sweep.exists():
-            plan = self.read_json(self.sweep)
-            best = "best" in plan and f": replica {plan.get('replica')} of {self.path / str(plan['best'])} is the best"
-            raise checkpoint.CheckpointError(f"{self.path}: a sweep, expected the directory of a run{best or ''}")
-        if not self.newest.exists() and (runs := sorted(path.parent for path in self.path.glob(f"*/{NEWEST}"))):
-            hint = f"expected the directory of one, such as {runs[0]}"
-            raise checkpoint.CheckpointError(f"{self.path}: a folder of runs, {hint}")
+        if not self.newest.exists() and not self.previous.exists():
+            self._check_run()
         try:
             found = checkpoint.load(self.newest)
         except checkpoint.CheckpointError as error:
@@ -132,6 +124,19 @@ class RunDirectory:
                 os.replace(self.previous, self.newest)
         checkpoint.check_info(self.newest, found.info)
         return found
+
+    def _check_run(self) -> None:
+        """Raise CheckpointError where what is there instead of checkpoints is known."""
+        if self.of_rank(0).exists():
+            hint = "resume it under torchrun, or name the directory of one rank, such as rank-0"
+            raise checkpoint.CheckpointError(f"{self.path}: trained by several ranks: {hint}")
+        if self.sweep.exists():
+            plan = self.read_json(self.sweep)
+            best = "best" in plan and f": replica {plan.get('replica')} of {self.path / str(plan['best'])} is the best"
+            raise checkpoint.CheckpointError(f"{self.path}: a sweep, expected the directory of a run{best or ''}")
+        if runs := sorted(path.parent for path in self.path.glob(f"*/{NEWEST}")):
+            hint = f"expected the directory of one, such as {runs[0]}"
+            raise checkpoint.CheckpointError(f"{self.path}: a folder of runs, {hint}")
 
     def write_json(self, path: Path, content: dict[str, Any]) -> None:
         """Replace config.json, summary.json or sweep.json."""

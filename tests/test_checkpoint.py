@@ -469,6 +469,18 @@ def test_what_load_would_refuse_is_not_written(tmp_path, tensors, info):
 # Runs
 
 
+def test_the_one_before_is_used_where_other_runs_lie_beside_it(path, tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    run.of_rank(1).mkdir(parents=True)
+    run.previous.write_bytes(path.read_bytes())
+    (run.of_rank(1) / run.newest.name).write_bytes(path.read_bytes())
+    with pytest.warns(UserWarning, match="going on with the one before"):
+        run.load()
+    run.previous.unlink()
+    with pytest.raises(CheckpointError, match="a folder of runs, expected the directory of one, such as .*rank-1"):
+        run.load()
+
+
 @pytest.mark.filterwarnings("default")
 def test_the_one_before_is_used_and_with_mend_becomes_the_newest(path, tmp_path):
     newest, previous = path.with_name(NEWEST), path.with_name(PREVIOUS)
