@@ -16,6 +16,23 @@ from faults.forks import forked_mat_reader
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start: small networks gain nothing from threads
 torch.set_num_threads(1)
+if os.environ.get("TRITON_INTERPRET") == "1":
+    from triton.runtime import interpreter
+
+    patch, patched = interpreter._patch_lang, set()
+
+    def called(self, *args, **kwargs):
+        """A function that a kernel calls. Triton's own goes through its whole language at every call, and takes longer
+        for that than for most of what is called; here once for all functions of a module."""
+        if id(self.fn.__globals__) not in patched:
+            patched.add(id(self.fn.__globals__))
+            patch(self.fn)
+        try:
+            return self.rewrite()(*args, **kwargs)
+        except Exception as error:
+            raise interpreter.InterpreterError(repr(error)) from error
+
+    interpreter.InterpretedFunction.__call__ = called
 
 
 @pytest.fixture(autouse=True)
