@@ -56,7 +56,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {  # what each is, and what it 
     "mnist-likelihood-adam": ("the same by Adam and cross-entropy: better in far fewer epochs",
         {**_SHORT, "reconstruction": "cross_entropy"}),
     "mnist-likelihood-short": ("the same with a 6-D code, at higher rates: better still, in fewer epochs",
-        {**_FASTER, "style_dim": 6, "dropout": 0.1, "lr_adversarial": 3e-4, "lr_decay_epochs": (20,), "epochs": 28}),
+        {**_FASTER, "style_dim": 6, "dropout": 0.1, "lr_adversarial": 3e-4, "lr_decay_epochs": (38,), "epochs": 50}),
     "tfd-likelihood": ("15-D code of the Toronto Face Database: the other half of table 1",
         {**_SHORT, "dataset": "tfd", "style_dim": 15, "prior_std": 10.0, "scale": "standard", "output": "linear"}),
     "mnist-gan": ("beside it in table 1: a decoder against a discriminator of images",
