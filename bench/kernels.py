@@ -23,6 +23,7 @@ none.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import re
 import subprocess
@@ -197,6 +198,7 @@ def machine_code(fn, args: tuple, config: dict, arch: int, counts: tuple = ()) -
     }
 
 
+@functools.cache
 def disassembled(cubin: bytes) -> str:
     """What Triton's cuobjdump says of a kernel: resources, then instructions."""
     import triton
