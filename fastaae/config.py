@@ -300,13 +300,12 @@ FIELDS: tuple[tuple[str, Test, str], ...] = (  # names, what their values must p
         (name, lambda v, choices=choices: isinstance(v, str) and v in choices, f"one of {', '.join(choices)}")
         for name, choices in CHOICES.items()
     ),
-    ("name dataset device", lambda v: isinstance(v, str) and v, "a non-empty string"),
+    ("name dataset device data_dir out_dir profile", lambda v: isinstance(v, str) and v, "a non-empty string"),
     (
         "name",
         re.compile(r"[\w.-]{1,200}").fullmatch,
         "at most 200 letters, digits, '.', '_' and '-': a directory's name begins so",
     ),
-    ("data_dir out_dir profile", lambda v: isinstance(v, str), "a string"),
     ("seed noise_layer n_validation", *_integer(0)),
     ("components", *_integer(1, 10_000)),  # as classes of data
     ("noise_dim style_dim epochs batch_size replicas checkpoint_every patience log_every n_labeled", *_integer(1)),

@@ -39,7 +39,7 @@ def demo(out_dir: str | None = None) -> Iterator[str]:
     import matplotlib.image  # noqa: F401  # an error comes before the work
     import sklearn.datasets  # noqa: F401
 
-    directory = RunDirectory(out_dir or new_directory("demo"))
+    directory = RunDirectory(new_directory("demo") if out_dir is None else out_dir)
     directory.check_empty()
     directory.make()
     folder = directory.path

@@ -104,7 +104,7 @@ def sweep(
     """
     given = (("seeds", seeds, 1), ("n", n, 1), ("halving", halving, 2))
     seeds, n, halving = (v if v is None else integer(name, v, least, 10_000) for name, v, least in given)
-    cfg, out_dir = replace(cfg, out_dir=None), out_dir or cfg.out_dir
+    cfg, out_dir = replace(cfg, out_dir=None), cfg.out_dir if out_dir is None else out_dir
     if not fields:
         raise ValueError(f"sweep: {fields=}, expected lists of values to try, lr_adversarial=[1e-4, 3e-4, 1e-3]")
     if cfg.task == "gan" or cfg.prior == "custom":
@@ -124,7 +124,9 @@ def sweep(
     plan = {"config": cfg.to_dict(), "data": job.data.sha256, "settings": settings, "seeds": seeds}
     plan |= {"metric": metric, "halving": halving}
     rank, _ = ranks.place()
-    named = out_dir or ranks.everyone("" if rank else provenance.new_directory(f"sweep-{cfg.name}"))[0]
+    named = out_dir
+    if named is None:
+        named = ranks.everyone("" if rank else provenance.new_directory(f"sweep-{cfg.name}"))[0]
     where = RunDirectory(os.fspath(named))
     with contextlib.nullcontext() if rank else _claimed(where, json.loads(json.dumps(plan))):
         ranks.everyone(None)

@@ -151,10 +151,15 @@ def test_demo_without_its_extra_says_which_before_it_trains(tmp_path, package):
     assert re.fullmatch(rf"fastaae: .*{package}.*: pip install 'fastaae\[demo\]'\n", done.stderr)
 
 
-def test_demo_needs_a_new_folder(tmp_path, capsys):
+@pytest.mark.parametrize("named", [".", ""])
+@pytest.mark.parametrize("command", [["demo"], ["train", "digits"], ["sweep", "digits", "--lr-adversarial", "1e-3", "1e-4"]])
+def test_a_folder_with_files_is_refused_by_every_command(tmp_path, monkeypatch, capsys, command, named):
+    """As is "", of a variable of the shell that was never set."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.txt").touch()
-    assert status("demo", "--out-dir", tmp_path) == 2 and os.listdir(tmp_path) == ["mine.txt"]
-    assert re.fullmatch(r"fastaae: out_dir=.*: expected a new or empty directory.*\n", capsys.readouterr().err)
+    assert status(*command, "--out-dir", named) == 2 and {*os.listdir(tmp_path)} <= {"mine.txt", ".lock"}
+    words = "a new or empty directory|a non-empty string or None|the name of a file or folder"
+    assert re.fullmatch(rf"fastaae: .*: expected ({words}).*\n", capsys.readouterr().err)
 
 
 # The help
