@@ -152,7 +152,7 @@ def test_demo_without_its_extra_says_which_before_it_trains(tmp_path, package):
 
 
 @pytest.mark.parametrize("named", [".", ""])
-@pytest.mark.parametrize("command", [["demo"], ["train", "digits"], ["sweep", "digits", "--lr-adversarial", "1e-3", "1e-4"]])
+@pytest.mark.parametrize("command", [["demo"], ["train", "digits"], ["sweep", "digits", "--style-dim", "2", "3"]])
 def test_a_folder_with_files_is_refused_by_every_command(tmp_path, monkeypatch, capsys, command, named):
     """As is "", of a variable of the shell that was never set."""
     monkeypatch.chdir(tmp_path)
