@@ -25,13 +25,13 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import multiprocessing
 import re
 import subprocess
 import sys
 import tempfile
 from collections import Counter
 from contextlib import ExitStack
-from itertools import zip_longest
 from pathlib import Path
 from unittest.mock import patch
 
@@ -372,21 +372,36 @@ def launches_of_a_step(options: argparse.Namespace) -> list[dict]:
     return rows
 
 
+def reports(name: str, archs: list[int], out) -> None:
+    """Send what there is to say of a kernel for each GPU."""
+    for arch in archs:
+        try:
+            out.send(report(name, arch))
+        except Exception as error:
+            out.send({"error": f"{type(error).__name__}: {error}"[:200]})
+
+
 def kernels_of_the_estimator(options: argparse.Namespace) -> list[dict]:
     """Print and return a row for each kernel and GPU, of a process of its own."""
     print(f"{'':16}{'reg':>4}{'spill':>10}{'KB':>5}{'tensor':>8}{'SASS':>6}{'fit':>4}{'MB':>8}{'GFLOP':>8}  at peak")
-    rows = []
+    rows, processes = [], multiprocessing.get_context("fork")  # a compiler's crash ends only one
+    import fastaae.kernels.parzen.cuda  # noqa: F401  # here, once for all of them
+
     for name in KERNELS:
-        command = [sys.executable, __file__, "--one", name, "--arch", *map(str, options.arch)]
-        done = subprocess.run(command, capture_output=True, text=True)  # a compiler's crash ends only this
-        for arch, line in zip_longest(options.arch, done.stdout.splitlines()):
+        ours, theirs = processes.Pipe(duplex=False)
+        child = processes.Process(target=reports, args=(name, options.arch, theirs))
+        child.start()
+        theirs.close()
+        for arch in options.arch:
             row = {"kernel": name, "arch": arch}
-            if line is None:
-                error = re.search(r".*[Ee]rror.*", done.stderr)
-                row["error"] = error[0][:200] if error else f"exit status {done.returncode}"
+            try:
+                row |= ours.recv()
+            except EOFError:
+                child.join()
+                row["error"] = f"exit status {child.exitcode}"
+            if "error" in row:
                 print(f"{name:9} sm_{arch:<3} {row['error']}")
             else:
-                row |= json.loads(line)
                 times = ", ".join(f"{gpu} {ms:.2f} ms" for gpu, ms in row["roofline_ms"].items())
                 spill = "/".join(map(str, row["spill"]))
                 print(
@@ -403,18 +418,11 @@ def kernels_of_the_estimator(options: argparse.Namespace) -> list[dict]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", nargs="+", type=int, default=[80, 90, 100], choices=[80, 90, 100])
-    parser.add_argument(
-        "--one", choices=KERNELS, help="this kernel alone, in this process; a line of JSON for each GPU"
-    )
     parser.add_argument("--step", metavar="PRESET", help="every launch of a training step instead, in bf16")
     parser.add_argument("--experiments", action="store_true", help="the prototypes of bench/experiments instead")
     parser.add_argument("--replicas", type=int, default=1)
     parser.add_argument("--trace", metavar="FILE", help="of such a step, to be set beside it")
     options = parser.parse_args()
-    if options.one:
-        for arch in options.arch:
-            print(json.dumps(report(options.one, arch)), flush=True)
-        return 0
     listed = launches_of_a_step if options.step else prototypes if options.experiments else kernels_of_the_estimator
     rows = listed(options)
     print(json.dumps({"rows": rows}))
