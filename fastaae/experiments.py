@@ -65,7 +65,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {  # what each is, and what it 
         {**_ADAM, "task": "gan", "style_dim": 11, "prior_std": 1.0, "init_std": 0.05, "batch_norm": "autoencoder",
          "input_noise": 0.5, "dropout": 0.5,  # without either its discriminator is far ahead from the first epoch on
          # the game goes in circles, and the average of ten epochs is far better than any of its weights
-         "lr_adversarial": 1e-3, "lr_decay_epochs": (), "epochs": 60, "average": 0.9998}),
+         "lr_adversarial": 3e-4, "lr_decay_epochs": (), "epochs": 60, "average": 0.9998}),
     "mnist-gmmn": ("beside it in table 1: a code matched by maximum mean discrepancy",
         {**_FASTER, "regularizer": "mmd", "regularizer_weight": 100.0}),
     "mnist-vae": ("beside it: a variational autoencoder",
