@@ -57,7 +57,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {  # what each is, and what it 
     "mnist-likelihood": ("8-D code, scored by its samples' log-likelihood: table 1", {"epochs": 1000}),
     "mnist-likelihood-adam": ("the same by Adam and cross-entropy: better in far fewer epochs",
         {**_SHORT, "reconstruction": "cross_entropy"}),
-    "mnist-likelihood-short": ("the same with a 6-D code, at higher rates: better still, in fewer epochs",
+    "mnist-likelihood-short": ("the same with a 6-D code, at higher rates: better under 10,000 samples",
         {**_FASTER, "style_dim": 6, "dropout": 0.1, "lr_adversarial": 3e-4, "lr_decay_epochs": (38,), "epochs": 50}),
     "tfd-likelihood": ("15-D code of the Toronto Face Database: the other half of table 1",
         {**_SHORT, "dataset": "tfd", "style_dim": 15, "prior_std": 10.0, "scale": "standard", "output": "linear"}),
