@@ -151,14 +151,24 @@ def test_demo_without_its_extra_says_which_before_it_trains(tmp_path, package):
     assert re.fullmatch(rf"fastaae: .*{package}.*: pip install 'fastaae\[demo\]'\n", done.stderr)
 
 
-@pytest.mark.parametrize("named", [".", ""])
-@pytest.mark.parametrize("command", [["demo"], ["train", "digits"], ["sweep", "digits", "--style-dim", "2", "3"]])
-def test_a_folder_with_files_is_refused_by_every_command(tmp_path, monkeypatch, capsys, command, named):
-    """As is "", of a variable of the shell that was never set."""
+COMMANDS = [["demo"], ["train", "digits"], ["sweep", "digits", "--style-dim", "2", "3"]]
+FOLDERS = pytest.mark.parametrize("command", COMMANDS, ids=["demo", "train", "sweep"])
+
+
+@FOLDERS
+def test_a_folder_with_files_is_refused_by_every_command(tmp_path, monkeypatch, capsys, command):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.txt").touch()
-    assert status(*command, "--out-dir", named) == 2 and {*os.listdir(tmp_path)} <= {"mine.txt", ".lock"}
-    words = "a new or empty directory|a non-empty string or None|the name of a file or folder"
+    assert status(*command, "--out-dir", ".") == 2 and os.listdir(tmp_path) == ["mine.txt"]
+    assert re.fullmatch(r"fastaae: out_dir=.*: expected a new or empty directory.*\n", capsys.readouterr().err)
+
+
+@FOLDERS
+def test_a_folder_without_a_name_is_refused_by_every_command(tmp_path, monkeypatch, capsys, command):
+    """Of a variable of the shell that was never set."""
+    monkeypatch.chdir(tmp_path)
+    assert status(*command, "--out-dir", "") == 2 and os.listdir(tmp_path) == []
+    words = "a non-empty string or None|the name of a file or folder"
     assert re.fullmatch(rf"fastaae: .*: expected ({words}).*\n", capsys.readouterr().err)
 
 

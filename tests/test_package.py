@@ -143,7 +143,7 @@ READING_PATH = [  # one batch, from its config to the updated weights
     "fastaae/engine/networks.py",
     "fastaae/run/training.py",
 ]
-PATH_LINES, PATH_FUNCTION = 1849, 60
+PATH_LINES, PATH_FUNCTION = 1848, 60
 ALL_LINES = 12874  # 9,798 before modules, estimators, sweeps, best weights, export, figures for a paper
 ANY_FUNCTION, PARAMETERS, DOCUMENTED = 80, 8, 0.91
 
