@@ -6,7 +6,7 @@ Figure 2, 2-D codes:             mnist-2d, mnist-2d-mixture, beside them mnist-v
 Figure 4, labels in the prior:   mnist-2d-labels, mnist-2d-swiss-roll
 Figure 7, style and content:     mnist-style, svhn-style
 Table 2, semi-supervised:        mnist-100, mnist-1000, mnist-all, svhn-1000
-Table 3, figure 9, clusters:     mnist-clusters-16, mnist-clusters-30, better in fewer seconds mnist-clusters-30-adam
+Table 3, figure 9, clusters:     mnist-clusters-16, mnist-clusters-30, sooner the same with -adam
 Figures 10 and 11, embeddings:   mnist-embedding-2d-1000, -100 and -unsupervised, mnist-embedding-10d-100
 
 Table 1 and figure 5, likelihoods, are examples/likelihood.py.
