@@ -143,9 +143,9 @@ class Config:
     """On a GPU, replay steps as a CUDA graph; False: call them one by one, for debugging. The same numbers, slowly."""
     out_dir: str | None = None
     """Run directory; None: runs/NAME-DATE-TIME."""
-    checkpoint_every: int = 1
-    """Epochs between checkpoints, more where large ones (16 MiB, or 0.2 s) would take over 0.5 % of the time, unless
-    on_divergence is "restart"; the last epoch is always saved."""
+    checkpoint_every: int | None = None
+    """Epochs between checkpoints. None: one, and more where saving would take over 1 % of the time, unless
+    on_divergence is "restart". The last epoch is always saved."""
     keep: Literal["last", "best", "final"] = "last"
     """Weights in the checkpoint. best: beside the last ones those of each replica's epoch with the lowest validation
     metric (an error if there is one, else reconstruction), for models and metrics. final: in the end no optimizer's

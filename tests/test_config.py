@@ -128,18 +128,18 @@ def test_style_presets_are_the_papers(dataset):
     assert (c.task, c.dataset, c.style_dim, c.prior, c.prior_std) == ("supervised", dataset, 15, "gaussian", 1.0)
 
 
-INTEGERS = ("style_dim", "noise_dim", "components", "epochs", "batch_size", "replicas", "checkpoint_every", "log_every")
+INTEGERS = ("style_dim", "noise_dim", "components", "epochs", "batch_size", "replicas", "log_every")
 POSITIVE = ("prior_std", "init_std", "lr_decay")
 SEMI = {"task": "semi_supervised"}
 
 REFUSED = [
-    *((name, 0, "an integer from 1") for name in (*INTEGERS, "n_labeled")),
+    *((name, 0, "an integer from 1") for name in (*INTEGERS, "n_labeled", "checkpoint_every")),
     ("style_dim", -1, "an integer from 1"),
     ("epochs", 2**31, "2**31 - 1"),
     ("batch_size", True, "an integer from 1"),
     ("replicas", 2.0, "an integer from 1"),
     ("log_every", "5", "an integer from 1"),
-    ("checkpoint_every", None, "an integer from 1"),
+    ("log_every", None, "an integer from 1"),
     ("epochs", math.nan, "an integer from 1"),
     ("seed", -1, "an integer from 0"),
     ("seed", None, "an integer from 0"),

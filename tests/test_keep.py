@@ -31,7 +31,7 @@ FIELDS = {
     "hidden": (16,), "batch_size": 20, "epochs": 6, "log_every": 3, "seed": 3, "lr_decay_epochs": (3,),
     "input_noise": 0.1,
 }  # fmt: skip
-CFG = Config(**FIELDS, replicas=2)
+CFG = Config(**FIELDS, replicas=2, checkpoint_every=1)
 SEMI = {
     "task": "semi_supervised",
     "n_labeled": 60,

@@ -83,14 +83,15 @@ def test_one_that_diverges_late_does_so_from_the_last_checkpoint(tmp_path, monke
             step.networks["encoder"].weights[0][1] = np.nan
 
     monkeypatch.setattr(Step, "__call__", poisoned)
-    found = sweep(CFG, X, tmp_path / "a", progress=False, lr_adversarial=RATES)
+    cfg = replace(CFG, checkpoint_every=1)
+    found = sweep(cfg, X, tmp_path / "a", progress=False, lr_adversarial=RATES)
     monkeypatch.undo()
-    good = sweep(CFG, X, tmp_path / "b", progress=False, lr_adversarial=RATES)
+    good = sweep(cfg, X, tmp_path / "b", progress=False, lr_adversarial=RATES)
     assert [row["out"] for row in found.table] == ["", "diverged", ""]
     assert steps == [3] * 30 + [2] * 20  # the third epoch again
     for k in (0, 2):
         assert found.table[k]["valid_reconstruction"] == pytest.approx(good.table[k]["valid_reconstruction"], rel=1e-9)
-    again = sweep(CFG, X, tmp_path / "a", progress=False, lr_adversarial=RATES)
+    again = sweep(cfg, X, tmp_path / "a", progress=False, lr_adversarial=RATES)
     assert [row["out"] for row in again.table] == ["", "", ""] and len([*(tmp_path / "a").glob("0-*")]) == 2
 
 

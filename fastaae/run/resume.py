@@ -36,8 +36,7 @@ from .watch import remedy
 RESUMABLE = "epochs out_dir dataset data_dir device graph checkpoint_every log_every profile on_divergence patience"
 RESUMABLE = RESUMABLE.split()
 SLOWER = 0.5  # the factor on a diverged run's learning rates each time that it starts again
-# Bytes of a checkpoint, or seconds to save it, beyond which 200 times these seconds pass before the next one.
-LARGE, SLOW = 2**24, 0.2
+APART = 100  # times what it took to save a checkpoint pass before the next one, where no number of epochs is asked for
 UNBALANCED = 0.2  # share of examples that a uniform y must mistake: from 0.28 on runs did, SVHN has 0.15
 
 
@@ -174,7 +173,7 @@ class Checkpoints:
         self.restarts = 0
         self.newest: int | None = None  # step of the last one
         self.stopped = False  # whether that is one that a signal asked for
-        self.saved_at = self.seconds = 0.0  # when it was saved here, and how long that took, if it counts
+        self.saved_at = self.seconds = 0.0  # when it was saved here, and how long that took
 
     def make_directory(self, start: Path) -> None:
         """Make that of the run, if it is not there, under a new name where the config has none; start is out_dir, or
@@ -228,15 +227,14 @@ class Checkpoints:
         info |= {**self.own, "restarts": self.restarts, "stopped": stopped, "metrics_bytes": self.directory.sync()}
         checkpoint.save(self.directory.newest, state, info, None if self.stopped else self.directory.previous)
         self.newest, self.stopped, self.saved_at = done, stopped, perf_counter()
-        took, size = self.saved_at - started, sum(t.nbytes for t in state.values())
-        self.seconds = took if size > LARGE or took > SLOW else 0.0
+        self.seconds = self.saved_at - started
 
     def due(self, epoch: int) -> bool:
         """Whether to save one after an epoch."""
-        cfg, cheap = self.cfg, perf_counter() - self.saved_at >= 200 * self.seconds
+        cfg, cheap = self.cfg, perf_counter() - self.saved_at >= APART * self.seconds
         # a run that goes back to them has to find the same ones the next time, however long it takes to save them
-        due = (epoch + 1) % cfg.checkpoint_every == 0 and (cheap or cfg.on_divergence == "restart")
-        return due or epoch + 1 == cfg.epochs
+        every = cfg.checkpoint_every or (1 if cheap or cfg.on_divergence == "restart" else cfg.epochs)
+        return (epoch + 1) % every == 0 or epoch + 1 == cfg.epochs
 
     def check(self, tensors: dict[str, torch.Tensor], done: int) -> None:
         """Raise NonFiniteError where a number is not finite."""
