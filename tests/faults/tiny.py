@@ -20,7 +20,7 @@ from .inside import NEWEST, PREVIOUS, checkpoint, load_run
 
 TINY = {"dataset": "digits", "hidden": [16, 16], "style_dim": 2, "init_std": 0.2, "batch_size": 50, "epochs": 8,
         "lr_reconstruction": 0.003, "lr_adversarial": 0.02, "lr_classification": 0.05, "lr_decay_epochs": [3],
-        "device": "cpu", "log_every": 1}  # fmt: skip
+        "device": "cpu", "log_every": 1, "checkpoint_every": 1}  # fmt: skip
 ADAM = {"optimizer": "adam", "lr_reconstruction": 1e-3, "lr_adversarial": 1e-3, "lr_classification": 1e-3}
 SEMI = {"task": "semi_supervised", "n_labeled": 100}
 VARIANTS = [  # 200 steps each
