@@ -1,7 +1,8 @@
 """The pictures of README and docs/: trained, drawn and told of by `python bench/reproduce.py --figures`.
 
-Each is made by figures.draw from a run of its own, of one seed, for as many epochs as two cores have the time for.
-bench/results/pictures.json keeps what each is of; captions on the pages are made from it.
+Each is made by figures.draw from the first model of a run: of the one that the tables are made from where there is one,
+else for as many epochs as two cores have the time for. bench/results/pictures.json keeps what each is of; captions on
+the pages are made from it.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ from fastaae.directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES, LIST = ROOT / "docs" / "pictures", ROOT / "bench" / "results" / "pictures.json"
-GALLERY = {  # by section of docs/experiments.md: epochs of a preset, and what is shown of it
-    "likelihood": {"mnist-likelihood-adam": (20, ["neighbours"])},
-    "semi-supervised": {"mnist-100": (20, ["style_content", "curves"])},
-    "clusters": {"mnist-clusters-30-adam": (20, ["cluster_heads"])},
-    "embeddings": {"mnist-embedding-2d-1000": (15, ["representations"])},
+GALLERY = {  # by section of docs/experiments.md: epochs and models of a preset, and what is shown of the first one
+    "likelihood": {"mnist-likelihood-short": (50, 2, ["neighbours"])},
+    "semi-supervised": {"mnist-1000-short": (60, 2, ["style_content", "curves"])},
+    "clusters": {"mnist-clusters-30-adam": (40, 4, ["cluster_heads"])},
+    "embeddings": {"mnist-embedding-2d-1000-short": (30, 2, ["representations"])},
     "shapes": {
-        "mnist-2d-mixture": (15, ["codes", "manifold"]),
-        "mnist-2d-labels": (15, ["codes"]),
-        "mnist-2d-swiss-roll": (12, ["codes", "manifold"]),
+        "mnist-2d-mixture": (15, 1, ["codes", "manifold"]),
+        "mnist-2d-labels": (15, 1, ["codes"]),
+        "mnist-2d-swiss-roll": (12, 1, ["codes", "manifold"]),
     },
-    "style": {"mnist-style": (15, ["style_content"])},
+    "style": {"mnist-style": (15, 1, ["style_content"])},
 }
-SAMPLED = "mnist-likelihood-adam"  # whose samples begin the picture on top, before two of these
+SAMPLED = "mnist-likelihood-short"  # whose samples begin the picture on top, before two of these
 HERO = {
     "decoded from codes along a spiral": "mnist-2d-swiss-roll-manifold",
     "codes of test images": "mnist-2d-labels-codes",
@@ -75,13 +76,18 @@ def hero(parts: dict[str, Path], path: Path) -> None:
     figure.savefig(path)
 
 
-def draw(train: Callable[[fastaae.Config], fastaae.Run | None], fields: dict[str, object]) -> bool:
-    """Train what the pictures are of and draw them all. Returns whether there was time for it."""
+def draw(train: Callable[[fastaae.Config], fastaae.Run | None], fields: dict[str, object], chosen: list[str]) -> bool:
+    """Draw the pictures of the chosen presets, of all if there are none, from runs that are there or are trained for
+    it; with SAMPLED the one on top. The others stay. Returns whether there was time for it."""
     PICTURES.mkdir(parents=True, exist_ok=True)
+    before = json.loads(LIST.read_text(encoding="utf-8")) if LIST.exists() else []
     rows, runs = [], {}
     for section, presets in GALLERY.items():
-        for name, (epochs, wanted) in presets.items():
-            cfg = fastaae.preset(name, **{**fields, "epochs": epochs, "replicas": 1})
+        for name, (epochs, models, wanted) in presets.items():
+            if chosen and name not in chosen:
+                rows += [row for row in before if row["preset"] == name]
+                continue
+            cfg = fastaae.preset(name, **{**fields, "epochs": epochs, "replicas": models})
             if (run := train(cfg)) is None:
                 return False
             runs[name] = run
@@ -89,11 +95,12 @@ def draw(train: Callable[[fastaae.Config], fastaae.Run | None], fields: dict[str
             about = {"preset": name, "seed": cfg.seed, "epochs": epochs, "precision": cfg.precision, "commit": commit}
             found = pictures(run, PICTURES, wanted)
             rows += [{"section": section, "file": file, "shows": shows, **about} for file, shows in found.items()]
-    with tempfile.TemporaryDirectory() as folder:
-        samples = Path(folder, "samples.png")
-        figures.grid(runs[SAMPLED].model.sample(100, seed=0), samples)
-        others = {text: PICTURES / f"{name}.png" for text, name in HERO.items()}
-        hero({"new digits, from a model": samples, **others}, PICTURES / "hero.png")
+    if SAMPLED in runs:
+        with tempfile.TemporaryDirectory() as folder:
+            samples = Path(folder, "samples.png")
+            figures.grid(runs[SAMPLED].model.sample(100, seed=0), samples)
+            others = {text: PICTURES / f"{name}.png" for text, name in HERO.items()}
+            hero({"new digits, from a model": samples, **others}, PICTURES / "hero.png")
     LIST.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     return True
 

@@ -3,15 +3,15 @@
     python bench/reproduce.py mnist-100 mnist-1000 --epochs 50 --replicas 2 --budget 90m
     python bench/reproduce.py --device cuda --precision bf16 --replicas 4 --budget 9m
     python bench/reproduce.py --table
-    python bench/reproduce.py --figures --precision bf16
+    python bench/reproduce.py --figures mnist-clusters-30-adam --precision bf16
 
 Presets run in the given order, all of them by default, each in its own directory under --out. When the budget is spent
 the run at hand stops at a step with a checkpoint, and the same command goes on from there; what is done is not done
 again. A finished run becomes an entry of bench/results/reproduce-<machine>.json: metrics as mean and standard deviation
 over replicas, epochs, seconds of training, seeds, commit, versions. Models of table 1 are scored by the Parzen-window
 log-likelihood of the test images under --samples samples of each replica, the bandwidth chosen on 1,000 validation
-images. Then the tables of docs/ between their marks are written anew from all of these files. --figures trains what
-the pictures of docs/ are of, for fewer epochs, and draws them: see gallery.py.
+images. Then the tables of docs/ between their marks are written anew from all of these files. --figures draws the
+pictures of docs/, of the runs under --out where they are there; it trains the others: see gallery.py.
 """
 
 from __future__ import annotations
@@ -252,20 +252,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results")
     parser.add_argument("--pages", type=Path, nargs="+", default=tables.PAGES, help="whose tables are written")
     parser.add_argument("--table", action="store_true", help="only write the tables")
-    parser.add_argument("--figures", action="store_true", help="train and draw the pictures of docs/ instead")
+    parser.add_argument("--figures", action="store_true", help="draw the pictures of docs/ instead")
     options = parser.parse_args(arguments)
     until = time.monotonic() + options.budget
     code = provenance.git()  # as it is now: results and tables of the first runs change it
     machine = tables.slug(provenance.hardware(str(find_device(options.device)))["name"])
     path, unfinished = options.results / f"reproduce-{machine}.json", []
-    if unknown := sorted({*options.presets} - {*fastaae.presets()}):
-        parser.error(f"{unknown[0]}: expected presets, {', '.join(PAPER)}")
+    drawn = [name for presets in gallery.GALLERY.values() for name in presets]
+    if unknown := sorted({*options.presets} - {*(drawn if options.figures else fastaae.presets())}):
+        parser.error(f"{unknown[0]}: expected presets, {', '.join(drawn if options.figures else PAPER)}")
     fields = {f: getattr(options, f) for f in ("replicas", "seed", "device", "precision")}
 
     def in_time(cfg: fastaae.Config) -> fastaae.Run | None:
         return train(cfg, options.out / name_of(cfg), until)[0] if time.monotonic() < until else None
 
-    if options.figures and not gallery.draw(in_time, fields):
+    if options.figures and not gallery.draw(in_time, fields, options.presets):
         unfinished.append("--figures")
     for name in [] if options.table or options.figures else options.presets or PAPER:
         cfg = fastaae.preset(name, **fields, **({} if options.epochs is None else {"epochs": options.epochs}))

@@ -255,9 +255,9 @@ def test_bench_reproduce_draws_the_pictures_of_the_docs(tmp_path, monkeypatch, q
     monkeypatch.syspath_prepend(ROOT / "bench")
     reproduce = module(ROOT / "bench" / "reproduce.py")
     gallery, page = reproduce.gallery, tmp_path / "page.md"
-    presets = {"mnist-likelihood-adam": ["neighbours"], "mnist-2d-swiss-roll": ["manifold"]}
-    some = {"toys": {name: (1, what) for name, what in presets.items()}}
-    some |= {"shapes": {"mnist-2d-labels": (1, ["codes", "curves"])}}
+    presets = {"mnist-likelihood-short": ["neighbours"], "mnist-2d-swiss-roll": ["manifold"]}
+    some = {"toys": {name: (1, 1, what) for name, what in presets.items()}}
+    some |= {"shapes": {"mnist-2d-labels": (1, 2, ["codes", "curves"])}}
     monkeypatch.setattr(gallery, "GALLERY", some)
     monkeypatch.setattr(gallery, "PICTURES", tmp_path / "pictures")
     monkeypatch.setattr(gallery, "LIST", tmp_path / "pictures.json")
@@ -267,10 +267,18 @@ def test_bench_reproduce_draws_the_pictures_of_the_docs(tmp_path, monkeypatch, q
     assert reproduce.main([*arguments, "--budget", "0s"]) == 0 and not gallery.LIST.exists()
     assert reproduce.main(arguments) == 0
     assert {p.name for p in (tmp_path / "pictures").iterdir()} == {
-        "hero.png", "mnist-likelihood-adam-neighbours.png", "mnist-2d-swiss-roll-manifold.png",
+        "hero.png", "mnist-likelihood-short-neighbours.png", "mnist-2d-swiss-roll-manifold.png",
         "mnist-2d-labels-codes.png", "mnist-2d-labels-curves.png",
     }  # fmt: skip
     assert "(pictures/mnist-2d-labels-codes.png)\n\n*`mnist-2d-labels`, seed 0, 1 of 1 epochs, fp32" in page.read_text()
+
+    times = {path.name: path.stat().st_mtime_ns for path in gallery.PICTURES.iterdir()}
+    listed = gallery.LIST.read_text()
+    assert reproduce.main([*arguments, "mnist-2d-labels"]) == 0  # from the run that is there
+    drawn = {path.name for path in gallery.PICTURES.iterdir() if path.stat().st_mtime_ns != times[path.name]}
+    assert drawn == {"mnist-2d-labels-codes.png", "mnist-2d-labels-curves.png"} and gallery.LIST.read_text() == listed
+    with pytest.raises(SystemExit):
+        reproduce.main([*arguments, "digits"])
 
 
 def test_tables_of_readme_and_docs_are_those_of_the_results(tmp_path, monkeypatch):
