@@ -48,7 +48,6 @@ PAPER = {  # metric and its published value, percent or nats; "-": not published
     "mnist-100": {"test_error": "1.90 ± 0.10"},
     "mnist-1000": {"test_error": "1.60 ± 0.08"},
     "mnist-all": {"test_error": "0.85 ± 0.02"},
-    "mnist-100-short": {"test_error": "1.90 ± 0.10"},
     "mnist-1000-short": {"test_error": "1.60 ± 0.08"},
     "mnist-all-short": {"test_error": "0.85 ± 0.02"},
     "nn-mnist-100": {"test_error": "25.80"},
