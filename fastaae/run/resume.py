@@ -231,10 +231,12 @@ class Checkpoints:
 
     def due(self, epoch: int) -> bool:
         """Whether to save one after an epoch."""
-        cfg, cheap = self.cfg, perf_counter() - self.saved_at >= APART * self.seconds
-        # a run that goes back to them has to find the same ones the next time, however long it takes to save them
-        every = cfg.checkpoint_every or (1 if cheap or cfg.on_divergence == "restart" else cfg.epochs)
-        return (epoch + 1) % every == 0 or epoch + 1 == cfg.epochs
+        cfg = self.cfg
+        if cfg.checkpoint_every is not None:
+            due = (epoch + 1) % cfg.checkpoint_every == 0
+        else:  # a run that goes back to them has to find the same ones again, however long it takes to save them
+            due = cfg.on_divergence == "restart" or perf_counter() - self.saved_at >= APART * self.seconds
+        return due or epoch + 1 == cfg.epochs
 
     def check(self, tensors: dict[str, torch.Tensor], done: int) -> None:
         """Raise NonFiniteError where a number is not finite."""
