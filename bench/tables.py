@@ -145,11 +145,13 @@ def headline() -> str:
 
     few, error = longest(gpu, "mnist-100", "test_error")
     likelihood, nats = longest(cpu, "mnist-likelihood-short", "log_likelihood_10000")
-    more, part = longest(cpu, "mnist-1000-short", "test_error")
-    most, all_of_it = longest(cpu, "mnist-all-short", "test_error")
+    some, some_error = longest(cpu, "mnist-1000-short", "test_error")
+    every, every_error = longest(cpu, "mnist-all-short", "test_error")
 
     def where(*runs: dict) -> str:
-        minutes, epochs = (" and ".join(f"{r[k] / n:.0f}" for r in runs) for k, n in (("seconds", 60), ("epochs", 1)))
+        """Of runs that differ in their seconds and, maybe, epochs."""
+        minutes = " and ".join(f"{run['seconds'] / 60:.0f}" for run in runs)
+        epochs = " and ".join(dict.fromkeys(str(run["epochs"]) for run in runs))
         threads, on = runs[0]["hardware"]["threads"], runs[0]["on"]
         return f"{threads} thread of a {on}, {minutes} min for {runs[0]['replicas']} models of {epochs} epochs"
 
@@ -166,8 +168,8 @@ def headline() -> str:
         ["MNIST with 100 labels: test error", f"{error['mean']:.2f} ± {error['std']:.2f} %; the paper: 1.90 ± 0.10",
          f"H200, {few['seconds']:.0f} s for {few['replicas']} models of {few['epochs']} epochs; the paper's had 5,000"],
         ["With 1,000 labels, and with all",
-         f"{part['mean']:.2f} ± {part['std']:.2f} %, {all_of_it['mean']:.2f} ± {all_of_it['std']:.2f} %; the paper: "
-         "1.60 ± 0.08, 0.85 ± 0.02", where(more, most)],
+         f"{some_error['mean']:.2f} ± {some_error['std']:.2f} %, {every_error['mean']:.2f} ± {every_error['std']:.2f} "
+         "%; the paper: 1.60 ± 0.08, 0.85 ± 0.02", where(some, every)],
         ["MNIST by Adam, 6-D codes: log-likelihood, 10,000 samples",
          f"{nats['mean']:.1f} ± {nats['std']:.1f} nats, standard error {max(nats['sem']):.1f}; the paper, 8-D by SGD: "
          "340 ± 2", where(likelihood)],
