@@ -34,7 +34,7 @@ _FASTER = {  # at a higher rate: what the paper compares with, and an AAE in few
     **_SHORT, "reconstruction": "cross_entropy", "lr_reconstruction": 1e-3,
 }  # fmt: skip
 
-_EARLY = {"lr_decay_epochs": (48,), "epochs": 60}  # the paper has decays at 50 and 1000 of 5000
+_EARLY = {"lr_decay_epochs": (80,), "epochs": 100}  # the paper has decays at 50 and 1000 of 5000
 _ALONE = {"lr_reconstruction": 0.0, "lr_adversarial": 0.0, "epochs": 20}  # the labels without the game
 
 _SVHN = {
