@@ -627,7 +627,7 @@ def test_whole_steps_equal_those_of_plain_torch(task, fields, monkeypatch):
                 mask.copy_(other)
 
     theirs.batches.draw = same
-    steps = 2 if padded else 3 if INTERPRETED else 4
+    steps = 2 if padded or INTERPRETED else 4  # of the second, momenta are not zero
     for _ in range(steps):
         ours()
         theirs()
@@ -644,7 +644,7 @@ def test_whole_steps_equal_those_of_plain_torch(task, fields, monkeypatch):
 def test_two_discriminators_in_one_launch_have_the_bits_of_two(task, launches, monkeypatch):
     """Of clusters, whose z and y differ in size, the layers after the first share launches."""
     fields = {"precision": "fp16", "hidden": (24, 40), **({} if task == "clustering" else {"dropout": 0.2})}
-    found, counts, steps = [], [], 2 if INTERPRETED else 3
+    found, counts, steps = [], [], 1 if INTERPRETED else 3
     for apart in (False, True):
         with monkeypatch.context() as patch:
             if apart:
