@@ -35,6 +35,11 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     interpreter.InterpretedFunction.__call__ = called
 
 
+def pytest_collection_modifyitems(items):
+    """A test that takes a minute, in a pytest of its own, is not left to the end, when the other cores have no work."""
+    items.sort(key=lambda item: "interpreted" not in item.fixturenames)
+
+
 @pytest.fixture(autouse=True)
 def fixed():
     torch.manual_seed(0)

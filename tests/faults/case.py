@@ -36,7 +36,7 @@ class Check(NamedTuple):
 
     Args:
         fault: what is injected, in a few words.
-        cases: how many cases the full campaign runs; the quick one a tenth, at least one.
+        cases: how many cases the full campaign runs; the quick one a twentieth, at least one.
         run: run(rng, case, folder) injects one case, drawn from rng and its number alone, with a fresh folder to write
             to. It returns None for a pass, one line that says what went wrong, or an Outcome; an exception fails too.
     """

@@ -1,4 +1,4 @@
-"""The fault campaign's quick tier, one case in ten of every check; and that it counts."""
+"""The fault campaign's quick tier, one case in twenty of every check; and that it counts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .case import Check, Outcome, Skip
 
 @pytest.mark.parametrize("check_id", CHECKS)
 @pytest.mark.filterwarnings("default")
-def test_one_case_in_ten(check_id):
+def test_one_case_in_twenty(check_id):
     check = CHECKS[check_id]
     row = campaign(check_id, check, 0, chosen(check, quick=True))
     assert row["failures"] == [] and row["wrong results"] == 0
