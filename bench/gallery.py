@@ -24,10 +24,7 @@ GALLERY = {  # by section of docs/experiments.md: epochs and models of a preset,
     "likelihood": {"mnist-likelihood-short": (50, 2, ["neighbours"])},
     "semi-supervised": {"mnist-1000-short": (100, 2, ["style_content", "curves"])},
     "clusters": {"mnist-clusters-30-adam": (40, 4, ["cluster_heads"])},
-    "embeddings": {
-        "mnist-embedding-2d-1000-short": (30, 2, ["representations"]),
-        "mnist-embedding-10d-100-short": (60, 2, ["representations"]),
-    },
+    "embeddings": {"mnist-embedding-2d-1000-short": (30, 2, ["representations"])},
     "shapes": {
         "mnist-2d-mixture": (15, 1, ["codes", "manifold"]),
         "mnist-2d-labels": (15, 1, ["codes"]),

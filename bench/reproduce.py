@@ -197,9 +197,8 @@ def scores(row: dict) -> list[list[str]]:
     for metric, published in PAPER.get(row["preset"], {}).items():
         if metric in row["metrics"]:
             m = row["metrics"][metric]
-            spread = f" ± {m['std']:.2f}" if row["replicas"] > 1 else ""
             bound = f" (bound {m['error_bound']:.0e})" if "error_bound" in m else ""
-            ours = f"{m['mean']:.2f}{spread}{bound}"
+            ours = tables.measured(row, metric) + bound
             found.append([NAMES.get(metric, metric), ours, "other data" if other else published])
     return found
 
