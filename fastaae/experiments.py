@@ -77,7 +77,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {  # what each is, and what it 
     "mnist-2d": ("2-D code under a Gaussian, to look at: figure 2", {"style_dim": 2, "epochs": 1000}),
     "mnist-2d-mixture": ("2-D code on ten petals: figure 2",
         {**_SHAPED, "lr_adversarial": 1e-4, "prior": "mixture", "dropout": 0.2}),  # at 1e-3 codes collapse
-    "mnist-2d-labels": ("the same, 10,000 labels: figure 4", {**_SHAPED, **_LABELS, "prior": "mixture"}),
+    "mnist-2d-labels": ("petals, a class on each: figure 4; 10,000 labels", {**_SHAPED, **_LABELS, "prior": "mixture"}),
     "mnist-2d-swiss-roll": ("2-D code along a roll, a class on each piece: figure 4; 10,000 labels",
         {**_SHAPED, **_LABELS, "prior": "swiss_roll"}),
     "mnist-100": ("classes learned from 100 labels, and styles: table 2", {**_SEMI_SUPERVISED, "n_labeled": 100}),
