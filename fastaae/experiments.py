@@ -21,8 +21,7 @@ _EMBEDDING = {**_SEMI_SUPERVISED, "task": "embedding", "style_dim": 2}  # sectio
 _ADAM = {"optimizer": "adam", "lr_reconstruction": 2e-4, "init_std": 0.03}  # with 0.01 the first epochs are lost
 
 _SHAPED = {  # figures 2b and 4; by the SGD of mnist-2d components are filled, and classes find theirs, later
-    **_ADAM, "style_dim": 2, "epochs": 1000,
-    "lr_adversarial": 1e-3,  # at 5e-4 both, zeros stay on a neighbour's petal
+    **_ADAM, "style_dim": 2, "epochs": 1000, "lr_adversarial": 1e-3,  # at 5e-4 both, zeros stay on a neighbour's petal
 }  # fmt: skip
 
 _SHORT = {  # table 1 in far fewer epochs
@@ -83,7 +82,8 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {  # what each is, and what it 
     "mnist-100": ("classes learned from 100 labels, and styles: table 2", {**_SEMI_SUPERVISED, "n_labeled": 100}),
     "mnist-1000": ("the same from 1,000 labels", {**_SEMI_SUPERVISED, "n_labeled": 1000}),
     "mnist-all": ("the same from all labels", _SEMI_SUPERVISED),
-    "mnist-1000-short": ("from 1,000 labels, with an early decay", {**_SEMI_SUPERVISED, **_EARLY, "n_labeled": 1000}),
+    "mnist-100-short": ("from 100 labels, with an early decay", {**_SEMI_SUPERVISED, **_EARLY, "n_labeled": 100}),
+    "mnist-1000-short": ("the same from 1,000 labels", {**_SEMI_SUPERVISED, **_EARLY, "n_labeled": 1000}),
     "mnist-all-short": ("the same from all labels", {**_SEMI_SUPERVISED, **_EARLY}),
     "nn-mnist-100": ("beside it: the network from 100 labels alone", {**_SEMI_SUPERVISED, **_ALONE, "n_labeled": 100}),
     "nn-mnist-1000": ("the same from 1,000 labels", {**_SEMI_SUPERVISED, **_ALONE, "n_labeled": 1000}),
@@ -104,7 +104,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {  # what each is, and what it 
     "mnist-embedding-10d-100": ("the same in 10-D with fixed heads, from 100 labels",
         {**_EMBEDDING, "style_dim": 10, "n_labeled": 100, "fixed_heads": 10.0}),
     "mnist-embedding-10d-100-short": ("the same with heads nearer to each other: better in far fewer epochs",
-        {**_EMBEDDING, "style_dim": 10, "n_labeled": 100, "fixed_heads": 3.0, "lr_decay_epochs": (48,), "epochs": 60}),
+        {**_EMBEDDING, "style_dim": 10, "n_labeled": 100, "fixed_heads": 4.0, **_EARLY}),
     "mnist-embedding-2d-1000-short": ("2-D from 1,000 labels by other rates: better in far fewer epochs",
         {**_EMBEDDING, "n_labeled": 1000, "lr_reconstruction": 0.003, "lr_decay_epochs": (24,), "epochs": 30}),
     "mnist-clusters-16": ("16 clusters, no labels: table 3", {**_CLUSTERING, "n_clusters": 16}),
