@@ -48,17 +48,17 @@ def test_values_in_the_interpreter(interpreted):
 
 @TRITON
 @OUTSIDE
-def test_report_nothing_spills_and_tensor_cores_are_used(tmp_path):
-    """Compiled anew, in an empty cache, for GPUs that need not be there."""
+@pytest.mark.parametrize("arch", [90, *(pytest.param(arch, marks=pytest.mark.slow) for arch in (80, 100))])
+def test_report_nothing_spills_and_tensor_cores_are_used(tmp_path, arch):
+    """Compiled anew, in an empty cache, for a GPU that need not be there."""
     script = Path(__file__).resolve().parent.parent / "bench" / "kernels.py"
     env = os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, timeout=180)
+    command = [sys.executable, script, "--arch", str(arch)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads(done.stdout.splitlines()[-1])["rows"]
     assert {(r["kernel"], r["arch"]) for r in rows} == {
-        (name, arch)
-        for name in ("near", "wide", "sums", "project", "quantize", "distances", "count")
-        for arch in (80, 90, 100)
+        (name, arch) for name in ("near", "wide", "sums", "project", "quantize", "distances", "count")
     }
     for row in rows:
         assert row["spill"] == [0, 0, 0] and row["programs"] > 0 and row["registers"] <= 255
