@@ -231,24 +231,26 @@ def test_bench_reproduce_goes_on_where_it_stopped_and_writes_the_table(tmp_path,
     monkeypatch.setattr(reproduce, "FAMILIES", {"toys": ["digits"]})
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- reproduce-toys: made by bench/ -->\nold\n<!-- reproduce-toys: end -->\nafter\n")
-    arguments = ["digits", "--epochs", "4", "--replicas", "2", "--device", "cpu", "--out", str(tmp_path / "runs")]
-    arguments += ["--results", str(tmp_path), "--pages", str(readme), "--budget"]
+    arguments = ["digits", "--epochs", "4", "--decay", "0.5", "--replicas", "2", "--device", "cpu"]
+    arguments += ["--out", str(tmp_path / "runs"), "--results", str(tmp_path), "--pages", str(readme), "--budget"]
+    reproduce.data.load("digits")  # a first import, ended in its middle by the time, warns of the file it was reading
     for budget in ("0.2", "5m", "1h"):
         assert reproduce.main([*arguments, budget]) == 0
     (path,) = tmp_path.glob("reproduce-*.json")
     (row,) = json.loads(path.read_text())
+    assert row["run"] == "digits-4-2-0-fp32-decay-2" and row["recipe"]["lr_decay_epochs"] == [2]
     assert row["epochs"] == 4 and row["seconds"] > 0 and len(row["metrics"]["test_reconstruction"]["replicas"]) == 2
     lines = readme.read_text().splitlines()
     mean = row["metrics"]["test_reconstruction"]["mean"]
     assert lines[0] == "before" and lines[-1] == "after" and "old" not in lines
-    assert lines[4].startswith("| **only 4** of 200 | `digits` |")
+    assert lines[4].startswith("| **only 4** of 200 | `digits`, with another lr_decay_epochs |")
     assert f"| {mean:.2f} ±" in lines[4] and "| 1.23 | 2 |" in lines[4]
 
     row["recipe"] |= {"lr_reconstruction": 7.0, "a_field_of_once": 1}  # as of a preset that has been changed since
     path.write_text(json.dumps([row]))
     assert reproduce.main([*arguments, "1h", "--table"]) == 0
     (line,) = (line for line in readme.read_text().splitlines() if "only 4" in line)
-    assert line.startswith("| **only 4** of 200 | `digits`, with another lr_reconstruction |")
+    assert line.startswith("| **only 4** of 200 | `digits`, with another lr_reconstruction, lr_decay_epochs |")
 
 
 def test_bench_reproduce_draws_the_pictures_of_the_docs(tmp_path, monkeypatch, quick):
