@@ -984,7 +984,7 @@ def test_no_remedy_brings_a_game_in(tmp_path):
 )  # fmt: skip
 def test_a_run_gone_wrong_is_told_once_soon_and_with_what_helps(tmp_path, fields, said, remedy):
     for k in range(3):
-        run, found, new = on_moons(tmp_path / str(k), 2000 if k else 400, **fields)
+        run, found, new = on_moons(tmp_path / str(k), 1000 if k else 400, **fields)
         if k == 0:
             assert len(found) == (said is not None) and remedy.items() <= new.items(), found
             assert said is None or re.search(said, found[0]), found
