@@ -90,6 +90,13 @@ def seconds(text: str) -> float:
     return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
 
 
+def share(text: str) -> float:
+    """More than 0, less than 1."""
+    if not 0 < float(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number between 0 and 1")
+    return float(text)
+
+
 def planned(preset: fastaae.Config, epochs: int | None, decay: float | None) -> fastaae.Config:
     """The preset as it is to be trained: so many epochs, its only decay after a share of them."""
     cfg = preset if epochs is None else dataclasses.replace(preset, epochs=epochs)
@@ -244,7 +251,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("presets", nargs="*", help=f"default: {' '.join(PAPER)}")
     parser.add_argument("--budget", type=seconds, default=float("inf"), help="90, 9m or 2h")
     parser.add_argument("--epochs", type=int, help="default: those of the preset")
-    parser.add_argument("--decay", type=float, help="share of the epochs before rates decay; default: as in the preset")
+    parser.add_argument("--decay", type=share, help="share of the epochs before rates decay; default: as in the preset")
     parser.add_argument("--replicas", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")

@@ -85,6 +85,12 @@ def interpreted():
     return run
 
 
+@pytest.fixture(params=[90, *(pytest.param(arch, marks=pytest.mark.slow) for arch in (80, 100))])
+def arch(request):
+    """The architecture of a GPU that kernels are compiled for."""
+    return request.param
+
+
 @pytest.fixture(scope="session")
 def bench():
     """Modules of bench/, by name."""

@@ -219,7 +219,7 @@ def test_bench_reproduce_keeps_what_others_have_added(tmp_path, monkeypatch):
     for name in ("a", "b", "a"):
         reproduce.keep(path, {"run": name, "seen": len(reproduce.kept(path))})
     assert reproduce.kept(path) == [{"run": "b", "seen": 1}, {"run": "a", "seen": 2}]
-    for wrong in (["mnist-10"], ["mnist-100", "--epochs", "0"]):
+    for wrong in (["mnist-10"], ["mnist-100", "--epochs", "0"], ["mnist-100", "--decay", "80"]):
         with pytest.raises((SystemExit, ValueError)):
             reproduce.main([*wrong, "--results", str(tmp_path), "--out", str(tmp_path)])
 

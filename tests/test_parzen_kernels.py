@@ -48,7 +48,6 @@ def test_values_in_the_interpreter(interpreted):
 
 @TRITON
 @OUTSIDE
-@pytest.mark.parametrize("arch", [90, *(pytest.param(arch, marks=pytest.mark.slow) for arch in (80, 100))])
 def test_report_nothing_spills_and_tensor_cores_are_used(tmp_path, arch):
     """Compiled anew, in an empty cache, for a GPU that need not be there."""
     script = Path(__file__).resolve().parent.parent / "bench" / "kernels.py"

@@ -36,7 +36,6 @@ if RUNS:
 
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 D64 = torch.float64
-ARCHS = pytest.mark.parametrize("arch", [90, *(pytest.param(arch, marks=pytest.mark.slow) for arch in (80, 100))])
 HALF = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 SHAPES = [
     (1, 1, 1, 1),
@@ -61,7 +60,6 @@ def test_values_in_the_interpreter(interpreted):
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 @pytest.mark.skipif(INTERPRETED, reason="compiles")
-@ARCHS
 def test_every_launch_of_a_step_compiles_without_spills(tmp_path, arch):
     script = Path(__file__).resolve().parent.parent / "bench" / "kernels.py"
     env = os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}
@@ -81,7 +79,6 @@ def test_every_launch_of_a_step_compiles_without_spills(tmp_path, arch):
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 @pytest.mark.skipif(INTERPRETED, reason="compiles")
-@ARCHS
 def test_batch_norm_compiles_without_spills(arch, bench, tmp_path, monkeypatch):
     from fastaae.kernels.step import layers, norms
 

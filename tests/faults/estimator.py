@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +149,10 @@ def extremes(rng: np.random.Generator, case: int, folder: Path) -> str | Outcome
     method = METHODS[case % 3]
     if k < len(listed):
         queries, samples, h = (np.asarray(v) if np.ndim(v) else v for v in listed[k])
-        wrong = beyond_bound(
-            parzen_log_likelihood(queries, samples, h, method=method), precise(queries, samples, h), 1e-18
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "queries lie in")  # bytes beside units are among the extremes
+            found = parzen_log_likelihood(queries, samples, h, method=method)
+        wrong = beyond_bound(found, precise(queries, samples, h), 1e-18)
         return wrong and Outcome(f"case {k}, {method}: {wrong.error}", wrong=True)
     if k < len(listed) + len(refusals):
         try:

@@ -9,7 +9,7 @@ from .case import Check, Outcome, Skip
 
 
 @pytest.mark.parametrize("check_id", CHECKS)
-@pytest.mark.filterwarnings("ignore")
+@pytest.mark.filterwarnings("default")
 def test_one_case_in_twenty(check_id):
     check = CHECKS[check_id]
     row = campaign(check_id, check, 0, chosen(check, quick=True))
