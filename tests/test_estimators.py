@@ -33,8 +33,8 @@ FEW = {"hidden": (16,), "epochs": 5}
 CHECKED = {  # a step or two where nothing has to be learned
     "AAETransformer": AAETransformer(**FEW),
     "AAEDetector": AAEDetector(**FEW),
-    "AAEClassifier": AAEClassifier(hidden=(16,), epochs=15, batch_size=20, lr_classification=2e-2),
-    "AAEClusterer": AAEClusterer(hidden=(16,), epochs=20, batch_size=10, lr_reconstruction=1e-2, lr_adversarial=3e-3,
+    "AAEClassifier": AAEClassifier(hidden=(16,), epochs=6, batch_size=20, lr_classification=5e-2),
+    "AAEClusterer": AAEClusterer(hidden=(16,), epochs=12, batch_size=10, lr_reconstruction=2e-2, lr_adversarial=5e-3,
                                  config={"init_std": 0.5}),
 }  # fmt: skip
 ALL = {
