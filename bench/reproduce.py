@@ -116,6 +116,11 @@ def recipe(cfg: fastaae.Config) -> dict:
     return json.loads(json.dumps({k: v for k, v in cfg.to_dict().items() if k not in rest.split()}))
 
 
+def changed(row: dict, cfg: fastaae.Config) -> list[str]:
+    """What a recipe has otherwise than an entry, which may be older than some fields of it, and than recipes."""
+    return [k for k, v in recipe(cfg).items() if row.get("recipe", {}).get(k, v) != v]
+
+
 def train(cfg: fastaae.Config, directory: Path, until: float) -> tuple[fastaae.Run | None, float]:
     """The finished run, or None if the time is up; and the seconds that training has taken in all."""
     clock = directory.with_suffix(".seconds")
@@ -229,8 +234,8 @@ def family(rows: list[dict], presets: list[str]) -> str:
             now = fastaae.preset(name)
             n, whole = row["epochs"], now.epochs
             seen = f"**only {n:,}** of {whole:,}" if n < whole else f"all {n:,}"
-            changed = [k for k, v in recipe(now).items() if row.get("recipe", {}).get(k, v) != v]
-            shown = f"`{name}`" + f", with another {', '.join(changed)}" * bool(changed)
+            other = ", ".join(changed(row, now))
+            shown = f"`{name}`" + f", with another {other}" * bool(other)
             about, machine, commit = origin(row)
             how = f"{row['precision']}, {row['seconds']:,.0f} s, {machine}, {commit}"
             lines += [[seen, shown, *score, row["replicas"], about, how] for score in scores(row)]
@@ -282,7 +287,8 @@ def main(arguments: list[str] | None = None) -> int:
         stem = name_of(cfg)
         directory = options.out / stem
         wanted = {f"log_likelihood_{n}" for n in options.samples} if has_likelihood(name) else set()
-        if any(row["run"] == stem and wanted <= row["metrics"].keys() for row in kept(path)):
+        known = (row for row in kept(path) if row["run"] == stem and not changed(row, cfg))
+        if any(wanted <= row["metrics"].keys() for row in known):
             print(f"{stem}: done before")
             continue
         if time.monotonic() >= until:

@@ -224,7 +224,7 @@ def test_bench_reproduce_keeps_what_others_have_added(tmp_path, monkeypatch):
             reproduce.main([*wrong, "--results", str(tmp_path), "--out", str(tmp_path)])
 
 
-def test_bench_reproduce_goes_on_where_it_stopped_and_writes_the_table(tmp_path, monkeypatch):
+def test_bench_reproduce_goes_on_where_it_stopped_and_writes_the_table(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(ROOT / "bench")
     reproduce = module(ROOT / "bench" / "reproduce.py")
     monkeypatch.setattr(reproduce, "PAPER", {"digits": {"test_reconstruction": "1.23"}})
@@ -251,6 +251,11 @@ def test_bench_reproduce_goes_on_where_it_stopped_and_writes_the_table(tmp_path,
     assert reproduce.main([*arguments, "1h", "--table"]) == 0
     (line,) = (line for line in readme.read_text().splitlines() if "only 4" in line)
     assert line.startswith("| **only 4** of 200 | `digits`, with another lr_reconstruction, lr_decay_epochs |")
+    capsys.readouterr()
+    for said in ("test_reconstruction", "done before"):  # only what has the recipe of now is done
+        assert reproduce.main([*arguments, "1h"]) == 0 and said in capsys.readouterr().out
+    (row,) = json.loads(path.read_text())
+    assert row["recipe"]["lr_reconstruction"] == 0.03
 
 
 def test_bench_reproduce_draws_the_pictures_of_the_docs(tmp_path, monkeypatch, quick):
