@@ -106,7 +106,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {  # what each is, and what it 
     "mnist-embedding-10d-100-short": ("the same with heads nearer to each other: better in far fewer epochs",
         {**_EMBEDDING, "style_dim": 10, "n_labeled": 100, "fixed_heads": 3.0, "lr_decay_epochs": (48,), "epochs": 60}),
     "mnist-embedding-2d-1000-short": ("2-D from 1,000 labels by other rates: better in far fewer epochs",
-        {**_EMBEDDING, **_EARLY, "n_labeled": 1000, "lr_reconstruction": 0.003}),
+        {**_EMBEDDING, "n_labeled": 1000, "lr_reconstruction": 0.003, "lr_decay_epochs": (24,), "epochs": 30}),
     "mnist-clusters-16": ("16 clusters, no labels: table 3", {**_CLUSTERING, "n_clusters": 16}),
     "mnist-clusters-30": ("30 clusters, no labels: table 3", {**_CLUSTERING, "n_clusters": 30}),
     "mnist-clusters-16-adam": ("the same by Adam, a third as wide: better in far fewer seconds",
