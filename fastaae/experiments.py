@@ -47,7 +47,7 @@ _CLUSTERING = {  # section 6
 }  # fmt: skip
 
 _CLUSTERS = {  # in far fewer seconds; where the game is slower than reconstruction, z takes the class and y stays soft
-    **_CLUSTERING, **_ADAM, "hidden": (1000, 1000), "style_dim": 2, "lr_adversarial": 5e-4, "lr_decay_epochs": (30,),
+    **_CLUSTERING, **_ADAM, "hidden": (1000, 1000), "lr_adversarial": 5e-4, "lr_decay_epochs": (30,),
     "epochs": 40, "keep": "best",  # the label of a cluster is that of one image, and the error goes up and down
 }  # fmt: skip
 
