@@ -84,7 +84,8 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {  # what each is, and what it 
     "mnist-all": ("the same from all labels", _SEMI_SUPERVISED),
     "mnist-100-short": ("from 100 labels, with an early decay", {**_SEMI_SUPERVISED, **_EARLY, "n_labeled": 100}),
     "mnist-1000-short": ("the same from 1,000 labels", {**_SEMI_SUPERVISED, **_EARLY, "n_labeled": 1000}),
-    "mnist-all-short": ("the same from all labels", {**_SEMI_SUPERVISED, **_EARLY}),
+    "mnist-all-short": ("the same from all labels, none held out",
+        {**_SEMI_SUPERVISED, "n_validation": 0, "lr_decay_epochs": (64,), "epochs": 80}),
     "nn-mnist-100": ("beside it: the network from 100 labels alone", {**_SEMI_SUPERVISED, **_ALONE, "n_labeled": 100}),
     "nn-mnist-1000": ("the same from 1,000 labels", {**_SEMI_SUPERVISED, **_ALONE, "n_labeled": 1000}),
     "nn-mnist-all": ("the same from all labels", {**_SEMI_SUPERVISED, **_ALONE}),
@@ -98,9 +99,8 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {  # what each is, and what it 
     "mnist-embedding-2d-1000": ("2-D representation, a head for each class plus style: figure 10; 1,000 labels",
         {**_EMBEDDING, "n_labeled": 1000}),
     "mnist-embedding-2d-100": ("the same from 100 labels", {**_EMBEDDING, "n_labeled": 100}),
-    # without batch normalisation few heads are used
     "mnist-embedding-2d-unsupervised": ("the same of 20 clusters, no labels",
-        {**_EMBEDDING, "n_clusters": 20, "batch_norm": "encoder"}),
+        {**_EMBEDDING, "n_clusters": 20, "batch_norm": "encoder"}),  # without it few heads are used
     "mnist-embedding-10d-100": ("the same in 10-D with fixed heads, from 100 labels",
         {**_EMBEDDING, "style_dim": 10, "n_labeled": 100, "fixed_heads": 10.0}),
     "mnist-embedding-10d-100-short": ("the same with heads nearer to each other: better in far fewer epochs",
