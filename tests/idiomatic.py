@@ -158,12 +158,16 @@ class Idiomatic:
         if self.heads is None:
             code = torch.cat([*codes.values(), batch["label"]], -1)
         else:
-            code = codes["y"] @ self.heads + codes["z"]
+            code = self._quiet(codes["y"]) @ self.heads + codes["z"]
         logits = self._run(self.decoder, code, batch["masks"]["decoder"], momentum=0.1)
         if self.cfg.reconstruction == "cross_entropy":
             return bce(logits, target, reduction="sum") / len(target)
         output = logits.sigmoid() if self.cfg.output_layer == "sigmoid" else logits
         return 0.5 * (output - target).square().sum(-1).mean()
+
+    def _quiet(self, y: Tensor) -> Tensor:
+        """y, whose gradient is divided by how far out heads are."""
+        return y.detach() + (y - y.detach()) / (self.cfg.fixed_heads or self.cfg.separation)
 
     def separation(self) -> Tensor:
         return (self.cfg.separation - nn.functional.pdist(self.heads)).clamp_min(0).sum()

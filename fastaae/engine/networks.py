@@ -292,11 +292,11 @@ class Heads:
         """out = y W_C + z; z and out [R, B, D], y [R, B, K]. Capture-safe."""
         torch.baddbmm(z, y, self.weight, out=out)
 
-    def backward(self, grad: Tensor, y: Tensor, z_gradient: Tensor, y_gradient: Tensor) -> Tensor:
-        """Fill the gradients with respect to z and y from that of the representation. Returns: that of W_C."""
+    def backward(self, grad: Tensor, y: Tensor, gradient: dict[str, Tensor], size: float) -> Tensor:
+        """Fill the gradients of z and, over the size of heads, y from that of y W_C + z. Returns: that of W_C."""
         g = grad.to(self.weight.dtype)
-        z_gradient.copy_(g)
-        y_gradient.copy_(g @ self.weight.transpose(1, 2))
+        gradient["z"].copy_(g)
+        gradient["y"].copy_((g @ self.weight.transpose(1, 2)).div_(size))  # louder than z's, y would be bent to styles
         return y.transpose(1, 2) @ g
 
     def __call__(self, z: Tensor, y: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ def reconstruction(s: Game, terms: Tensor) -> None:
     s.ops.reconstruction_loss(logits, s.batches.images.target, grad, terms[:, : s.batch], *loss)
     a.decoder.backward(a.decoding, s.optimizers["reconstruction.decoder"], input_gradient=True)
     if s.cfg.task == "embedding":
-        g = a.heads.backward(a.decoding.g[0], a.code["y"], a.gradient["z"], a.gradient["y"])
+        g = a.heads.backward(a.decoding.g[0], a.code["y"], a.gradient, s.cfg.fixed_heads or s.cfg.separation)
         if s.cfg.fixed_heads is None:
             s.optimizers["reconstruction.heads"].step("weight", a.heads.weight, g)
     a.learn(s.optimizers["reconstruction.encoder"], a.penalty if joint else None)
