@@ -64,9 +64,9 @@ class Config:
     n_clusters: int | None = None
     """Categories of y without labels: of clustering, which needs it, or embedding; elsewhere the data's classes."""
     fixed_heads: float | None = None
-    """W_C is so many times the identity; None: it is learned. embedding only."""
+    """W_C is so many times the identity; divides y's gradient, see separation. None: it is learned. embedding only."""
     separation: float = 10.0
-    """Distance between two learned cluster heads up to which they cost what it falls short."""
+    """Distance of learned heads up to which they cost what it falls short; divides reconstruction's gradient of y."""
     prior: Literal["gaussian", "uniform", "mixture", "swiss_roll", "custom"] = "gaussian"
     """Distribution that the aggregated posterior of z is matched to. mixture: of 2-D Gaussians, the petals of a flower;
     swiss_roll: 2-D, with noise around a spiral; custom: what the function given to train(prior=...) draws."""
