@@ -296,7 +296,7 @@ class Heads:
         """Fill the gradients of z and, over the size of heads, y from that of y W_C + z. Returns: that of W_C."""
         g = grad.to(self.weight.dtype)
         gradient["z"].copy_(g)
-        gradient["y"].copy_((g @ self.weight.transpose(1, 2)).div_(size))  # louder than z's, y would be bent to styles
+        torch.div(g @ self.weight.transpose(1, 2), size, out=gradient["y"])  # louder than z's, it bends y to styles
         return y.transpose(1, 2) @ g
 
     def __call__(self, z: Tensor, y: Tensor) -> Tensor:
