@@ -219,6 +219,38 @@ def test_another_repository_in_the_environment_is_not_recorded(tmp_path, monkeyp
     assert provenance.git() == expected
 
 
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("README.md", False),
+        ("docs/experiments.md", False),  # bench/reproduce.py writes its tables, and results, between two runs
+        ("docs/pictures/samples.png", False),
+        ("bench/results/reproduce-cpu.json", False),
+        ("fastaae/run/provenance.py", True),
+        ("kernels/new.py", True),
+        ("bench/reproduce.py", True),
+        ("setup.py", True),
+    ],
+)
+def test_changed_code_is_recorded_and_changed_pages_are_not(tmp_path, monkeypatch, path, code):
+    def git(*arguments):
+        subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *arguments], check=True)
+
+    module = tmp_path / "fastaae" / "run" / "provenance.py"
+    changed = tmp_path / path
+    for file in {module, changed} - {tmp_path / "kernels" / "new.py"}:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("before")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-q", "-m", "first")
+    monkeypatch.setattr(provenance, "__file__", str(module))
+    assert provenance.git()["dirty"] is False
+    changed.parent.mkdir(exist_ok=True)
+    changed.write_text("after")
+    assert provenance.git()["dirty"] is code
+
+
 def test_a_long_command_is_recorded_in_part(tmp_path, monkeypatch):
     """Or the config.json that it makes would be beyond what is read."""
     monkeypatch.setattr("sys.argv", ["train", *["x" * 5000] * 40_000])

@@ -52,18 +52,18 @@ def _made(path: Path) -> bool:
 
 
 def git() -> dict[str, Any]:
-    """Commit of the checkout that this package runs from, and whether it has uncommitted changes; {} if it is none."""
+    """Commit of the checkout that this package runs from, and whether its code is changed since; {} if it is none."""
     root = Path(__file__).resolve().parents[2]
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # of another repository
 
-    def run(*arguments: str) -> str:
-        command = ["git", "-C", str(root), *arguments]
+    def run(arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments.split()]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10, env=env).stdout.strip()
 
     try:
-        if Path(run("rev-parse", "--show-toplevel")).resolve() != root:
+        if Path(run("rev-parse --show-toplevel")).resolve() != root:
             return {}
-        return {"commit": run("rev-parse", "HEAD"), "dirty": bool(run("status", "--porcelain"))}
+        return {"commit": run("rev-parse HEAD"), "dirty": bool(run("status --porcelain -- :!*.md :!*.png :!*.json"))}
     except (OSError, subprocess.SubprocessError):
         return {}
 
