@@ -110,7 +110,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {  # what each is, and what it 
     "mnist-clusters-16": ("16 clusters, no labels: table 3", {**_CLUSTERING, "n_clusters": 16}),
     "mnist-clusters-30": ("30 clusters, no labels: table 3", {**_CLUSTERING, "n_clusters": 30}),
     "mnist-clusters-16-adam": ("the same by Adam, a third as wide: better in far fewer seconds",
-        {**_CLUSTERS, "n_clusters": 16, "style_dim": 2, "lr_adversarial": 2.5e-4}),
+        {**_CLUSTERS, "n_clusters": 16, "lr_adversarial": 2.5e-4}),
     "mnist-clusters-30-adam": ("the same of 30 clusters", {**_CLUSTERS, "n_clusters": 30}),
 }  # fmt: skip
 
