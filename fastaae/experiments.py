@@ -99,8 +99,8 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {  # what each is, and what it 
         {**_EMBEDDING, **_TAUGHT, "n_labeled": 100}),
     "mnist-embedding-2d-unsupervised": ("2-D of 20 clusters, no labels",
         {**_EMBEDDING, "n_clusters": 20, "batch_norm": "encoder"}),  # without it few heads are used
-    "mnist-embedding-2d-unsupervised-adam": ("the same by Adam: better in far fewer epochs",
-        {**_CLUSTERS, "task": "embedding", "style_dim": 2, "n_clusters": 20, "input_dropout": 0.0, "input_noise": 0.3}),
+    "mnist-embedding-2d-unsupervised-adam": ("the same by Adam, in far fewer epochs", {**_EMBEDDING, **_ADAM,
+        "n_clusters": 20, "batch_norm": "encoder", "lr_adversarial": 5e-4, "lr_decay_epochs": (30,), "epochs": 40}),
     "mnist-embedding-10d-100": ("10-D with fixed heads, from 100 labels",
         {**_EMBEDDING, "style_dim": 10, "n_labeled": 100, "fixed_heads": 10.0}),
     "mnist-embedding-10d-100-short": ("the same with heads nearer to each other: better in far fewer epochs",
