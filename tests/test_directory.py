@@ -233,8 +233,11 @@ def test_another_repository_in_the_environment_is_not_recorded(tmp_path, monkeyp
     ],
 )
 def test_changed_code_is_recorded_and_changed_pages_are_not(tmp_path, monkeypatch, path, code):
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # of a hook, its index
+
     def git(*arguments):
-        subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *arguments], check=True)
+        command = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+        subprocess.run(command, check=True, env=env | {"GIT_CONFIG_GLOBAL": os.devnull})  # which may ask to sign
 
     module = tmp_path / "fastaae" / "run" / "provenance.py"
     changed = tmp_path / path
