@@ -98,8 +98,8 @@ class Config:
     batch_norm: Literal["none", "encoder", "autoencoder"] = "none"
     """Networks with batch normalisation before every ReLU and (but in a GAN) after the last layer, and of the logits of
     y. Running statistics, which inference uses, follow the step's first pass."""
-    init_std: float = 0.05
-    """Standard deviation of the initial weights; biases start at zero."""
+    init_std: float | None = 0.05
+    """Initial weights' standard deviation. None: sqrt(2 / inputs), last layers sqrt(1 / inputs). Biases start at 0."""
 
     optimizer: Literal["sgd", "adam"] = "adam"
     """sgd: with momentum; adam: betas 0.9, 0.999, momentum fields unused. One state per cost either way."""

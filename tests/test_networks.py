@@ -124,3 +124,15 @@ def test_initial_weights_have_the_standard_deviation_asked_for():
     weight = mlp.weights[0]
     assert abs(weight.std().item() - 0.01) < 1e-4 and abs(weight.mean().item()) < 1e-4  # 6 standard errors
     assert not mlp.biases[0].any()
+
+
+def test_initial_weights_keep_the_size_of_what_passes_through_them_where_no_deviation_is_given():
+    g = torch.Generator().manual_seed(0)
+    options = {"std": None, "generators": [g], "device": torch.device("cpu"), "dtype": torch.float32}
+    mlp = MLP.initialize((30, 400, 2000, 700), noise=(1, 200), **options)
+    for weight, gain, inputs in zip(mlp.weights, (2, 2, 1), (30, 600, 2000), strict=True):  # the second sees noise, too
+        assert abs(weight.std() / (gain / inputs) ** 0.5 - 1) < 0.03
+    x, mlp = torch.randn(500, 30, generator=g), MLP.initialize((30, 900, 1000, 1100, 1000, 50), **options)
+    for weight in mlp.weights[:-1]:
+        x = (x @ weight[0].T).relu()
+    assert 0.8 < (x @ mlp.weights[-1][0].T).std() < 1.25  # as the input's, however deep

@@ -126,7 +126,7 @@ class MLP:
     @staticmethod
     def initialize(
         sizes: Sequence[int],
-        std: float,
+        std: float | None,
         generators: Sequence[torch.Generator],
         device: torch.device,
         dtype: torch.dtype,
@@ -135,14 +135,14 @@ class MLP:
         **options: Any,
     ) -> MLP:
         """Weights N(0, std²), biases zero, scales of batch normalisation one. Replica r draws from generators[r], in
-        float32 on the CPU, so it starts the same on every device and beside any other replicas. noise: a layer, and how
-        many further inputs it has. options: of MLP."""
+        float32 on the CPU, so it starts the same on every device and beside any other replicas. std: Config's init_std.
+        noise: a layer, and how many further inputs it has. options: of MLP."""
         weights, biases = [], []
         for k, (i, o) in enumerate(zip(sizes, sizes[1:], strict=False)):
-            further = noise[1] if k == noise[0] else 0
-            like = torch.empty(o, i + further, dtype=torch.float32, device="cpu")
+            like = torch.empty(o, i + noise[1] * (k == noise[0]), dtype=torch.float32, device="cpu")
+            scale = std or ((2 if k < len(sizes) - 2 else 1) / like.shape[1]) ** 0.5  # a ReLU halves what it passes on
             drawn = torch.stack([torch.empty_like(like).normal_(generator=g) for g in generators])
-            weights.append((drawn * std).to(device, dtype))
+            weights.append((drawn * scale).to(device, dtype))
             biases.append(torch.zeros(len(generators), 1, o, device=device, dtype=dtype))
         norms = [Norm(torch.ones_like(b), torch.zeros_like(b), torch.ones_like(b)) for b in biases[:batch_norm]]
         return MLP(weights, biases, norms=norms, **options)

@@ -138,7 +138,7 @@ def remedy(step: Step, name: str, early: bool = True) -> str:
     rates = ["lr_reconstruction", "lr_adversarial", *(["lr_classification"] if cfg.classifies else [])]
     rates = [name for name in rates if getattr(cfg, name)]  # no rate is no mistake
     ends = dict.fromkeys(rates, (0.01, 1.0)) | {"init_std": (0.1, 3.0), "prior_std": (0.0, 20.0)}  # times the default
-    odd = [n for n, (low, high) in ends.items() if not low <= getattr(cfg, n) / getattr(kept, n) <= high]
+    odd = [n for n, (low, high) in ends.items() if (v := getattr(cfg, n)) and not low <= v / getattr(kept, n) <= high]
     odd += [n for n in ("dropout", "input_dropout") if getattr(cfg, n) > 0.5]
     codes, few = name.startswith(("code_std", "told_apart", "label")), cfg.epochs * step.steps_per_epoch < ENOUGH
     late = few and not early and name != "reconstruction" and cfg.style_dim <= max(size, 2)  # maybe just not there yet
