@@ -962,8 +962,9 @@ def test_the_game_is_read_once_an_epoch(tmp_path, monkeypatch):
     assert reads == [(), (), (6, 3), (6, 3)]  # the scales of the prior and of the data first, once
 
 
-def test_no_remedy_brings_a_game_in(tmp_path):
-    _, found, new = on_moons(tmp_path, 400, lr_adversarial=0.0, lr_reconstruction=1.0)
+@pytest.mark.parametrize("init_std", [0.05, None])
+def test_no_remedy_brings_a_game_in(tmp_path, init_std):
+    _, found, new = on_moons(tmp_path, 400, lr_adversarial=0.0, lr_reconstruction=1.0, init_std=init_std)
     assert len(found) == 1 and new["lr_reconstruction"] == 1e-3 and "lr_adversarial" not in new, found
 
 
@@ -973,7 +974,7 @@ def test_no_remedy_brings_a_game_in(tmp_path):
         (OLD, "code_std is .* after 250 steps: codes have collapsed", {"optimizer": "adam", "epochs": 400}),
         ({**OLD, "init_std": 1.0}, "step .* loss of replica 0 is (inf|nan)", {"optimizer": "adam", "init_std": 0.05}),
         ({"lr_reconstruction": 1.0}, "(reconstruction|dead_units|code_std) is", {"lr_reconstruction": 1e-3}),
-        ({"lr_adversarial": 1e3, "init_std": None}, "is", {"lr_adversarial": 3e-4}),
+        ({"lr_adversarial": 1e3}, "is", {"lr_adversarial": 3e-4}),
         ({"style_dim": 30}, "(told_apart_z|code_std) is", {"style_dim": 2}),
         ({"prior_std": 0.02}, "code_std is .*: codes lie far beyond the prior", {"prior_std": 5.0}),
         ({"regularizer": "kl", "posterior": "gaussian", "regularizer_weight": 2.0}, "code_std is .* codes have coll",
