@@ -140,7 +140,7 @@ class MLP:
         weights, biases = [], []
         for k, (i, o) in enumerate(zip(sizes, sizes[1:], strict=False)):
             like = torch.empty(o, i + noise[1] * (k == noise[0]), dtype=torch.float32, device="cpu")
-            scale = std or ((2 if k < len(sizes) - 2 else 1) / like.shape[1]) ** 0.5  # He et al. 2015: a ReLU passes half on
+            scale = std or ((2 if k < len(sizes) - 2 else 1) / like.shape[1]) ** 0.5  # He et al. 2015: ReLU passes half
             drawn = torch.stack([torch.empty_like(like).normal_(generator=g) for g in generators])
             weights.append((drawn * scale).to(device, dtype))
             biases.append(torch.zeros(len(generators), 1, o, device=device, dtype=dtype))
