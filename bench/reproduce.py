@@ -60,7 +60,7 @@ PUBLISHED = {  # in the order of training: metric and its published value, perce
 PAPER = {  # the same of presets, those that get there sooner beside the paper's own
     twin: values
     for name, values in PUBLISHED.items()
-    for twin in (name, f"{name}-adam", f"{name}-short")
+    for twin in (name, *(f"{name}-{kind}" for kind in ("adam", "short", "whole")))
     if twin in fastaae.presets()
 }
 FAMILIES = {  # of experiments: a table each in docs/experiments.md
