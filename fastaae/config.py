@@ -130,6 +130,9 @@ class Config:
     """Seed of replica 0; replica r uses seed + r for its weights, labels, order, noise and prior samples."""
     replicas: int = 1
     """Independently seeded models trained side by side."""
+    start_epochs: tuple[int, ...] = ()
+    """Epochs after which a replica begins anew, with other initial weights or, the last time, with those of its best
+    epoch so far, by keep's metric: the best of several starts goes on, as in k-means."""
     device: str = "auto"
     """"auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N"."""
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
@@ -245,11 +248,8 @@ def _converted(value: Any, kind: Any) -> Any:
         return os.fspath(value)
     if type(value).__module__ == "torch" and type(value).__name__ == "device":
         return str(value)
-    if (
-        "tuple" in str(kind)
-        and not isinstance(value, str | bytes | bytearray | memoryview | Mapping)
-        and hasattr(value, "__getitem__")
-    ):
+    whole = str | bytes | bytearray | memoryview | Mapping
+    if "tuple" in str(kind) and hasattr(value, "__getitem__") and not isinstance(value, whole):
         with contextlib.suppress(TypeError):  # none to go through after all
             return tuple(scalar(element) for element in value)
     value = tuple(value) if isinstance(value, list) else scalar(value)
@@ -293,6 +293,7 @@ def _only(name: str, allowed: Sequence[Any], where: Callable[[Config], object], 
 TYPES = get_type_hints(Config)
 CHOICES = {name: get_args(kind) for name, kind in TYPES.items() if get_origin(kind) is Literal}
 OPTIONAL = {name for name, kind in TYPES.items() if type(None) in get_args(kind)}
+INTEGERS = "a tuple of at most 1000 integers"
 POSITIVE = _number(lambda v: v > 0, "a finite number > 0")
 NOT_NEGATIVE = _number(lambda v: v >= 0, "a finite number >= 0")
 FIELDS: tuple[tuple[str, Test, str], ...] = (  # names, what their values must pass, what is expected
@@ -301,27 +302,24 @@ FIELDS: tuple[tuple[str, Test, str], ...] = (  # names, what their values must p
         for name, choices in CHOICES.items()
     ),
     ("name dataset device data_dir out_dir profile", lambda v: isinstance(v, str) and v, "a non-empty string"),
-    (
-        "name",
-        re.compile(r"[\w.-]{1,200}").fullmatch,
-        "at most 200 letters, digits, '.', '_' and '-': a directory's name begins so",
-    ),
+    ("name", re.compile(r"[\w.-]{1,200}").fullmatch, "at most 200 letters, digits, '.', '_' and '-', for a directory"),
     ("seed noise_layer n_validation", *_integer(0)),
     ("components", *_integer(1, 10_000)),  # as classes of data
     ("noise_dim style_dim epochs batch_size replicas checkpoint_every patience log_every n_labeled", *_integer(1)),
     ("n_clusters", *_integer(2, 10_000)),
     ("label_weights", _shares, "'uniform', 'data' or positive numbers"),
     ("label_prior graph", lambda v: type(v) is bool, "True or False"),
-    ("hidden lr_decay_epochs", lambda v: isinstance(v, tuple) and len(v) <= 1000, "a tuple of at most 1000 integers"),
+    ("hidden lr_decay_epochs start_epochs", lambda v: isinstance(v, tuple) and len(v) <= 1000, INTEGERS),
     ("lr_decay prior_std init_std separation regularizer_weight fixed_heads", *POSITIVE),
     ("lr_reconstruction lr_adversarial lr_classification input_noise", *NOT_NEGATIVE),
     ("input_dropout dropout average", *_number(lambda v: 0 <= v < 1, "a number in [0, 1)")),
     ("momentum momentum_adversarial", *_number(lambda v: 0 <= v < 1, "a number in [0, 1)")),
 )
-ELEMENTS = (("hidden", *_integer(1)), ("lr_decay_epochs", *_integer(1)))  # the same of each value of a tuple
+ELEMENTS = [(name, *_integer(1)) for name in ("hidden", "lr_decay_epochs", "start_epochs")]  # of a tuple's values
 
 SHAPED = ("mixture", "swiss_roll")
 LEARN = "a number > 0 unless another cost is learned"
+SQUARE = "style_dim={c.style_dim} with fixed_heads, a square W_C"
 WITH_Y = ("semi_supervised", "clustering", "embedding")  # tasks whose encoder makes labels
 RULES: tuple[Rule, ...] = (  # a name, what must hold of the config, what is expected
     ("lr_adversarial", lambda c: c.lr_adversarial or c.task != "gan", "a finite number > 0 in the task 'gan'"),
@@ -329,6 +327,7 @@ RULES: tuple[Rule, ...] = (  # a name, what must hold of the config, what is exp
     ("lr_reconstruction", lambda c: c.lr_reconstruction + c.lr_adversarial + c.classifies * c.lr_classification, LEARN),
     ("profile", lambda c: c.profile is None or c.profiled(), "None or 'FIRST:LAST', steps counted from 1"),
     ("lr_decay_epochs", lambda c: list(c.lr_decay_epochs) == sorted(set(c.lr_decay_epochs)), "increasing epochs"),
+    ("start_epochs", lambda c: list(c.start_epochs) == sorted(set(c.start_epochs)), "increasing epochs"),
     _only("output", ["auto", "sigmoid"], lambda c: c.reconstruction == "cross_entropy", "with the loss cross_entropy"),
     _only("output", ["auto", "linear"], lambda c: c.scale == "standard", "with scale='standard', which leaves [0, 1]"),
     ("label_weights", lambda c: c.label_weights != "data" or c.classifies, "'uniform' or numbers where y is no label"),
@@ -338,21 +337,19 @@ RULES: tuple[Rule, ...] = (  # a name, what must hold of the config, what is exp
     _only("prior", SHAPED, lambda c: c.label_prior, "with label_prior: a component for each class"),
     _only("style_dim", [2], lambda c: c.prior in SHAPED, "with the 2-D prior {c.prior!r}"),
     _only("keep", ["last", "final"], lambda c: c.task == "gan", "in the task 'gan', which has no validation metric"),
+    _only("keep", ["best"], lambda c: c.start_epochs and c.task != "gan", "with start_epochs, to go on from"),
+    _only("patience", [None], lambda c: c.start_epochs, "with start_epochs: most starts are worse than the best"),
     _only("batch_norm", ["none"], lambda c: not c.lr_reconstruction and c.task != "gan", "with lr_reconstruction=0"),
     _only("batch_norm", ["none", "autoencoder"], lambda c: c.task == "gan", ": a gan has no encoder"),
     ("batch_size", lambda c: c.batch_size >= 2 or c.batch_norm == "none", "at least 2 with batch_norm"),
     ("noise_layer", lambda c: c.noise_layer <= len(c.hidden), "at most {layers}, the number of hidden layers"),
     ("n_clusters", lambda c: c.n_clusters or c.task != "clustering", "a number of clusters in the task 'clustering'"),
-    (
-        "n_clusters",
-        lambda c: c.task != "embedding" or c.fixed_heads is None or c.n_clusters in (None, c.style_dim),
-        "style_dim={c.style_dim} with fixed_heads, a square W_C",
-    ),
+    ("n_clusters", lambda c: c.task != "embedding" or not c.fixed_heads or c.n_clusters in (None, c.style_dim), SQUARE),
 )
 
 UNUSED: tuple[Rule, ...] = (  # names, when they have a use, why they must keep their default elsewhere
     ("regularizer posterior input_dropout", lambda c: c.task != "gan", ": a gan has no encoder"),
-    ("patience", lambda c: c.task != "gan", ": a gan has no validation metric"),
+    ("patience start_epochs", lambda c: c.task != "gan", ": a gan has no validation metric"),
     ("regularizer_weight", lambda c: c.regularizer != "adversarial", " with discriminators: see lr_adversarial"),
     ("n_clusters", lambda c: c.task in ("clustering", "embedding"), " in the task {c.task!r}"),
     ("label_weights", lambda c: c.task in WITH_Y, " in the task {c.task!r}, where y has no prior"),

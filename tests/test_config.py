@@ -170,6 +170,8 @@ REFUSED = [
     ("lr_decay_epochs", None, "a tuple of at most 1000 integers"),
     ("lr_decay_epochs", (50, 20), "increasing epochs"),
     ("lr_decay_epochs", (50, 50), "increasing epochs"),
+    ("start_epochs", 3, "a tuple of at most 1000 integers"),
+    ("start_epochs", (2, 1), "increasing epochs"),
     ("label_prior", 1, "True or False"),
     ("keep", "all", "one of last, best, final"),
     ("patience", 0, "an integer from 1 to 2**31 - 1 or None"),
@@ -197,7 +199,7 @@ def test_a_wrong_value_is_refused_by_name(field, value, expected):
     assert expected in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["hidden", "lr_decay_epochs"])
+@pytest.mark.parametrize("name", ["hidden", "lr_decay_epochs", "start_epochs"])
 @pytest.mark.parametrize("value", [0, -5, 2**31, 1.5, True, "9", None, (9,)], ids=repr)
 def test_a_wrong_element_is_refused_by_name(name, value):
     with pytest.raises(ValueError) as error:
@@ -277,6 +279,12 @@ def test_a_wrong_element_is_refused_by_name(name, value):
             {"task": "embedding", "fixed_heads": 10.0, "separation": 5.0},
             "separation=5.0: expected 10.0: it is for an embedding's learned heads",
         ),
+        ({"start_epochs": [1]}, "keep='last': expected 'best' with start_epochs, to go on from"),
+        (
+            {"start_epochs": [1], "keep": "best", "patience": 3},
+            "patience=3: expected None with start_epochs: most starts",
+        ),
+        ({"start_epochs": [1], "task": "gan"}, r"start_epochs=\(1,\): expected \(\): a gan has no validation metric"),
         ({"task": "supervised", "n_labeled": 9}, "n_labeled=9: expected None: the task 'supervised' uses all labels"),
     ],
     ids=repr,

@@ -20,7 +20,7 @@ from faults import tiny
 from fastaae import Config, checkpoint, cli, evaluation, load, train
 from fastaae.data import from_arrays
 from fastaae.directory import RunDirectory
-from fastaae.engine.step import Step
+from fastaae.engine.step import Step, drawn
 from fastaae.experiments import preset
 from fastaae.run import keep, ranks, resume, training
 
@@ -319,6 +319,107 @@ def test_patience_survives_a_kill(killed, undisturbed, place):
     assert len(again.history["epoch"]) == len(whole.history["epoch"])
     assert {n: t for n, t in tensors(directory).items()}.keys() == tensors(whole.directory).keys()
     assert checkpoint.digest(tensors(directory)) == checkpoint.digest(tensors(whole.directory))
+
+
+# Several starts, of which the best goes on
+
+STARTS = {**BEST, "start_epochs": (1, 2, 4), "average": 0.9, "lr_decay_epochs": (5,)}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {}, {"optimizer": "sgd"}, {"precision": "bf16"}, {"scale": "standard"}, {"start_epochs": (3,)},
+        {"task": "embedding", "batch_norm": "none"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_each_start_is_a_step_of_its_own(tmp_path, fields):
+    """Longhand: where the config has a start a new step is made, with nothing learned and its clock at zero."""
+    run = fit(tmp_path, **STARTS | fields)
+    plain = replace(run.config, out_dir=None, start_epochs=(), keep="last")
+    members, data, _ = resume.begin(plain, DATA, None)
+    step, losses, after = Step(plain, data, "cpu", None, members), run.history["valid_error"], []
+    for epoch in range(plain.epochs):
+        if epoch in run.config.start_epochs:
+            before, step = step, Step(plain, data, "cpu", None, members)
+            if epoch == run.config.start_epochs[-1]:
+                ends = losses[:epoch].argmin(0)
+                new = {n: torch.stack([after[k][n][r] for r, k in enumerate(ends)]) for n in step.parameters()}
+            else:
+                networks, heads = drawn(members, step.wiring, step.terms, epoch)
+                parts = {**networks, "heads": heads}
+                new = {f"{part}.{n}": t for part in parts if parts[part] for n, t in parts[part].state().items()}
+            assert (new["decoder.0.weight"] != step.parameters()["decoder.0.weight"]).any()
+            for name, t in new.items():
+                step.parameters()[name].copy_(t)
+            for network in step.networks.values():
+                network.refresh()
+            for g, had in zip(step.batches.generators, before.batches.generators, strict=True):
+                g.set_state(had.get_state())
+        step.start_epoch(epoch)
+        for _ in range(STEPS):
+            step.slot.zero_()
+            step()
+        after.append({n: t.clone() for n, t in step.parameters().items()})
+    state = tensors(tmp_path)
+    assert all(torch.equal(t, state[name]) for name, t in step.state().items())
+    kept = losses.argmin(0)
+    assert run.metrics["valid_best_epoch"]["replicas"] == (kept + 1).tolist()
+    assert all(torch.equal(state[f"best.{n}"][r], after[k][n][r]) for r, k in enumerate(kept) for n in after[0])
+
+
+def test_a_start_is_of_its_replica_alone(tmp_path, undisturbed):
+    for r in range(3):
+        alone = fit(tmp_path / f"{r}", **STARTS | {"seed": STARTS["seed"] + r, "replicas": 1})
+        for name in ("valid_error", "reconstruction"):
+            assert np.allclose(alone.history[name][:, 0], undisturbed(**STARTS).history[name][:, r], 1e-6, 0)
+
+
+def test_the_best_of_the_starts_goes_on(tmp_path, planted, monkeypatch):
+    begun, restore = {}, Step.restore
+
+    def restored(self, state, done):
+        restore(self, state, done)
+        begun[done // STEPS] = {name: t.clone() for name, t in self.parameters().items()}
+
+    monkeypatch.setattr(Step, "restore", restored)
+    planted(np.array([[3.0, 1.0], [1.0, 2.0], [2.0, 3.0], [9.0, 9.0], [8.0, 8.0], [7.0, 0.5]]))
+    run = fit(tmp_path / "run", keep="best", start_epochs=(1, 2, 3))
+    assert [*begun] == [1, 2, 3] and run.metrics["valid_best_epoch"]["replicas"] == [2, 6]
+    ends = [fit(tmp_path / f"{k}", keep="best", start_epochs=(1, 2)[:k] + (9,) * (k < 2), epochs=k + 1) for k in (0, 1)]
+    for r, end in enumerate((ends[1], ends[0])):
+        state = tensors(end.directory)
+        assert all(torch.equal(t[r], state[name][r]) for name, t in begun[3].items())
+
+
+@pytest.mark.parametrize("step", [3, 8, 9, 15, 16, 19, 32, 35, 47])
+def test_stopped_within_a_start_it_goes_on_to_the_same_bits(tmp_path, undisturbed, step):
+    def stopping(row):
+        return row["step"] >= step
+
+    whole = undisturbed(**STARTS, log_every=1)
+    cfg = replace(CFG, **STARTS, out_dir=str(tmp_path / "run"), log_every=1)
+    train(cfg, DATA, progress=False, on_log=stopping)
+    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["step"] == step
+    train(resume=tmp_path / "run", data=DATA, progress=False)
+    assert result(tmp_path / "run") == result(whole.directory)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [("step", STEPS + 1), ("save", 1, True), ("save", 2), ("step", 2 * STEPS + 3), ("save", 4, True), ("update", 4)],
+    ids=lambda place: "-".join(map(str, place)),
+)
+def test_killed_about_a_start_it_goes_on_to_the_same_bits(killed, undisturbed, place):
+    directory = killed(*place, **STARTS)
+    train(resume=directory, progress=False)
+    assert result(directory) == result(undisturbed(**STARTS).directory)
+
+
+def test_a_run_that_ends_before_its_last_start_has_the_best_of_those_it_had(tmp_path):
+    run = fit(tmp_path, **STARTS | {"start_epochs": (1, 2, 9), "epochs": 3, "lr_decay_epochs": ()})
+    assert run.metrics["valid_best_epoch"]["replicas"] == (run.history["valid_error"].argmin(0) + 1).tolist()
 
 
 # Patience

@@ -264,6 +264,11 @@ def test_random_settings():
         ({"dropout": [0.1]}, {"cfg": Config(task="gan")}, "task='gan'.*: expected a validation metric"),
         ({"dropout": [0.1]}, {"cfg": Config(keep="best")}, "keep='best': expected 'last' in a sweep"),
         ({"dropout": [0.1]}, {"cfg": Config(patience=3)}, "patience=3: expected None in a sweep"),
+        (
+            {"dropout": [0.1]},
+            {"cfg": Config(start_epochs=(1,), keep="best")},
+            r"start_epochs=\(1,\): expected \(\) in a sweep",
+        ),
         ({"keep": ["last", "best"]}, {}, "got 'keep', expected a field of Config to vary, not one of"),
         ({"dropout": [0.1]}, {"cfg": replace(CFG, precision="fp16")}, "precision='fp16': its loss scale is of all"),
         ({"precision": ["fp64", "fp16"]}, {}, "precision='fp16': its loss scale is of all"),

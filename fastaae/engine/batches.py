@@ -143,13 +143,8 @@ class Batches:
         self.std, self.noise_std = (members.of(name, codes.buffer) for name in ("prior_std", "input_noise"))
         # kernels/step/draws.py draws batches with noise, a Gaussian prior and uniform classes, and nothing else.
         others = (cfg.prior, cfg.posterior) != ("gaussian", "deterministic") or cfg.task in ("supervised", "gan")
-        if (
-            others
-            or self.scaling
-            or self.weights is not None
-            or self.dropouts
-            or not kernels.triton_takes(codes.buffer)
-        ):
+        others = others or self.scaling or self.weights is not None or self.dropouts
+        if others or not kernels.triton_takes(codes.buffer):
             self.generators = [torch.Generator(device).manual_seed(seeds(s, 1)) for s in self.seeds]
 
     def _feed(self, x: Tensor, further: Tensor | None) -> Feed:

@@ -125,15 +125,9 @@ class MLP:
 
     @staticmethod
     def initialize(
-        sizes: Sequence[int],
-        std: float | None,
-        generators: Sequence[torch.Generator],
-        device: torch.device,
-        dtype: torch.dtype,
-        batch_norm: int = 0,
-        noise: tuple[int, int] = (0, 0),
-        **options: Any,
-    ) -> MLP:
+        sizes: Sequence[int], std: float | None, generators: Sequence[torch.Generator], device: torch.device,
+        dtype: torch.dtype, batch_norm: int = 0, noise: tuple[int, int] = (0, 0), **options: Any,
+    ) -> MLP:  # fmt: skip
         """Weights N(0, std²), biases zero, scales of batch normalisation one. Replica r draws from generators[r], in
         float32 on the CPU, so it starts the same on every device and beside any other replicas. std: Config's init_std.
         noise: a layer, and how many further inputs it has. options: of MLP."""
@@ -347,13 +341,9 @@ class Optimizer:
     """
 
     def __init__(
-        self,
-        network: MLP | Heads,
-        rate: Tensor,
-        momentum: float | Tensor = 0.0,
-        clock: AdamClock | None = None,
+        self, network: MLP | Heads, rate: Tensor, momentum: float | Tensor = 0.0, clock: AdamClock | None = None,
         scale: Tensor | None = None,
-    ):
+    ):  # fmt: skip
         self.network, self.rate, self.momentum, self.scale = network, rate, momentum, scale
         self.correction = None if clock is None else clock.correction
         self.names = ("momentum",) if clock is None else ("first", "second")

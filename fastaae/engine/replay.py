@@ -24,14 +24,9 @@ class Replay:
     """
 
     def __init__(
-        self,
-        step: Callable[[], None],
-        state: Sequence[Tensor],
-        generators: Sequence[torch.Generator],
-        device: torch.device,
-        size: int = 10,
-        graph: bool = True,
-    ):
+        self, step: Callable[[], None], state: Sequence[Tensor], generators: Sequence[torch.Generator],
+        device: torch.device, size: int = 10, graph: bool = True,
+    ):  # fmt: skip
         self.step, self.size = step, size
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
         if device.type != "cuda" or not graph:

@@ -73,7 +73,7 @@ class Step:
         self.phases: tuple[Callable[[phases.Game, Tensor], None], ...] = tuple(found)
 
         self.members = members or Members(cfg)
-        self.networks, self.heads = _networks(self.members, w, floats)
+        self.networks, self.heads = drawn(self.members, w, floats)
         self.codes = Codes(w, (r, self.batch), floats, self.networks["decoder"].shadows[0])
         self.ops = kernels.choose_losses(self.codes.buffer)
         if cfg.task == "gan":
@@ -83,8 +83,7 @@ class Step:
             known = 0 if y is None else int((y >= 0).sum())
             labeled = min(self.batch, cfg.n_labeled or known) if cfg.classifies else 0
             self.player = self.autoencoder = Autoencoder(cfg, w, self.networks, self.heads, self.codes, labeled)
-        named = {n.split(".")[1]: m for n, m in self.networks.items() if n.startswith("discriminator.")}
-        self.discriminators = named
+        named = self.discriminators = {n.split(".")[1]: m for n, m in self.networks.items() if "discriminator." in n}
         self.judging = {n: m.tape(2 * self.batch, self.player.judged[n][0]) for n, m in named.items()}
         passes = self.player.passes | {f"discriminator.{n}": (m, self.judging[n]) for n, m in named.items()}
         self.weight = self.members.of("regularizer_weight", floats)
@@ -102,6 +101,7 @@ class Step:
         learned = {n: t for n, t in self.parameters().items() if not n.startswith("discriminator.")}
         self.average = {n: t.clone() for n, t in learned.items()} if cfg.average else {}
         self.averaging = [(t, learned[n]) for n, t in self.average.items() if t.dtype == floats.dtype]
+        self.begun = torch.zeros_like(self.batches.cursor)  # steps before the weights began
         self.losses = floats.new_zeros(min(cfg.log_every, self.steps_per_epoch), len(self.phases), r)
         self.slot = torch.zeros_like(self.losses[0], dtype=torch.int64)  # steps done since the losses were read
         self.terms = floats.new_zeros(len(self.phases), r, 2 * self.batch * max(1, len(self.discriminators)))
@@ -122,6 +122,7 @@ class Step:
         """Shuffle for an epoch, rewind the cursor, set the learning rates, times a factor. Runs on the host, between
         steps."""
         self.batches.start_epoch(epoch)
+        self.begun.fill_(self.steps_per_epoch * max(e for e in (0, *self.cfg.start_epochs) if e <= epoch))
         for cost, rates in self.rates.items():
             each = [slower * c.rate(getattr(c, f"lr_{cost}"), epoch) for c in self.members.configs]
             rates.copy_(rates.new_tensor(each).view_as(rates))
@@ -129,15 +130,16 @@ class Step:
     def __call__(self) -> None:
         """One step of every replica. Capture-safe: no host synchronisation, no rebound buffer."""
         count = self.batches.count
+        done = count[1:] - self.begun if self.cfg.start_epochs else count[1:]
         with mark("draw"):
             self.batches.draw()
             if self.clock is not None:
-                self.clock.advance(count[1:])
+                self.clock.advance(done)
         for phase, terms in zip(self.phases, self.terms, strict=True):
             with mark(phase.__name__):
                 phase(self, terms)
         if self.averaging:
-            share = torch.clamp_min(1 / (count[1] + 1), 1 - self.cfg.average).to(self.terms.dtype)
+            share = torch.clamp_min(1 / (done[0] + 1), 1 - self.cfg.average).to(self.terms.dtype)
             for average, weight in self.averaging:
                 average.lerp_(weight, share)
         self.ops.finish(self.terms, self.losses, self.slot, count, self.scale)
@@ -174,9 +176,11 @@ class Step:
         self.batches.count[1] = done
 
 
-def _networks(members: Members, w: Wiring, floats: Tensor) -> tuple[dict[str, MLP], Heads | None]:
-    """Networks by name, and cluster heads. Each replica draws all of them, in this order, from its own generator."""
-    cfg, generators = members.cfg, [torch.Generator("cpu").manual_seed(seeds(c.seed, 0)) for c in members.configs]
+def drawn(members: Members, w: Wiring, floats: Tensor, *start: int) -> tuple[dict[str, MLP], Heads | None]:
+    """Networks by name, and cluster heads. Each replica draws all of them, in this order, from its own generator, or of
+    a later start from another one."""
+    cfg, own = members.cfg, [seeds(c.seed, 0, *start) for c in members.configs]
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in own]
     options = {"std": cfg.init_std, "generators": generators, "compute": COMPUTE.get(cfg.precision)}
     options |= {"device": floats.device, "dtype": floats.dtype, "library": cfg.products}
     networks = {

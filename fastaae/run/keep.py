@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..checkpoint import digest
 from ..data import Data
 from ..directory import RunDirectory
-from ..engine.step import Step
+from ..engine.step import Step, drawn
 from ..evaluation import criterion
 from ..files import brief
 from ..model import Model
@@ -27,7 +28,7 @@ class Keep:
     """
 
     def __init__(self, step: Step, data: Data):
-        self.cfg, self.weights = step.cfg, step.parameters() if step.cfg.keep == "best" else {}
+        self.step, self.cfg, self.weights = step, step.cfg, step.parameters() if step.cfg.keep == "best" else {}
         self.best = {f"best.{name}": t.clone() for name, t in self.weights.items()}
         cfg, self.asked = self.cfg, bool(self.best) or self.cfg.patience is not None
         part = (data.labels if cfg.task == "supervised" else data.parts)["valid"]  # without which there is no metric
@@ -62,6 +63,20 @@ class Keep:
             for name, t in self.weights.items():
                 self.best[f"best.{name}"][better] = t[better]
         return self.over
+
+    def start(self, done: int) -> None:
+        """After so many steps begin anew, if the config says so, or go on from the best weights of all starts."""
+        epoch, within = divmod(done, self.step.steps_per_epoch)
+        if within or epoch not in self.cfg.start_epochs:
+            return
+        networks, heads = drawn(self.step.members, self.step.wiring, self.step.terms, epoch)
+        parts = {**networks, "heads": heads}
+        new = {f"{n}.{k}": t for n, part in parts.items() if part for k, t in part.state().items()}
+        if epoch == self.cfg.start_epochs[-1]:
+            new = {name: self.best[f"best.{name}"] for name in self.weights}
+        state = self.step.state()
+        new |= {name: torch.zeros_like(t) for name, t in state.items() if name.startswith("optimizer.")}
+        self.step.restore(state | new, done)
 
     def finish(self) -> dict[str, list[float]]:
         """Put the best weights in the place of the last ones. Returns: their epochs, as a metric."""

@@ -150,6 +150,7 @@ class Training:
         for epoch in range(self.done // n, cfg.epochs):
             step.start_epoch(epoch, SLOWER**self.checkpoints.restarts)
             step.batches.cursor.fill_(self.done % n)
+            self.checkpoints.keep.start(self.done)
             if self.replay is None:
                 self.replay = Replay(step, step.carried(), step.batches.generators, step.device, graph=cfg.graph)
             while self.done < (epoch + 1) * n:
