@@ -69,11 +69,12 @@ class Keep:
         epoch, within = divmod(done, self.step.steps_per_epoch)
         if within or epoch not in self.cfg.start_epochs:
             return
-        networks, heads = drawn(self.step.members, self.step.wiring, self.step.terms, epoch)
-        parts = {**networks, "heads": heads}
-        new = {f"{n}.{k}": t for n, part in parts.items() if part for k, t in part.state().items()}
         if epoch == self.cfg.start_epochs[-1]:
             new = {name: self.best[f"best.{name}"] for name in self.weights}
+        else:
+            networks, heads = drawn(self.step.members, self.step.wiring, self.step.terms, epoch)
+            parts = {**networks, "heads": heads}
+            new = {f"{n}.{k}": t for n, part in parts.items() if part for k, t in part.state().items()}
         state = self.step.state()
         new |= {name: torch.zeros_like(t) for name, t in state.items() if name.startswith("optimizer.")}
         self.step.restore(state | new, done)
