@@ -23,7 +23,7 @@ PICTURES, LIST = ROOT / "docs" / "pictures", ROOT / "bench" / "results" / "pictu
 GALLERY = {  # by section of docs/experiments.md: epochs and models of a preset, and what is shown of the first one
     "likelihood": {"mnist-likelihood-short": (50, 2, ["neighbours"])},
     "semi-supervised": {"mnist-1000-short": (100, 2, ["style_content", "curves"])},
-    "clusters": {"mnist-clusters-30-adam": (40, 4, ["cluster_heads"])},
+    "clusters": {"mnist-clusters-30-adam": (46, 4, ["cluster_heads"])},
     "embeddings": {"mnist-embedding-2d-1000-short": (30, 2, ["representations"])},
     "shapes": {
         "mnist-2d-mixture": (15, 1, ["codes", "manifold"]),
