@@ -23,7 +23,7 @@ from .data.labels import encoded
 from .device import find_device
 from .directory import RunDirectory
 from .engine import priors
-from .engine.networks import MLP, Heads, Norm
+from .engine.networks import MLP, Heads, Norm, named
 from .engine.scale import Scale
 from .engine.wiring import Wiring, wiring
 from .files import brief, expanded, warn_caller
@@ -266,9 +266,8 @@ class Model:
     def save(self, path: str | Path) -> None:
         """Write the model to one .safetensors file, atomically. Raises OSError if it could not be written; a file that
         was there before is intact."""
-        networks = {"encoder": self.encoder, "decoder": self.decoder, "heads": self.heads, "standard": self.scale}
-        tensors = {f"{name}.{k}": t for name, n in networks.items() if n is not None for k, t in n.state().items()}
-        checkpoint.save(expanded(path), tensors, model_info(self.config, self.shape, self.n_classes, self.known))
+        parts = {"encoder": self.encoder, "decoder": self.decoder, "heads": self.heads, "standard": self.scale}
+        checkpoint.save(expanded(path), named(parts), model_info(self.config, self.shape, self.n_classes, self.known))
 
     def export(self, path: str | Path, decoder: bool = False) -> Path:
         """Write the model as a graph that runs without fastaae, on any number of examples: .onnx (pip install

@@ -34,8 +34,8 @@ from .scalars import integer, scalar
 
 COLLAPSED = 0.1  # standard deviations of the prior: a member whose codes spread less, not only at first, is out
 SHARE, MOST = 0.5, 1000  # of the memory that is free, for the members of one run, and how many these are at most
-FIXED = ("name", "task", "dataset", "data_dir", "n_validation", "seed", "replicas", "out_dir", "device", "graph")
-FIXED += ("profile", "start_epochs", "on_divergence", "keep", "patience")
+DEFAULT = ("start_epochs", "on_divergence", "keep", "patience")  # fields that a sweep has at their defaults alone
+FIXED = (*"name task dataset data_dir n_validation seed replicas out_dir device graph profile".split(), *DEFAULT)
 
 
 @dataclass
@@ -109,7 +109,7 @@ def sweep(
         raise ValueError(f"sweep: {fields=}, expected lists of values to try, lr_adversarial=[1e-4, 3e-4, 1e-3]")
     if cfg.task == "gan" or cfg.prior == "custom":
         raise ValueError(f"task={cfg.task!r}, prior={cfg.prior!r}: expected a validation metric, a prior of Config's")
-    if odd := [name for name in FIXED[-4:] if getattr(cfg, name) != getattr(Config, name)]:
+    if odd := [name for name in DEFAULT if getattr(cfg, name) != getattr(Config, name)]:
         raise ValueError(f"{odd[0]}={getattr(cfg, odd[0])!r}: expected {getattr(Config, odd[0])!r} in a sweep")
     if halving and "epochs" in fields:
         raise ValueError(f"epochs={brief(fields['epochs'])}: expected one number, cfg's, with {halving=}")

@@ -6,7 +6,7 @@ ever stored: it goes straight into the momentum buffer (kernels.choose_update).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -306,6 +306,11 @@ class Heads:
         return {"weight": self.weight}
 
     state = parameters
+
+
+def named(parts: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What networks, heads and scales hold, by the names that checkpoints have; None is none of these."""
+    return {f"{n}.{k}": t for n, part in parts.items() if part is not None for k, t in part.state().items()}
 
 
 class AdamClock:

@@ -13,7 +13,7 @@ from ..data import Data
 from ..members import Members
 from . import folding, phases, priors
 from .batches import Batches, Codes, seeds
-from .networks import MLP, AdamClock, Heads, Optimizer
+from .networks import MLP, AdamClock, Heads, Optimizer, named
 from .phases import Autoencoder, GanDecoder
 from .profiling import mark
 from .wiring import Wiring, wiring
@@ -146,8 +146,7 @@ class Step:
 
     def parameters(self) -> dict[str, Tensor]:
         """Weights, biases, batch normalisation and standardization [R, ...] by name; the tensors themselves."""
-        parts = {**self.networks, "heads": self.heads, "standard": self.batches.scale}
-        return {f"{n}.{k}": t for n, part in parts.items() if part is not None for k, t in part.state().items()}
+        return named({**self.networks, "heads": self.heads, "standard": self.batches.scale})
 
     def carried(self) -> list[Tensor]:
         """Every tensor that one step leaves for the next, but for the generators' states."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..checkpoint import digest
 from ..data import Data
 from ..directory import RunDirectory
+from ..engine.networks import named
 from ..engine.step import Step, drawn
 from ..evaluation import criterion
 from ..files import brief
@@ -20,7 +21,7 @@ from . import ranks
 
 
 class Keep:
-    """What keep and patience of a step's config ask for. ValueError: the data have no validation metric.
+    """What keep, patience and start_epochs of a step's config ask for. ValueError: the data have no validation metric.
 
     Attributes:
         best: with keep "best", copies of what each replica learned up to its best epoch, as checkpoints have them.
@@ -73,8 +74,7 @@ class Keep:
             new = {name: self.best[f"best.{name}"] for name in self.weights}
         else:
             networks, heads = drawn(self.step.members, self.step.wiring, self.step.terms, epoch)
-            parts = {**networks, "heads": heads}
-            new = {f"{n}.{k}": t for n, part in parts.items() if part for k, t in part.state().items()}
+            new = named({**networks, "heads": heads})
         state = self.step.state()
         new |= {name: torch.zeros_like(t) for name, t in state.items() if name.startswith("optimizer.")}
         self.step.restore(state | new, done)
@@ -106,8 +106,7 @@ def warm_start(step: Step, init: Any, resumed: bool, known: dict[str, Any]) -> d
         ):
             if had != has and (what == "scale" or model.n_classes):
                 raise ValueError(f"init: model {r} has {what}={brief(had)}, expected the run's, {brief(has)}")
-        some = ((part, n.state()) for part in parts if (n := getattr(model, part)) is not None)
-        given = {f"{part}.{name}": t for part, state in some for name, t in state.items()}
+        given = named({part: getattr(model, part) for part in parts})
         for name in own | given:
             found, needed = (list(t[name].shape[1:]) if name in t else "none" for t in (given, own))
             if found != needed:
